@@ -1,0 +1,1 @@
+"""Learning: models, likelihoods, objectives, the training loop and the command line."""

@@ -1,0 +1,1 @@
+"""Policy networks: one folder per architecture, and the only place that names one."""

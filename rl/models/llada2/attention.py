@@ -1,0 +1,110 @@
+"""Grouped-query attention with QK-norm and partial rotary positions, under any explicit mask."""
+
+import functools
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_attention
+
+from rl.models.llada2.config import LLaDA2Config
+
+Mask = Bool[Tensor, "#b q k"] | BlockMask
+Tables = tuple[Float[Tensor, "#b 1 q half"], Float[Tensor, "#b 1 q half"]]
+
+
+@runtime_checkable
+class KeyValueCache(Protocol):
+    """What attention asks of a cache: remember the new keys and values, answer with all that may be attended."""
+
+    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Add ``[batch, key heads, queries, head_dim]`` of one layer; return the same with every cached position."""
+        ...
+
+
+def rotary_tables(position_ids: Int[Tensor, "#b q"], config: LLaDA2Config) -> Tables:
+    """Cosines and sines of ``position / theta^(2j / rotary_dim)`` (radians), always in fp32."""
+    exponent = torch.arange(0, config.rotary_dim, 2, device=position_ids.device, dtype=torch.float32)
+    frequency = 1.0 / config.rope_theta ** (exponent / config.rotary_dim)
+    angle = position_ids[:, None, :, None].float() * frequency
+    return angle.cos(), angle.sin()
+
+
+def rotate(states: Float[Tensor, "b heads q head_dim"], tables: Tables) -> Float[Tensor, "b heads q head_dim"]:
+    """Turn the pairs (j, j + half) of the leading ``2 * half`` channels by the tables' angles (NeoX layout)."""
+    cos, sin = tables
+    half = cos.shape[-1]
+    first, second, rest = states.split([half, half, states.shape[-1] - 2 * half], dim=-1)
+    turned_first = (first * cos - second * sin).to(states.dtype)
+    turned_second = (second * cos + first * sin).to(states.dtype)
+    return torch.cat([turned_first, turned_second, rest], dim=-1)
+
+
+def attend(
+    query: Float[Tensor, "b heads q head_dim"],
+    key: Float[Tensor, "b kv_heads k head_dim"],
+    value: Float[Tensor, "b kv_heads k head_dim"],
+    mask: Mask,
+) -> Float[Tensor, "b heads q head_dim"]:
+    """Softmax attention with scale ``head_dim^-0.5`` over the keys where ``mask`` allows it.
+
+    Consecutive query heads share one key head. A `BlockMask` goes to FlexAttention, a tensor to SDPA.
+    """
+    if isinstance(mask, BlockMask):
+        return _compiled_flex_attention()(query, key, value, block_mask=mask, enable_gqa=True)
+    if query.is_cuda:
+        # With a mask, CUDA's fused kernels want equal head counts; enable_gqa would fall back to the slow math kernel.
+        group = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None], enable_gqa=not query.is_cuda)
+
+
+@functools.cache
+def _compiled_flex_attention() -> Callable[..., Tensor]:
+    """Compiled on first use: without compilation FlexAttention materialises all scores."""
+    return torch.compile(flex_attention)
+
+
+def usable_mask(mask: Mask, device: torch.device) -> Mask:
+    """A mask that `attend` can use on ``device``: FlexAttention has no backward on CPU, so its masks become dense.
+
+    Raises:
+        TypeError: A tensor that is not boolean, which SDPA would add to the scores instead of masking.
+    """
+    if isinstance(mask, BlockMask):
+        if device.type != "cpu":
+            return mask
+        batch, _, queries, keys = mask.shape
+        return create_mask(mask.mask_mod, batch, 1, queries, keys, device=str(device))[:, 0]
+    if mask.dtype != torch.bool:
+        raise TypeError(f"attention_mask must be boolean (True = attend) or a BlockMask, got {mask.dtype}")
+    return mask
+
+
+class Attention(nn.Module):
+    """One attention layer: fused projection, norm of every query and key head, rotation, attention, output."""
+
+    def __init__(self, config: LLaDA2Config, layer: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.head_dim = config.head_dim
+        self.heads = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
+        self.query_key_value = nn.Linear(config.hidden_size, sum(self.heads) * config.head_dim, bias=False)
+        self.query_layernorm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.key_layernorm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.dense = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
+
+    def forward(
+        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: Mask, cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "b q hidden"]:
+        """Attend from the given positions to themselves and, with a cache, to everything it holds."""
+        heads = self.query_key_value(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        query, key, value = heads.split(self.heads, dim=1)
+        query = rotate(self.query_layernorm(query), tables)
+        key = rotate(self.key_layernorm(key), tables)
+        if cache is not None:
+            key, value = cache.update(self.layer, key, value)
+        return self.dense(attend(query, key, value, mask).transpose(1, 2).flatten(2))

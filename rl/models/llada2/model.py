@@ -1,0 +1,106 @@
+"""The LLaDA2-MoE network: token ids and a mask in, same-position logits out."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from rl.models.llada2.attention import Attention, KeyValueCache, Mask, Tables, rotary_tables, usable_mask
+from rl.models.llada2.config import LLaDA2Config
+from rl.models.llada2.moe import GatedMLP, MoE
+from rollout.blocks import block_causal_mask
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm residual layer: attention, then the dense MLP (first layers) or the mixture of experts."""
+
+    def __init__(self, config: LLaDA2Config, layer: int) -> None:
+        super().__init__()
+        dense = layer < config.first_k_dense_replace
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.attention = Attention(config, layer)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size) if dense else MoE(config)
+
+    def forward(
+        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: Mask, cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "b q hidden"]:
+        """Add both branches to the residual stream."""
+        hidden = hidden + self.attention(self.input_layernorm(hidden), tables, mask, cache)
+        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+
+
+class LLaDA2Model(nn.Module):
+    """LLaDA2-MoE with its language-model head.
+
+    Building draws no random number and leaves the weights unset: call `init_weights`, or load a checkpoint with
+    `rl.models.llada2.load_pretrained`.
+
+    Args:
+        config: The architecture.
+        dtype: Of all parameters; the router's expert bias is fp32 always.
+        device: Where the weights live (``"meta"`` for none); the default device when None.
+    """
+
+    def __init__(
+        self, config: LLaDA2Config, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        self.config = config
+        # Modules are laid out on the meta device first, so that torch's default initialisation costs nothing.
+        with torch.device("meta"):
+            self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+            self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+            self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.to(dtype).to_empty(device=device if device is not None else torch.get_default_device())
+
+    def hidden_states(
+        self,
+        input_ids: Int[Tensor, "b q"],
+        position_ids: Int[Tensor, "b q"],
+        attention_mask: Mask,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "b q hidden"]:
+        """Final hidden states (after the last norm) of the given positions.
+
+        Args:
+            input_ids: Token ids.
+            position_ids: Absolute positions, for the rotary angles.
+            attention_mask: True where query q may attend key k; k runs over the keys that the cache returns, or over
+                the queries themselves without a cache. Or the same as a FlexAttention `BlockMask`.
+            cache: Keys and values of earlier positions.
+        """
+        hidden = self.word_embeddings(input_ids)
+        mask = usable_mask(attention_mask, hidden.device)
+        tables = rotary_tables(position_ids, self.config)
+        for layer in self.layers:
+            hidden = layer(hidden, tables, mask, cache)
+        return self.norm(hidden)
+
+    def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
+        """Scores of every token at the same position, in fp32 (float64 for a float64 model)."""
+        logits = self.lm_head(hidden)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def forward(self, input_ids: Int[Tensor, "b q"], block_length: int = 32) -> Float[Tensor, "b q vocab"]:
+        """Logits of whole sequences under the strict block-causal mask, blocks counted from position 0."""
+        positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+        mask = block_causal_mask(positions, positions, block_length)
+        return self.logits(self.hidden_states(input_ids, positions.expand_as(input_ids), mask))
+
+
+@torch.no_grad()
+def init_weights(model: LLaDA2Model, generator: torch.Generator) -> None:
+    """Set every weight for training from scratch: N(0, initializer_range^2) matrices, unit norms, zero expert bias.
+
+    Args:
+        model: Network on a real device.
+        generator: Source of all randomness, on the model's device.
+    """
+    for parameter in model.parameters():
+        if parameter.dim() == 1:
+            parameter.fill_(1.0)
+        else:
+            parameter.normal_(0.0, model.config.initializer_range, generator=generator)
+    for buffer in model.buffers():
+        buffer.zero_()

@@ -1,0 +1,142 @@
+"""Feed-forward layers: the dense gated one, and the mixture of experts with a group-limited sigmoid router."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Int32
+from torch import Tensor, nn
+
+from rl.models.llada2.config import LLaDA2Config
+
+
+class GatedMLP(nn.Module):
+    """``down(silu(gate(x)) * up(x))``."""
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n hidden"]:
+        """Map every position by itself."""
+        return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+
+
+def route(
+    scores: Float[Tensor, "n experts"], expert_bias: Float[Tensor, " experts"], config: LLaDA2Config
+) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+    """Choose k experts per token and their weights.
+
+    With ``r = scores + expert_bias``: a group is worth the sum of its two largest r; the best ``topk_group`` groups
+    stay; the k largest r inside them are chosen. Weights are ``scores`` of the chosen ones (no bias), normalised to
+    sum to one and times ``routed_scaling_factor``.
+
+    Args:
+        scores: Sigmoid router outputs, one per expert.
+        expert_bias: Load-balancing offset, used for the choice only.
+        config: Number of groups and experts to keep, and the scaling.
+
+    Returns:
+        Expert indices and weights, both ``[n, k]``.
+    """
+    ranking = (scores + expert_bias).detach()
+    if config.topk_group < config.n_group:
+        grouped = ranking.unflatten(-1, (config.n_group, -1))
+        group_worth = grouped.topk(min(2, grouped.shape[-1]), dim=-1).values.sum(-1)
+        kept = group_worth.topk(config.topk_group, dim=-1).indices
+        dropped = torch.ones_like(group_worth, dtype=torch.bool).scatter_(-1, kept, False)
+        ranking = grouped.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
+    index = ranking.topk(config.num_experts_per_tok, dim=-1).indices
+    weight = scores.gather(-1, index)
+    if config.norm_topk_prob:
+        weight = weight / (weight.sum(-1, keepdim=True) + 1e-20)
+    return index, weight * config.routed_scaling_factor
+
+
+class Router(nn.Module):
+    """Sigmoid router, in fp32 whatever the model's dtype is (in float64 for a float64 model)."""
+
+    expert_bias: Tensor
+
+    def __init__(self, config: LLaDA2Config) -> None:
+        super().__init__()
+        self.config = config
+        self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
+        self.register_buffer("expert_bias", torch.empty(config.num_experts, dtype=torch.float32))
+
+    def forward(self, hidden: Float[Tensor, "n hidden"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """Expert indices and weights per token."""
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = F.linear(hidden.to(dtype), self.weight.to(dtype)).sigmoid()
+            return route(scores, self.expert_bias, self.config)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
+        """Let the bias follow moves between devices but no cast: bf16 would round it."""
+        bias = self.expert_bias
+        super()._apply(fn, recurse)
+        if self.expert_bias.dtype != bias.dtype:
+            self.expert_bias = bias.to(self.expert_bias.device)
+        return self
+
+
+class Experts(nn.Module):
+    """All routed experts of a layer, their matrices stacked along the first dimension."""
+
+    def __init__(self, config: LLaDA2Config) -> None:
+        super().__init__()
+        experts, inner, hidden = config.num_experts, config.moe_intermediate_size, config.hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
+        self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
+
+    def forward(
+        self, hidden: Float[Tensor, "n hidden"], index: Int[Tensor, "n k"], weight: Float[Tensor, "n k"]
+    ) -> Float[Tensor, "n hidden"]:
+        """``sum_k weight_k * expert_{index_k}(x)`` for every token x."""
+        experts, order = index.flatten().sort(stable=True)
+        every_expert = torch.arange(self.down_proj.shape[0], device=index.device)
+        ends = torch.searchsorted(experts, every_expert, right=True, out_int32=True)
+        inputs = hidden.index_select(0, order // index.shape[-1])
+        gate, up = grouped_linear(inputs, self.gate_up_proj, ends).chunk(2, dim=-1)
+        outputs = grouped_linear(F.silu(gate) * up, self.down_proj, ends)
+        chosen = outputs.index_select(0, order.argsort()).unflatten(0, index.shape)
+        return (chosen * weight[..., None]).sum(1).to(hidden.dtype)
+
+
+def grouped_linear(
+    inputs: Float[Tensor, "m i"], weight: Float[Tensor, "experts o i"], ends: Int32[Tensor, " experts"]
+) -> Float[Tensor, "m o"]:
+    """``inputs @ weight[e].T`` for the rows of expert e, which end before row ``ends[e]`` and begin at ``ends[e - 1]``.
+
+    One grouped product where torch has it; float64, and rows that are no multiple of 16 bytes, go expert by expert.
+    """
+    device, double = inputs.device.type, inputs.dtype == torch.float64
+    if torch.is_autocast_enabled(device) and not double:  # autocast casts for linear, but does not know grouped_mm
+        dtype = torch.get_autocast_dtype(device)
+        inputs, weight = inputs.to(dtype), weight.to(dtype)
+    aligned = all(size * inputs.element_size() % 16 == 0 for size in weight.shape[1:])
+    if aligned and not double:
+        return F.grouped_mm(inputs, weight.mT, offs=ends)
+    parts = inputs.tensor_split(ends[:-1].tolist())
+    return torch.cat([F.linear(part, matrix) for part, matrix in zip(parts, weight.unbind(0), strict=True)])
+
+
+class MoE(nn.Module):
+    """Routed experts plus the shared expert, which every token passes unscaled."""
+
+    def __init__(self, config: LLaDA2Config) -> None:
+        super().__init__()
+        self.gate = Router(config)
+        self.experts = Experts(config)
+        shared = config.num_shared_experts * config.moe_intermediate_size
+        self.shared_experts = GatedMLP(config.hidden_size, shared) if shared else None
+
+    def forward(self, hidden: Float[Tensor, "b q hidden"]) -> Float[Tensor, "b q hidden"]:
+        """Route and map every position by itself."""
+        flat = hidden.flatten(0, 1)
+        output = self.experts(flat, *self.gate(flat))
+        if self.shared_experts is not None:
+            output = output + self.shared_experts(flat)
+        return output.view_as(hidden)

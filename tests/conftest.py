@@ -1,0 +1,31 @@
+"""Shape checks on every annotated function, and where the shared reference data is."""
+
+import os
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Before any test imports them: tensor shapes in signatures are checked by beartype, under pytest only.
+install_import_hook(["rl", "rollout", "rewards"], "beartype.beartype")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def _shared(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT / ".." / "shared" / default))
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there; set {variable} to the reference folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    return _shared("REDRAFT_DATA", "data")
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    return _shared("REDRAFT_GOLDEN", "golden") / "llada2_tiny"
