@@ -1,0 +1,1 @@
+"""Sampling: the block grid, the editing decoder, its engines and the trajectories it leaves behind."""

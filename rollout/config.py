@@ -1,0 +1,83 @@
+"""Settings of one decode: block length, thresholds, length limit and the sampling distribution."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "q": MappingProxyType({"threshold": 0.7, "editing_threshold": 0.5}),
+        "s": MappingProxyType({"threshold": 0.5, "editing_threshold": 0.0}),
+        "llada2.0": MappingProxyType({"threshold": 0.95, "editing_threshold": 1.0}),
+    }
+)
+"""Published decoding modes: LLaDA2.1 quality and speed, and LLaDA2.0 (no editing)."""
+
+
+class DecodeConfig(BaseModel):
+    """How one request is decoded; both thresholds are strict and test untempered probabilities.
+
+    Attributes:
+        block_length: Tokens per block.
+        threshold: A masked slot is unmasked when its confidence exceeds this.
+        editing_threshold: A visible slot is edited when another token's probability exceeds this; 0.0 edits every
+            slot whose argmax differs, 1.0 switches editing off.
+        max_post_steps: A block ends after this many mask-free forwards even if edits keep firing.
+        max_completion_length: Tokens; the completion is cut there.
+        temperature: Of the sampling distribution, at least 0.001; or 0.0, which takes the argmax.
+        top_k: Draw from the k most probable tokens only; 0 switches it off.
+        top_p: Draw from the smallest set of tokens with at least this probability; 1.0 switches it off.
+        edit_sampling: An edit writes the argmax, or a redraw of the slot (which may keep the old token).
+        unmask_confidence: Confidence of a masked slot: the probability of the drawn token, or the highest
+            probability. With "top" the positions are chosen before the draw, so the log-probabilities of a
+            completion's actions sum to the log-likelihood of its trajectory exactly.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    block_length: int = Field(default=32, ge=1)
+    threshold: float = Field(default=0.7, ge=0.0, le=1.0)
+    editing_threshold: float = 0.5
+    max_post_steps: int = Field(default=16, ge=0)
+    max_completion_length: int = Field(default=256, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    edit_sampling: Literal["argmax", "sample"] = "argmax"
+    unmask_confidence: Literal["drawn", "top"] = "drawn"
+
+    @field_validator("editing_threshold")
+    @classmethod
+    def _is_probability(cls, value: float) -> float:
+        if not 0.0 <= value <= 1.0:
+            raise ValueError(f"editing_threshold must be in [0, 1], got {value}; use 1.0 to switch editing off")
+        return value
+
+    @field_validator("temperature")
+    @classmethod
+    def _is_zero_or_safe(cls, value: float) -> float:
+        if 0.0 < value < 0.001:
+            raise ValueError(f"temperature must be 0.0 (argmax) or at least 0.001, got {value}")
+        return value
+
+    @property
+    def post_steps(self) -> int:
+        """Mask-free forwards that a block may take: none when editing is off, because none could change a token."""
+        return self.max_post_steps if self.editing_threshold < 1.0 else 0
+
+    @classmethod
+    def preset(cls, name: str, overrides: Mapping[str, Any] | None = None) -> "DecodeConfig":
+        """Builds a published decoding mode.
+
+        Args:
+            name: One of `PRESETS`: "q" (quality), "s" (speed), "llada2.0".
+            overrides: Fields that replace or complete the preset.
+
+        Raises:
+            ValueError: If the name is unknown.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"unknown decoding mode {name!r}; valid: {', '.join(PRESETS)}")
+        return cls.model_validate({**PRESETS[name], **(overrides or {})})

@@ -1,0 +1,153 @@
+"""What goes into a decode and what comes out: prompts, completions and the actions that made them. No torch here."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Token ids that steer decoding.
+
+    Attributes:
+        mask: The id of a slot that is still empty.
+        pad: Fills canvas positions behind a row's last block; no query ever attends to them.
+        stops: Ids that end a completion.
+    """
+
+    mask: int
+    pad: int
+    stops: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request.
+
+    Attributes:
+        id: Names the request in errors and results.
+        token_ids: The prompt; may be empty.
+        seed: Of the request's own random numbers; the completion depends on nothing else that is random.
+        group: Requests with the same group are compared with each other.
+    """
+
+    id: str
+    token_ids: tuple[int, ...]
+    seed: int
+    group: int = 0
+
+
+class Edit(NamedTuple):
+    """A visible token that was replaced; `position` counts from the first completion token."""
+
+    forward: int
+    position: int
+    old: int
+    new: int
+
+
+@dataclass(frozen=True)
+class DecodeTrace:
+    """Every action of one decode, ordered by forward and then by position, as parallel tuples.
+
+    The canvas before forward f is rebuilt from all masks by replaying the actions with a smaller `forward`.
+
+    Attributes:
+        mask: The mask id: an action whose `old` is the mask is an unmask, every other one an edit.
+        num_forwards: Forwards in which the row took part.
+        forward: Forward of the action, from 0 within the completion.
+        position: Slot, counted from the first completion token.
+        old: Token in the slot before the action.
+        new: Token in the slot after it; equal to `old` where a redraw kept the token.
+        log_prob: Nats, of `new` under the distribution it was drawn from (tempered and truncated); 0.0 where the
+            action was not drawn but taken as the argmax.
+        log_prob_raw: Nats, of `new` under the untempered softmax without the mask token.
+    """
+
+    mask: int
+    num_forwards: int
+    forward: tuple[int, ...]
+    position: tuple[int, ...]
+    old: tuple[int, ...]
+    new: tuple[int, ...]
+    log_prob: tuple[float, ...]
+    log_prob_raw: tuple[float, ...]
+
+    @cached_property
+    def unmask_forward(self) -> tuple[int, ...]:
+        """Per canvas slot: the forward that unmasked it."""
+        forward_of = {p: f for f, p, o in zip(self.forward, self.position, self.old, strict=True) if o == self.mask}
+        return tuple(forward_of[position] for position in range(len(forward_of)))
+
+    @cached_property
+    def edits(self) -> tuple[Edit, ...]:
+        """The edits that changed a token, in order."""
+        actions = zip(self.forward, self.position, self.old, self.new, strict=True)
+        return tuple(Edit(*action) for action in actions if action[2] not in (self.mask, action[3]))
+
+    @cached_property
+    def last_edit_forward(self) -> tuple[int, ...]:
+        """Per canvas slot: the last forward that changed its visible token, -1 if none did."""
+        last = [-1] * len(self.unmask_forward)
+        for edit in self.edits:
+            last[edit.position] = edit.forward
+        return tuple(last)
+
+    @property
+    def num_edits(self) -> int:
+        """Number of edits that changed a token."""
+        return len(self.edits)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """The answer to one prompt.
+
+    Attributes:
+        prompt_id: `Prompt.id` of the request.
+        token_ids: The completion: cut after the first stop token or at the length limit.
+        canvas_ids: Everything generated up to the end of the last decoded block; `token_ids` is a prefix of it.
+        finish_reason: "stop" if `token_ids` ends with a stop token.
+        trace: The actions that made `canvas_ids`.
+        policy_version: Of the weights that were used.
+    """
+
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    canvas_ids: tuple[int, ...]
+    finish_reason: Literal["stop", "length"]
+    trace: DecodeTrace
+    policy_version: int = 0
+
+    @property
+    def num_forwards(self) -> int:
+        """Forwards in which the row took part."""
+        return self.trace.num_forwards
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Completion tokens per forward."""
+        return len(self.token_ids) / self.num_forwards
+
+
+@dataclass(frozen=True)
+class RolloutGroup:
+    """Completions of one group, in the order of their prompts."""
+
+    prompts: tuple[Prompt, ...]
+    completions: tuple[Completion, ...]
+
+
+def group_rollouts(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[RolloutGroup]:
+    """Collects completions by `Prompt.group`, in the order in which the groups first appear.
+
+    Raises:
+        ValueError: If a completion does not belong to the prompt at its place.
+    """
+    members: dict[int, list[tuple[Prompt, Completion]]] = {}
+    for prompt, completion in zip(prompts, completions, strict=True):
+        if prompt.id != completion.prompt_id:
+            raise ValueError(f"completion of prompt {completion.prompt_id!r} stands where {prompt.id!r} is expected")
+        members.setdefault(prompt.group, []).append((prompt, completion))
+    return [RolloutGroup(tuple(p for p, _ in pairs), tuple(c for _, c in pairs)) for pairs in members.values()]

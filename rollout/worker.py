@@ -1,0 +1,49 @@
+"""The rollout worker: a policy and the decoder behind two calls. A plain class; `rl.cluster` makes it a Ray actor."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from rollout.config import DecodeConfig
+from rollout.decoder import decode
+from rollout.torch_engine import TorchEngine
+from rollout.trajectory import Completion, Prompt, SpecialTokens
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A model that follows the learner's weights."""
+
+    model: nn.Module
+    version: int
+
+    def install(self, update: Any) -> None:
+        """Take over one version of the weights; raises if what arrived is not what was sent."""
+        ...
+
+
+class RolloutWorker:
+    """Decodes prompts with the newest weights it was given."""
+
+    def __init__(
+        self, make_policy: Callable[[], Policy], tokens: SpecialTokens, max_rows: int, threads: int | None = None
+    ) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.policy = make_policy()
+        self.tokens = tokens
+        self.max_rows = max_rows
+
+    def install(self, update: Any) -> int:
+        """Take over new weights; returns the version that is now in place."""
+        self.policy.install(update)
+        return self.policy.version
+
+    def generate(self, prompts: Sequence[Prompt], config: DecodeConfig) -> list[Completion]:
+        """Complete every prompt; each completion carries the version of the weights that wrote it."""
+        # A fresh engine per call: no cached keys can survive a change of weights.
+        completions = decode(TorchEngine(self.policy.model), prompts, config, self.tokens, self.max_rows)
+        return [replace(completion, policy_version=self.policy.version) for completion in completions]
