@@ -1,0 +1,117 @@
+r"""From a completion to the answer in it: plain text, reasoning cut off, extraction policies.
+
+All functions are linear in the text; a completion is capped before anything looks at it.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from rewards.result import RewardError
+
+MAX_COMPLETION_CHARS = 50_000
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
+_NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
+
+
+def completion_text(completion: object) -> str:
+    """Text of a completion: a string, or TRL's list of messages (the last message counts).
+
+    Raises:
+        RewardError: Neither of the two.
+    """
+    if isinstance(completion, str):
+        return completion
+    if isinstance(completion, Sequence) and completion and isinstance(completion[-1], dict):
+        content = completion[-1].get("content")
+        if isinstance(content, str):
+            return content
+        if isinstance(content, list) and all(isinstance(part, dict) for part in content):
+            return "".join(part.get("text") or "" for part in content)
+    shown = f"{type(completion).__name__} {completion!r:.80}"
+    raise RewardError(f"a completion is a string or a list of messages, got {shown}")
+
+
+def answer_region(completion: object) -> str:
+    """The part of a completion that may hold the answer: after the reasoning, at most the last 50,000 characters.
+
+    Text after the last ``</think>``; reasoning that was opened again and never closed is cut off.
+    """
+    tail = completion_text(completion).rpartition("</think>")[2].partition("<think>")[0]
+    return tail[-MAX_COMPLETION_CHARS:]
+
+
+def boxes(text: str) -> list[str | None]:
+    r"""Contents of every ``\boxed{...}`` in order of their start; None for one whose braces never balance.
+
+    Escaped braces, ``\{`` and ``\}``, do not count. Linear in the text: one pass, with a stack for nested boxes.
+    """
+    starts = {match.end(): index for index, match in enumerate(_BOX.finditer(text))}
+    found: list[str | None] = [None] * len(starts)
+    open_boxes: list[tuple[int, int, int]] = []  # (box index, start of content, depth outside the box)
+    depth, position = 0, 0
+    while position < len(text):
+        character = text[position]
+        if character == "\\" and position + 1 < len(text) and text[position + 1] in "{}\\":
+            position += 2
+            continue
+        if character == "{":
+            depth += 1
+            if position + 1 in starts:
+                open_boxes.append((starts[position + 1], position + 1, depth - 1))
+        elif character == "}" and depth > 0:
+            depth -= 1
+            if open_boxes and open_boxes[-1][2] == depth:
+                index, start, _ = open_boxes.pop()
+                found[index] = text[start:position]
+        position += 1
+    return found
+
+
+def boxed_last(text: str) -> str | None:
+    r"""Content of the last ``\boxed{...}``; None when there is none or it was cut short."""
+    found = boxes(text)
+    return found[-1] if found else None
+
+
+def answer_tag(text: str) -> str | None:
+    r"""Content of the last ``<answer>...</answer>``, or of the last box in it."""
+    before, closing, _ = text.rpartition("</answer>")
+    _, opening, content = before.rpartition("<answer>")
+    return (boxed_last(content) or content) if opening and closing else None
+
+
+def gsm8k_hash(text: str) -> str | None:
+    """The rest of the line after the last ``####``, GSM8K's own marker."""
+    found = _HASH_LINE.findall(text)
+    return found[-1] if found else None
+
+
+def last_number(text: str) -> str | None:
+    """The last decimal number in the text: lenient, so never a default."""
+    found = _NUMBER.findall(text)
+    return found[-1] if found else None
+
+
+POLICIES: dict[str, Callable[[str], str | None]] = {
+    policy.__name__: policy for policy in (boxed_last, answer_tag, gsm8k_hash, last_number)
+}
+
+
+def extract_answer(completion: object, policies: Sequence[str]) -> str | None:
+    """The answer found by the first policy that finds a non-empty one.
+
+    Args:
+        completion: A string or a list of messages.
+        policies: Names from `POLICIES`, in order.
+
+    Raises:
+        RewardError: Unknown policy.
+    """
+    unknown = [name for name in policies if name not in POLICIES]
+    if unknown or not policies or isinstance(policies, str):
+        raise RewardError(f"extract={policies!r} must be a list of policies out of {', '.join(POLICIES)}")
+    region = answer_region(completion)
+    found = (POLICIES[name](region) for name in policies)
+    return next((answer.strip() for answer in found if answer is not None and answer.strip()), None)

@@ -1,0 +1,104 @@
+import time
+
+import pytest
+
+from rewards import RewardError, RewardMixture, RewardTerm, Sample, boxed_format, format_match
+from rewards.text import answer_region, boxes, completion_text, extract_answer
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (r"\boxed{4}", ["4"]),
+        (r"\boxed{\frac{1}{2}} and \boxed {5}", [r"\frac{1}{2}", "5"]),
+        (r"\boxed{\{1, 2\}}", [r"\{1, 2\}"]),
+        (r"\boxed{a \\}", [r"a \\"]),
+        (r"\boxed{\boxed{5}}", [r"\boxed{5}", "5"]),
+        (r"\boxed{1} \boxed{2", ["1", None]),
+        (r"}} \boxed{3}", ["3"]),
+        (r"\fbox{7}", ["7"]),
+        (r"\boxed 4", []),
+        ("", []),
+    ],
+)
+def test_boxes_are_matched_by_their_braces(text, found):
+    assert boxes(text) == found
+
+
+def test_hostile_text_is_read_in_linear_time():
+    started = time.monotonic()
+    assert boxes("\\boxed{" * 7_000) == [None] * 7_000
+    for hostile in ("\\boxed{", "<answer>", "####", "1,111", "<think>", "\\boxed "):
+        extract_answer(hostile * (50_000 // len(hostile)), ["boxed_last", "answer_tag", "gsm8k_hash", "last_number"])
+    assert time.monotonic() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "policies", "answer"),
+    [
+        (r"\boxed{1} then \boxed{2}", ["boxed_last"], "2"),
+        (r"\boxed{1} then \boxed{2", ["boxed_last"], None),
+        (r"<think>\boxed{1}</think> so \boxed{2}", ["boxed_last"], "2"),
+        (r"<think>\boxed{1}</think> no box", ["boxed_last"], None),
+        (r"<think>\boxed{1} and never closed", ["boxed_last"], None),
+        (r"<answer>3</answer> <answer> 4 </answer>", ["answer_tag"], "4"),
+        (r"<answer>so \boxed{4}</answer>", ["answer_tag"], "4"),
+        ("work\n#### 1,234\n", ["gsm8k_hash"], "1,234"),
+        ("from 3 to 1,200.5 dollars", ["last_number"], "1,200.5"),
+        ("#### 7", ["boxed_last", "gsm8k_hash"], "7"),
+        (r"#### 7 \boxed{8}", ["boxed_last", "gsm8k_hash"], "8"),
+        (r"\boxed{ }", ["boxed_last"], None),
+        (r"\boxed{1}" + "x" * 60_000, ["boxed_last"], None),
+        ("x" * 60_000 + r"\boxed{1}", ["boxed_last"], "1"),
+    ],
+)
+def test_the_answer_is_extracted_by_the_named_policies(text, policies, answer):
+    assert extract_answer(text, policies) == answer
+
+
+@pytest.mark.parametrize("policies", [["boxed_first"], [], "boxed_last"])
+def test_an_unknown_extraction_policy_is_an_error_that_lists_the_valid_ones(policies):
+    with pytest.raises(RewardError, match="out of boxed_last, answer_tag, gsm8k_hash, last_number"):
+        extract_answer("", policies)
+
+
+def test_a_completion_is_text_or_messages():
+    assert completion_text("a") == "a"
+    assert completion_text([{"role": "assistant", "content": "a"}]) == "a"
+    assert completion_text([{"role": "assistant", "content": [{"type": "text", "text": "a"}]}]) == "a"
+    with pytest.raises(RewardError, match="string or a list of messages, got int 3"):
+        completion_text(3)
+    assert answer_region([{"role": "assistant", "content": "<think>a</think>b"}]) == "b"
+
+
+@pytest.mark.parametrize(
+    ("completion", "score"),
+    [
+        (r"so \boxed{4}", 1.0),
+        (r"\boxed{\frac{1}{2}}", 1.0),
+        (r"\boxed{4} or \boxed{5}", 0.0),
+        (r"\boxed{}", 0.0),
+        (r"\boxed{ }", 0.0),
+        (r"\boxed{4", 0.0),
+        (r"\boxed{\boxed{4}}", 0.0),
+        ("4", 0.0),
+        (r"<think>\boxed{3}</think>\boxed{4}", 1.0),
+        ([{"role": "assistant", "content": r"\boxed{4}"}], 1.0),
+    ],
+)
+def test_boxed_format_wants_exactly_one_whole_box(completion, score):
+    assert boxed_format(["p"], [completion]) == [score]
+
+
+def test_format_match_wants_the_whole_completion():
+    pattern = r"<think>.*</think>\s*\d+"
+    assert format_match(["p"] * 3, ["<think>a\nb</think> 4", "<think>a</think> 4!", "4"], pattern) == [1.0, 0.0, 0.0]
+
+
+def test_format_match_through_a_mixture_survives_a_bad_and_a_catastrophic_pattern():
+    bad = RewardTerm(fn="format_match", kwargs={"pattern": "("})
+    with RewardMixture([bad]) as mixture, pytest.raises(RewardError, match=r"pattern '\(' is not a regular expression"):
+        mixture.score([Sample("p", "a")])
+    catastrophic = RewardTerm(fn="format_match", kwargs={"pattern": "(a+)+b"}, timeout_s=0.5)
+    with RewardMixture([catastrophic]) as mixture, pytest.raises(RewardError, match=r"within timeout_s=0.5"):
+        mixture.score([Sample("p", "a" * 60)])

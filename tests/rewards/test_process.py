@@ -1,0 +1,197 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from rewards.process import RemoteError, Worker, WorkerDiedError, WorkerPool, WorkerStartError, WorkerTimeoutError
+
+
+@pytest.fixture
+def worker():
+    worker = Worker()
+    yield worker
+    worker.close()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+
+
+def wait_until_dead(pid: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_alive(pid)
+
+
+def test_a_worker_starts_with_the_first_call_and_stays_warm(worker):
+    assert worker.pid is None
+    first = worker.call("os:getpid", (), timeout_s=20)
+    assert first == worker.call("os:getpid", (), timeout_s=20) == worker.pid
+
+
+def test_a_call_past_its_deadline_is_killed_and_the_next_one_is_answered(worker):
+    hung = worker.call("os:getpid", (), timeout_s=20)
+    started = time.monotonic()
+    with pytest.raises(WorkerTimeoutError, match=r"within 0.2 s"):
+        worker.call("time:sleep", (60,), timeout_s=0.2)
+    assert time.monotonic() - started < 2
+    assert wait_until_dead(hung, 0)
+    assert worker.call("operator:add", (1, 2), timeout_s=20) == 3
+
+
+def test_code_that_holds_the_interpreter_lock_is_killed_too(worker):
+    worker.call("os:getpid", (), timeout_s=20)
+    with pytest.raises(WorkerTimeoutError):
+        worker.call("operator:pow", (9, 9**9), timeout_s=0.2)
+
+
+def test_a_deadline_holds_while_the_worker_does_not_read_its_request(worker):
+    os.kill(worker.call("os:getpid", (), timeout_s=20), signal.SIGSTOP)
+    with pytest.raises(WorkerTimeoutError):
+        worker.call("builtins:len", ("x" * 50_000_000,), timeout_s=0.3)
+
+
+def test_a_worker_killed_between_calls_is_replaced_without_an_error(worker):
+    os.kill(worker.call("os:getpid", (), timeout_s=20), signal.SIGKILL)
+    assert worker.call("operator:add", (1, 2), timeout_s=20) == 3
+
+
+def test_a_call_that_kills_its_worker_twice_is_an_error_that_says_how(worker):
+    with pytest.raises(WorkerDiedError, match="exit code 3"):
+        worker.call("os:_exit", (3,), timeout_s=20)
+    with pytest.raises(WorkerDiedError, match="SIGSEGV"):
+        worker.call("signal:raise_signal", (int(signal.SIGSEGV),), timeout_s=20)
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "summary"),
+    [
+        ("operator:truediv", (1, 0), "ZeroDivisionError: division by zero"),
+        ("sys:exit", (0,), "SystemExit: 0"),
+        ("no_such_module:f", (), "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("builtins:object", (), "TypeError: Object of type object is not JSON serializable"),
+    ],
+)
+def test_an_exception_in_the_worker_comes_back_with_its_traceback_and_the_worker_lives(worker, target, args, summary):
+    pid = worker.call("os:getpid", (), timeout_s=20)
+    with pytest.raises(RemoteError) as caught:
+        worker.call(target, args, timeout_s=20)
+    assert caught.value.summary == summary
+    assert "Traceback" in str(caught.value)
+    assert worker.pid == pid
+
+
+def test_printing_does_not_disturb_the_protocol_and_reaches_the_log(worker, capfd):
+    assert worker.call("builtins:print", ("said in the worker",), timeout_s=20) is None
+    assert worker.call("os:write", (1, b"raw bytes\n"), timeout_s=20) == 10
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert captured.err == "said in the worker\nraw bytes\n"
+
+
+def test_reading_standard_input_ends_at_once(worker):
+    with pytest.raises(RemoteError, match="EOFError"):
+        worker.call("builtins:input", (), timeout_s=20)
+
+
+def test_startup_runs_in_every_fresh_process_outside_the_deadline_of_the_call():
+    worker = Worker("time:sleep", (0.5,))
+    try:
+        assert worker.call("operator:add", (1, 2), timeout_s=0.3) == 3
+    finally:
+        worker.close()
+
+
+def test_a_startup_that_hangs_or_dies_says_that_the_worker_never_became_ready():
+    with pytest.raises(WorkerStartError, match=r"not become ready: no reply within 0.3 s"):
+        Worker("time:sleep", (60,), startup_timeout_s=0.3).start()
+    with pytest.raises(WorkerStartError, match="exit code 3"):
+        Worker("os:_exit", (3,)).start()
+
+
+def test_calls_work_from_the_main_thread_plain_threads_and_inside_asyncio(worker):
+    def hang_then_answer() -> int:
+        with pytest.raises(WorkerTimeoutError):
+            worker.call("time:sleep", (60,), timeout_s=0.1)
+        return worker.call("operator:add", (1, 2), timeout_s=20)
+
+    answers: list[int] = []
+    thread = threading.Thread(target=lambda: answers.append(hang_then_answer()))
+    thread.start()
+    thread.join()
+
+    async def in_the_loops_own_thread() -> int:
+        return hang_then_answer()
+
+    assert [hang_then_answer(), *answers, asyncio.run(in_the_loops_own_thread())] == [3, 3, 3]
+
+
+def test_a_pool_runs_calls_at_the_same_time_on_its_workers():
+    pool = WorkerPool(2)
+    try:
+        pool.call("os:getpid", (), 20)
+        for _ in range(2):  # the second pair finds two warm workers
+            threads = [threading.Thread(target=pool.call, args=("time:sleep", (1.0,), 20)) for _ in range(2)]
+            started = time.monotonic()
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert 1.0 <= time.monotonic() - started < 1.8
+    finally:
+        pool.close()
+
+
+def test_closing_leaves_no_process_and_no_zombie(worker):
+    pid = worker.call("os:getpid", (), timeout_s=20)
+    worker.close()
+    assert not Path(f"/proc/{pid}").exists()
+    assert worker.pid is None
+
+
+def test_what_a_worker_started_dies_with_it(worker, tmp_path):
+    script = f"sleep 60 & echo $! > {tmp_path}/pid; wait"
+    with pytest.raises(WorkerTimeoutError):
+        worker.call("os:system", (script,), timeout_s=1.0)
+    assert wait_until_dead(int((tmp_path / "pid").read_text()), 2)
+
+
+PARENT = """
+import os, signal, sys, threading
+from rewards.process import Worker
+worker = Worker()
+worker.call("os:getpid", (), timeout_s=20)
+print(worker.pid, flush=True)
+call = threading.Thread(target=worker.call, args=({target!r}, {args!r}, 60), daemon=True)
+call.start()
+call.join(0.3)
+{end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("target", "args", "end"),
+    [
+        ("time:sleep", (60,), "os.kill(os.getpid(), signal.SIGKILL)"),
+        ("operator:pow", (9, 9**9), "os.kill(os.getpid(), signal.SIGKILL)"),  # holds the interpreter lock
+        ("builtins:print", ("",), "os._exit(1)"),
+        ("time:sleep", (60,), "sys.exit(0)"),
+    ],
+)
+def test_a_worker_dies_with_its_parent_however_the_parent_ends(target, args, end):
+    program = PARENT.format(target=target, args=args, end=end)
+    parent = subprocess.run(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.getcwd()}
+    )
+    assert wait_until_dead(int(parent.stdout), 2)

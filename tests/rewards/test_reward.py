@@ -1,0 +1,151 @@
+import sys
+
+import pytest
+from pydantic import ValidationError
+
+from rewards import RewardError, RewardTerm, resolve, reward
+from rewards.result import InvalidResultError, Status, Verdict, as_verdicts
+from rewards.reward import importable_address
+
+
+def test_a_reward_is_found_by_its_registered_name():
+    assert resolve("boxed_format").__module__ == "rewards.format"
+
+
+def test_a_reward_is_found_by_module_and_function():
+    assert resolve("rewards.format:boxed_format") is resolve("boxed_format")
+
+
+def test_a_reward_is_found_by_file_and_function(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text("class Box:\n    @staticmethod\n    def f(prompts, completions):\n        return [1.0]\n")
+    assert resolve(f"{path}:Box.f")([], []) == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        ("math_acuracy", r"no reward is named 'math_acuracy'; did you mean 'math_accuracy'\? valid: boxed_format, .*"),
+        ("no_such_package.rewards:f", r"no module named 'no_such_package.rewards'"),
+        ("rewards.format:boxed_fromat", r"no 'boxed_fromat' in 'rewards.format'; did you mean 'boxed_format'\?"),
+        ("/no/such/file.py:f", r"no file '/no/such/file.py'"),
+        ("rewards.text:MAX_COMPLETION_CHARS", r"is a int, not a function"),
+    ],
+)
+def test_a_reward_that_is_not_there_is_one_clear_error(fn, message):
+    with pytest.raises(RewardError, match=message):
+        resolve(fn)
+
+
+def test_a_file_that_does_not_import_says_why(tmp_path):
+    path = tmp_path / "broken.py"
+    path.write_text("1 / 0\n")
+    for _ in range(2):  # not remembered as imported
+        with pytest.raises(RewardError, match=r"broken.py' does not import: ZeroDivisionError") as caught:
+            resolve(f"{path}:f")
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_module_whose_own_import_is_missing_is_not_reported_as_missing_itself(tmp_path, monkeypatch):
+    (tmp_path / "needs_more.py").write_text("import not_installed_anywhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RewardError, match="'needs_more' does not import: No module named 'not_installed_anywhere'"):
+        resolve("needs_more:f")
+
+
+def test_a_taken_name_is_refused_and_the_same_function_may_register_again():
+    function = resolve("boxed_format")
+    assert reward("boxed_format", isolation="inline")(function) is function
+    with pytest.raises(RewardError, match=r"taken by rewards\.format:boxed_format"):
+        reward("boxed_format")(lambda prompts, completions: [])
+
+
+def test_a_function_that_no_other_process_can_import_is_refused_for_a_worker():
+    @reward("local_function")
+    def local_function(prompts, completions):
+        return []
+
+    with pytest.raises(RewardError, match="isolation: inline"):
+        importable_address("local_function")
+
+
+def test_defaults_depend_on_the_function_and_are_written_out():
+    builtin = RewardTerm(fn="math_accuracy")
+    assert (builtin.name, builtin.isolation, builtin.timeout_s, builtin.weight) == (
+        "math_accuracy",
+        "inline",
+        None,
+        1.0,
+    )
+    own = RewardTerm(fn="my.module:helpful")
+    assert (own.name, own.isolation, own.timeout_s) == ("helpful", "process", 30.0)
+    assert RewardTerm(**own.model_dump()) == own
+    assert RewardTerm(**builtin.model_dump()) == builtin
+
+
+def test_a_relative_file_is_made_absolute_so_that_every_process_means_the_same_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert RewardTerm(fn="mine.py:f").fn == f"{tmp_path}/mine.py:f"
+
+
+@pytest.mark.parametrize(
+    ("term", "message"),
+    [
+        ({"fn": "math_acuracy"}, "did you mean 'math_accuracy'"),
+        ({"fn": "m:f", "wieght": 2}, "wieght"),
+        ({"fn": "m:f", "weight": float("nan")}, "finite"),
+        ({"fn": "m:f", "timeout_s": 0}, "greater than 0"),
+        ({"fn": "m:f", "isolation": "inline", "timeout_s": 3}, "timeout_s=3 has no effect on 'f'"),
+        ({"fn": "m:f", "name": "two words"}, "pattern"),
+        ({"name": "nothing"}, "fn"),
+    ],
+)
+def test_a_wrong_term_is_refused(term, message):
+    with pytest.raises(ValidationError, match=message):
+        RewardTerm(**term)
+
+
+class RealNumber(float):
+    pass
+
+
+def test_numbers_none_and_verdicts_are_scores():
+    result = [1, 0.5, True, RealNumber(2), None, Verdict(0.0, Status.TIMEOUT, "slow")]
+    assert as_verdicts(result, 6) == [
+        Verdict(1.0, "ok"),
+        Verdict(0.5, "ok"),
+        Verdict(1.0, "ok"),
+        Verdict(2.0, "ok"),
+        Verdict(None, "masked"),
+        Verdict(0.0, "timeout", "slow"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("result", "message", "row"),
+    [
+        ([0.0], "returned 1 scores for 2 completions", None),
+        ([0.0] * 3, "returned 3 scores for 2 completions", None),
+        (None, "returned a NoneType", None),
+        (0.5, "returned a float", None),
+        ("ab", "returned a str", None),
+        ((score for score in [0.0, 1.0]), "returned a generator", None),
+        ([0.0, "1"], r"returned '1' \(str\)", 1),
+        ([0.0, [1.0]], r"returned \[1.0\] \(list\)", 1),
+        ([float("nan"), 0.0], "returned nan", 0),
+        ([0.0, float("-inf")], "returned -inf", 1),
+        ([Verdict(float("nan")), 0.0], "returned nan", 0),
+    ],
+)
+def test_anything_else_is_an_error_with_its_row(result, message, row):
+    with pytest.raises(InvalidResultError, match=message) as caught:
+        as_verdicts(result, 2)
+    assert caught.value.row == row
+
+
+def test_importing_rewards_is_light():
+    import subprocess
+
+    heavy = "('torch', 'ray', 'sympy', 'math_verify', 'transformers', 'numpy', 'rl', 'rollout')"
+    program = f"import sys, rewards; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "[]\n"
