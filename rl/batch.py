@@ -1,0 +1,99 @@
+"""Completions as tensors: the canvas of every completion on the block grid, and its split into micro-batches."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rollout.blocks import padded_length
+from rollout.trajectory import Completion, DecodeTrace, Prompt
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One completion to learn from."""
+
+    prompt: Prompt
+    completion: Completion
+    advantage: float
+    noise_seed: int  # the same for the new, the old and the reference policy: shared draws
+
+
+@dataclass(frozen=True)
+class CanvasBatch:
+    """Prompts with their whole canvases, padded to whole blocks.
+
+    Padding only fills later blocks or the tail of the last one, which block-causal attention hides from every scored
+    position before it; canvases end on the block grid, so nothing else shares their blocks.
+    """
+
+    tokens: Int[Tensor, "batch length"]
+    editable: Bool[Tensor, "batch length"]
+    advantages: Float[Tensor, " batch"]
+    noise_seeds: Int[Tensor, " batch"]
+    traces: tuple[DecodeTrace, ...]
+    prompt_lengths: tuple[int, ...]
+    block_length: int
+
+    @property
+    def first_editable(self) -> int:
+        """First position of the first block that holds a generated token, over all rows."""
+        return min(self.prompt_lengths) // self.block_length * self.block_length
+
+
+def collate(rows: Sequence[Experience], block_length: int, pad_id: int, device: str | torch.device) -> CanvasBatch:
+    """Put completions on one grid."""
+    prompts = [row.prompt.token_ids for row in rows]
+    canvases = [row.completion.canvas_ids for row in rows]
+    tokens, editable = lay_out(prompts, canvases, block_length, pad_id)
+    return CanvasBatch(
+        tokens=tokens.to(device),
+        editable=editable.to(device),
+        advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float64, device=device),
+        noise_seeds=torch.tensor([row.noise_seed for row in rows], device=device),
+        traces=tuple(row.completion.trace for row in rows),
+        prompt_lengths=tuple(map(len, prompts)),
+        block_length=block_length,
+    )
+
+
+def lay_out(
+    prompts: Sequence[Sequence[int]], canvases: Sequence[Sequence[int]], block_length: int, pad_id: int
+) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
+    """Tokens of prompts followed by canvases, padded to whole blocks, and which of them are canvas."""
+    sizes = [len(prompt) + len(canvas) for prompt, canvas in zip(prompts, canvases, strict=True)]
+    length = padded_length(max(sizes), block_length)
+    tokens = torch.full((len(sizes), length), pad_id, dtype=torch.int64)
+    editable = torch.zeros(len(sizes), length, dtype=torch.bool)
+    for index, (prompt, canvas) in enumerate(zip(prompts, canvases, strict=True)):
+        tokens[index, : sizes[index]] = torch.tensor([*prompt, *canvas])
+        editable[index, len(prompt) : sizes[index]] = True
+    return tokens, editable
+
+
+def composite_tokens(rows: Sequence[Experience], block_length: int) -> int:
+    """Tokens of the composite input of some rows together: clean canvases and noisy copies of editable blocks.
+
+    All rows are padded to the longest one, and their noisy halves start where the shortest prompt ends.
+    """
+    prompts = [len(row.prompt.token_ids) for row in rows]
+    ends = [prompt + len(row.completion.canvas_ids) for prompt, row in zip(prompts, rows, strict=True)]
+    start = min(prompts) // block_length * block_length
+    return len(rows) * (2 * padded_length(max(ends), block_length) - start)
+
+
+def split_by_tokens(rows: Sequence[Experience], block_length: int, budget: int) -> list[list[Experience]]:
+    """Micro-batches whose padded composite inputs hold at most `budget` tokens (at least one row each).
+
+    Rows are sorted by size first, so that a micro-batch pads little. The sum of the gradients does not depend on the
+    split: every normaliser is a constant of the whole batch.
+    """
+    groups: list[list[Experience]] = []
+    for row in sorted(rows, key=lambda row: composite_tokens([row], block_length), reverse=True):
+        if groups and composite_tokens([*groups[-1], row], block_length) <= budget:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups

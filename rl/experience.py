@@ -1,0 +1,83 @@
+"""From scored completions to what the learner gets, and the numbers a person wants to see about them."""
+
+from collections import Counter
+from collections.abc import Sequence
+from statistics import fmean, pstdev
+
+import torch
+
+from rewards.mixture import Scored
+from rl.advantage import group_advantages
+from rl.batch import Experience
+from rl.seeding import derive_seed, make_generator
+from rollout.trajectory import Completion, Prompt, group_rollouts
+
+
+def make_experience(
+    prompts: Sequence[Prompt], completions: Sequence[Completion], rewards: Sequence[float | None], kind: str
+) -> list[Experience]:
+    """Completions with their group advantages; those that cannot be compared (None) are left out.
+
+    Args:
+        prompts: Requests, in groups.
+        completions: Answers, aligned with the prompts.
+        rewards: Total rewards, None where a sample is masked.
+        kind: Advantage, see `rl.advantage.group_advantages`.
+    """
+    reward_of = {prompt.id: reward for prompt, reward in zip(prompts, rewards, strict=True)}
+    made = []
+    for group in group_rollouts(prompts, completions):
+        advantages = group_advantages([reward_of[prompt.id] for prompt in group.prompts], kind)
+        for prompt, completion, advantage in zip(group.prompts, group.completions, advantages, strict=True):
+            if advantage is not None:
+                made.append(Experience(prompt, completion, advantage, derive_seed(prompt.seed, "noise")))
+    return made
+
+
+def shuffled(rewards: Sequence[float | None], seed: int, step: int) -> list[float | None]:
+    """The control experiment: the same rewards, given to the wrong completions of the batch."""
+    order = torch.randperm(len(rewards), generator=make_generator(seed, "shuffle_rewards", step))
+    return [rewards[index] for index in order.tolist()]
+
+
+def reward_metrics(prompts: Sequence[Prompt], scored: Sequence[Scored]) -> dict[str, float]:
+    """Means per part and in total, share of each status, and how many groups have nothing to learn from."""
+    totals = [one.total for one in scored if one.total is not None]
+    if not totals:
+        raise ValueError(
+            f"all {len(scored)} completions of the step are masked (every reward is None): nothing to learn"
+        )
+    groups: dict[int, list[float]] = {}
+    for prompt, one in zip(prompts, scored, strict=True):
+        if one.total is not None:
+            groups.setdefault(prompt.group, []).append(one.total)
+    metrics = {
+        "reward/mean": fmean(totals),
+        "reward/std": pstdev(totals),
+        "reward/masked_fraction": 1 - len(totals) / len(scored),
+        "reward/zero_std_fraction": fmean(float(len(set(values)) == 1) for values in groups.values()),
+    }
+    for name in scored[0].parts:
+        parts = [one.parts[name] for one in scored]
+        known = [part for part in parts if part is not None]
+        if known:
+            metrics |= {f"rewards/{name}/mean": fmean(known), f"rewards/{name}/std": pstdev(known)}
+        for status, count in Counter(one.status[name] for one in scored).items():
+            metrics[f"rewards/{name}/{status}_fraction"] = count / len(scored)
+    return metrics
+
+
+def completion_metrics(completions: Sequence[Completion], seconds: float) -> dict[str, float]:
+    """Lengths, diversity and the decoder's economy."""
+    tokens = sum(len(completion.token_ids) for completion in completions)
+    forwards = sum(completion.num_forwards for completion in completions)
+    return {
+        "completions/mean_length": tokens / len(completions),
+        "completions/clipped_fraction": fmean(float(c.finish_reason == "length") for c in completions),
+        "completions/unique_fraction": len({c.token_ids for c in completions}) / len(completions),
+        "decode/tokens_per_forward": tokens / forwards,
+        "decode/forwards": forwards / len(completions),
+        "decode/edits_per_completion": fmean(c.trace.num_edits for c in completions),
+        "decode/tokens_per_s": tokens / seconds,
+        "time/rollout_s": seconds,
+    }

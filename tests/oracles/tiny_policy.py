@@ -1,0 +1,82 @@
+"""A LLaDA2 network of a few hundred weights in float64, and what a learner needs around it."""
+
+import torch
+
+from rewards.reward import RewardTerm
+from rl.batch import Experience
+from rl.config import AlgorithmConfig, DataConfig, ModelConfig, RolloutConfig, RunConfig, TrainerConfig
+from rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
+from rollout.config import DecodeConfig
+from rollout.decoder import decode
+from rollout.torch_engine import TorchEngine
+from rollout.trajectory import Prompt, SpecialTokens
+
+TOKENS = SpecialTokens(mask=7, pad=0, stops=(1,))
+DECODE = DecodeConfig(
+    block_length=4,
+    threshold=0.5,
+    editing_threshold=0.3,
+    max_post_steps=3,
+    max_completion_length=9,
+    temperature=1.0,
+    edit_sampling="sample",
+    unmask_confidence="top",
+)
+"""Several forwards and several sampled edits per block on `tiny_model()`."""
+
+
+def tiny_model(vocab_size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> LLaDA2Model:
+    """Dense first layer, routed second one; weights large enough for peaked, context-dependent predictions."""
+    config = LLaDA2Config(
+        vocab_size=vocab_size,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=8,
+        n_group=2,
+        topk_group=2,
+        rope_theta=100.0,
+        max_position_embeddings=64,
+        initializer_range=0.4,
+    )
+    model = LLaDA2Model(config, dtype=dtype)
+    init_weights(model, torch.Generator().manual_seed(seed))
+    return model
+
+
+def ragged_prompts(lengths: list[int], vocab_size: int = 7) -> list[Prompt]:
+    """Prompts of the given lengths without mask tokens."""
+    source = torch.Generator().manual_seed(len(lengths))
+    draws = [torch.randint(0, vocab_size, (n,), generator=source).tolist() for n in lengths]
+    return [Prompt(f"p{i}", tuple(ids), seed=100 + i, group=0) for i, ids in enumerate(draws)]
+
+
+def rollouts(model: LLaDA2Model, lengths: list[int], decode_config: DecodeConfig = DECODE) -> list[Experience]:
+    """Completions that the decoder drew from the model, with advantages of both signs."""
+    prompts = ragged_prompts(lengths)
+    completions = decode(TorchEngine(model), prompts, decode_config, TOKENS)
+    signs = [1.0, -0.7, 0.4, -1.3]
+    return [
+        Experience(prompt, completion, signs[index % 4], noise_seed=7000 + index)
+        for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
+    ]
+
+
+def run_config(
+    algorithm: dict | None = None, trainer: dict | None = None, decode_config: DecodeConfig = DECODE
+) -> RunConfig:
+    """A run's settings whose learner neither clips gradients nor splits batches unless told to."""
+    return RunConfig(
+        output_dir="unused",
+        model=ModelConfig(path="unused"),
+        data=DataConfig(path="arithmetic"),
+        rewards=[RewardTerm(fn="math_accuracy")],
+        rollout=RolloutConfig(decode=decode_config),
+        algorithm=AlgorithmConfig(**(algorithm or {})),
+        trainer=TrainerConfig(**{"learning_rate": 1e-3, "max_grad_norm": 1e12, **(trainer or {})}),
+    )

@@ -1,0 +1,378 @@
+"""The learner against the full graph of its loss, its invariances, and the exact policy gradient by enumeration."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from oracles.all_trajectories import Sampler, Trajectory
+from oracles.elbo import enumerated, mask_table
+from oracles.losses import Scored, Settings, loss
+from oracles.plain_forward import action_log_probs, view_log_probs
+from oracles.tiny_policy import DECODE, TOKENS, rollouts, run_config, tiny_model
+from rl import noising
+from rl.batch import Experience, collate, split_by_tokens
+from rl.config import RunConfig
+from rl.learner import Learner
+from rl.likelihood import score_view
+from rl.models.llada2 import LLaDA2Model
+from rl.noising import make_views
+from rl.optim import freeze_router, make_optimizer, set_learning_rate
+from rollout.trajectory import Completion, Prompt, SpecialTokens
+
+SHORT = DECODE.model_copy(update={"max_completion_length": 6, "temperature": 0.8})
+LENGTHS = [0, 5, 9, 2]
+ALGORITHMS = {
+    "trajectory": {"estimator": "trajectory"},
+    "sampled trajectory, token ratio": {"estimator": "trajectory_sampled", "num_mc": 3, "t2t_weight": 0.5},
+    "sampled trajectory, token ratio, KL": {"estimator": "trajectory_sampled", "num_mc": 3, "beta": 0.3},
+    "sampled trajectory, sequence ratio, KL": {
+        "estimator": "trajectory_sampled", "num_mc": 3, "ratio": "sequence", "gamma": 0.5, "beta": 0.3,
+    },
+    "ELBO, KL": {"estimator": "elbo", "ratio": "sequence", "num_mc": 3, "beta": 0.3},
+    "ELBO, Bernoulli, as printed": {
+        "estimator": "elbo", "ratio": "sequence", "num_mc": 2, "noise": "bernoulli", "gamma": 0.0,
+    },
+}  # fmt: skip
+every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+
+
+def make_learner(algorithm: dict, **trainer) -> Learner:
+    return Learner(tiny_model(), run_config(algorithm, trainer, SHORT), TOKENS)
+
+
+def nudge(model: LLaDA2Model, size: float = 0.05) -> None:
+    """Move away from the reference policy."""
+    source = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += size * torch.randn(parameter.shape, dtype=parameter.dtype, generator=source)
+
+
+def gradients(model: LLaDA2Model) -> dict[str, torch.Tensor]:
+    """Of the last optimizer step: the learner clears gradients before a step, not after."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], atol: float, scale: float = 1.0) -> None:
+    assert one.keys() == other.keys()
+    assert max(value.abs().max().item() for value in other.values()) > 1e-4
+    for name, value in one.items():
+        torch.testing.assert_close(value, scale * other[name], rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.fixture(scope="module")
+def rows() -> list[Experience]:
+    made = rollouts(tiny_model(), LENGTHS, SHORT)
+    assert sum(row.completion.trace.num_edits for row in made) > 2
+    return made
+
+
+# --- the loss and its gradient ------------------------------------------------------------------------------------
+
+
+class PlainTrainer:
+    """The same update written out: plain forwards, one graph for the whole loss, no micro-batches."""
+
+    def __init__(self, model: LLaDA2Model, reference: LLaDA2Model, config: RunConfig) -> None:
+        self.model, self.reference, self.config = model, reference, config
+        if config.trainer.freeze_router:
+            freeze_router(model)
+        self.optimizer = make_optimizer(model, config.trainer)
+
+    def update(self, rows: list[Experience]) -> None:
+        algorithm, start = self.config.algorithm, copy.deepcopy(self.model)
+        learned = [row for row in rows if algorithm.beta or row.advantage]
+        size = -(-len(learned) // algorithm.num_minibatches)
+        for _ in range(algorithm.num_iterations):
+            for begin in range(0, len(learned), size):
+                some = learned[begin : begin + size]
+                self.step(some, start, len(rows) * len(some) / len(learned))
+
+    def step(self, rows: list[Experience], old: LLaDA2Model, num_rows: float) -> None:
+        algorithm, decode = self.config.algorithm, self.config.rollout.decode
+        batch = collate(rows, decode.block_length, TOKENS.pad, "cpu")
+        temperature = 1.0 if algorithm.estimator == "elbo" else decode.temperature
+        terms: list[Scored] = []
+        for view in make_views(batch, algorithm, TOKENS.mask, score_edits=True):
+            new = view_log_probs(self.model, batch, view, TOKENS.mask, temperature)
+            with torch.no_grad():
+                before, anchor = (
+                    view_log_probs(model, batch, view, TOKENS.mask, temperature) for model in (old, self.reference)
+                )
+            where = view.scored.nonzero().tolist()
+            for (row, at), n, b, a in zip(where, new, before, anchor, strict=True):
+                weight, edit = view.weight[row, at].item(), bool(view.edit[row, at])
+                terms.append(Scored(row, weight, edit, n, b.item(), a.item()))
+        settings = Settings(
+            ratio=algorithm.ratio, gamma=algorithm.gamma, low=algorithm.epsilon, high=algorithm.epsilon_high,
+            beta=algorithm.beta, t2t_weight=algorithm.t2t_weight, max_tokens=decode.max_completion_length,
+            num_rows=num_rows,
+        )  # fmt: skip
+        lengths = [len(row.completion.canvas_ids) for row in rows]
+        set_learning_rate(self.optimizer, self.config.trainer, 0)
+        self.optimizer.zero_grad()
+        loss(terms, [row.advantage for row in rows], lengths, settings).backward()
+        self.optimizer.step()
+
+
+@every_algorithm
+def test_the_gradient_by_proxy_is_that_of_the_full_graph(algorithm, rows):
+    rows = [*rows[:3], dataclasses.replace(rows[3], advantage=0.0)]
+    learner = make_learner(algorithm, freeze_router=False)
+    reference = tiny_model()
+    nudge(learner.model)
+    plain = PlainTrainer(copy.deepcopy(learner.model), reference, learner.config)
+    learner.update(rows)
+    plain.update(rows)
+    assert_equal(gradients(learner.model), gradients(plain.model), atol=1e-10)
+
+
+@every_algorithm
+def test_later_iterations_and_minibatches_are_off_policy_steps_of_the_full_graph(algorithm, rows):
+    learner = make_learner({**algorithm, "num_iterations": 2, "num_minibatches": 2}, learning_rate=0.003)
+    plain = PlainTrainer(copy.deepcopy(learner.model), tiny_model(), learner.config)
+    metrics = learner.update(rows)
+    plain.update(rows)
+    assert metrics["objective/log_ratio_abs"] > 0.01
+    assert_equal(gradients(learner.model), gradients(plain.model), atol=1e-8)
+    assert_equal(learner.model.state_dict(), plain.model.state_dict(), atol=1e-7)
+
+
+def test_the_off_policy_comparison_meets_clipped_ratios(rows):
+    learner = make_learner({"estimator": "trajectory", "num_iterations": 2}, learning_rate=0.02)
+    assert 0 < learner.update(rows)["objective/clip_fraction"] < 1
+
+
+@every_algorithm
+@pytest.mark.parametrize("tokens", [1, 60])
+def test_the_gradient_does_not_depend_on_the_micro_batches_or_the_order_of_rows(algorithm, tokens, rows):
+    whole, split = make_learner(algorithm), make_learner(algorithm, tokens_per_microbatch=tokens)
+    assert len(split_by_tokens(rows, 4, tokens)) > 1
+    assert len(split_by_tokens(rows, 4, whole.config.trainer.tokens_per_microbatch)) == 1
+    metrics = [whole.update(rows), split.update(rows[::-1])]
+    assert_equal(gradients(split.model), gradients(whole.model), atol=1e-12)
+    for name in set(metrics[0]) - {"time/update_s"}:
+        assert metrics[1][name] == pytest.approx(metrics[0][name], abs=1e-12), name
+
+
+@pytest.mark.parametrize("tokens", [1, 60])
+def test_off_policy_steps_do_not_depend_on_the_micro_batches_either(tokens, rows):
+    algorithm = {"estimator": "elbo", "ratio": "sequence", "beta": 0.1, "num_iterations": 2, "num_minibatches": 2}
+    whole, split = make_learner(algorithm), make_learner(algorithm, tokens_per_microbatch=tokens)
+    whole.update(rows)
+    split.update(rows)
+    assert_equal(gradients(split.model), gradients(whole.model), atol=1e-10)
+
+
+def test_rows_without_advantage_count_in_the_mean_and_have_no_gradient(rows):
+    idle = [dataclasses.replace(row, advantage=0.0) for row in rows[:2]]
+    alone, together = make_learner({}), make_learner({})
+    alone.update(rows)
+    metrics = together.update([idle[0], *rows, idle[1]])
+    assert_equal(gradients(together.model), gradients(alone.model), atol=1e-12, scale=4 / 6)
+    assert metrics["objective/learned_rows"] == 4
+
+
+def test_a_batch_without_any_advantage_changes_nothing_but_the_version(rows):
+    learner = make_learner({})
+    before = copy.deepcopy(learner.model.state_dict())
+    metrics = learner.update([dataclasses.replace(row, advantage=0.0) for row in rows])
+    assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
+    assert learner.policy_version == 1
+    assert metrics["objective/learned_rows"] == 0
+
+
+# --- ratios -------------------------------------------------------------------------------------------------------
+
+
+@every_algorithm
+def test_two_scorings_of_one_policy_are_equal_bit_for_bit(algorithm, rows):
+    config, model = run_config(algorithm, decode_config=SHORT), tiny_model(dtype=torch.float32)
+    batch = collate(rows, 4, TOKENS.pad, "cpu")
+    for view in make_views(batch, config.algorithm, TOKENS.mask, score_edits=True):
+        with_graph = score_view(model, batch, view, TOKENS.mask, 0.8).log_prob
+        with torch.no_grad():
+            without = score_view(model, batch, view, TOKENS.mask, 0.8).log_prob
+        assert torch.equal(with_graph, without)
+
+
+@every_algorithm
+def test_every_ratio_is_exactly_one_before_the_first_update(algorithm, rows):
+    metrics = make_learner(algorithm).update(rows)
+    assert metrics["objective/log_ratio_abs"] == 0.0
+    assert metrics["objective/clip_fraction"] == 0.0
+    assert metrics.get("objective/kl", 0.0) == 0.0
+
+
+def test_the_first_of_many_steps_is_the_same_as_an_only_step(rows):
+    # With more than one step the old log-probs are computed, with one they are known to cancel: same result.
+    once, twice = make_learner({}, learning_rate=1e-12), make_learner({"num_iterations": 2}, learning_rate=1e-12)
+    once.update(rows)
+    metrics = twice.update(rows)
+    assert metrics["objective/log_ratio_abs"] < 1e-9
+    assert_equal(gradients(twice.model), gradients(once.model), atol=1e-9)
+
+
+def test_the_engines_log_probs_are_the_learners(rows):
+    metrics = make_learner({"estimator": "trajectory"}).update(rows)
+    assert metrics["mismatch/log_prob_abs"] < 1e-12
+
+
+# --- guards -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("advantage", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_is_refused_and_changes_nothing(advantage, rows):
+    learner = make_learner({})
+    before = copy.deepcopy(learner.model.state_dict())
+    with pytest.raises(FloatingPointError, match="policy version 0"):
+        learner.update([dataclasses.replace(rows[0], advantage=advantage), *rows[1:]])
+    assert all(torch.equal(value, before[name]) for name, value in learner.model.state_dict().items())
+    assert learner.policy_version == 0
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_router_learns_only_if_it_is_not_frozen(frozen, rows):
+    learner = make_learner({}, freeze_router=frozen, weight_decay=0.1)
+    before = copy.deepcopy(learner.model.state_dict())
+    learner.update(rows)
+    changed = {name for name, value in learner.model.state_dict().items() if not torch.equal(value, before[name])}
+    routers = {name for name in before if ".gate." in name}
+    assert routers == {"layers.1.mlp.gate.weight", "layers.1.mlp.gate.expert_bias"}
+    assert changed & routers == (set() if frozen else {"layers.1.mlp.gate.weight"})
+    assert changed >= before.keys() - routers
+
+
+def test_the_gradient_norm_is_clipped(rows):
+    learner, free = make_learner({}, max_grad_norm=0.01), make_learner({})
+    norm = free.update(rows)["objective/grad_norm"]
+    assert learner.update(rows)["objective/grad_norm"] == pytest.approx(norm, rel=1e-12)
+    assert norm > 0.1
+    assert_equal(gradients(learner.model), gradients(free.model), atol=1e-7, scale=0.01 / norm)
+
+
+@torch.no_grad()
+def trajectory_likelihood(model: LLaDA2Model, row: Experience) -> float:
+    return sum(part.item() for part in action_log_probs(model, row.prompt.token_ids, row.completion.trace, 4, 0.8))
+
+
+def exact_elbo(model: LLaDA2Model, row: Experience) -> float:
+    begin, tokens = len(row.prompt.token_ids), [*row.prompt.token_ids, *row.completion.canvas_ids]
+    starts = range(begin // 4 * 4, len(tokens), 4)
+    blocks = [(start, [i for i in range(start, start + 4) if i >= begin]) for start in starts]
+    return sum(enumerated(mask_table(model, tokens, start, editable, 4, TOKENS.mask)) for start, editable in blocks)
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+@pytest.mark.parametrize(
+    ("algorithm", "likelihood"),
+    [("trajectory", trajectory_likelihood), ("ELBO, KL", exact_elbo)],
+    ids=["trajectory", "ELBO"],
+)
+def test_a_small_step_makes_good_completions_likelier_and_bad_ones_less_likely(advantage, algorithm, likelihood, rows):
+    for row in rows[:2]:
+        # Small indeed: a larger step can change which experts a token goes to.
+        learner = make_learner(ALGORITHMS[algorithm], learning_rate=1e-6)
+        before = likelihood(learner.model, row)
+        learner.update([dataclasses.replace(row, advantage=advantage)])
+        assert (likelihood(learner.model, row) - before) * advantage > 1e-5
+
+
+# --- the exact policy gradient ------------------------------------------------------------------------------------
+
+SMALL = DECODE.model_copy(
+    update={"block_length": 2, "threshold": 0.6, "max_post_steps": 2, "max_completion_length": 4, "temperature": 0.8}
+)
+SMALL_TOKENS = SpecialTokens(mask=2, pad=0, stops=())
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """A sampler with two real tokens, all its trajectories, and the gradient of its expected return."""
+
+    model: LLaDA2Model
+    trajectories: list[Trajectory]
+    rows: list[Experience]
+    gradient: dict[str, torch.Tensor]
+
+
+def returns(canvas: tuple[int, ...]) -> float:
+    """A reward without structure."""
+    index = sum(token * 2**place for place, token in enumerate(canvas))
+    return torch.randn(2 ** len(canvas), generator=torch.Generator().manual_seed(3))[index].item()
+
+
+def make_world(prompt: tuple[int, ...], num_blocks: int) -> World:
+    model = tiny_model(vocab_size=3, seed=1)
+    trajectories = Sampler(model, prompt, SMALL, mask=2).trajectories(num_blocks)
+    expected = sum(t.log_prob().exp() * returns(t.canvas) for t in trajectories)
+    expected.backward()
+    exact = gradients(model)
+    model.zero_grad()
+    rows = []
+    for index, trajectory in enumerate(trajectories):
+        generated = trajectory.canvas[len(prompt) :]
+        completion = Completion(f"{index}", generated, generated, "length", trajectory.trace(2))
+        # The mean over draws becomes a sum over all trajectories, weighted with their probabilities.
+        share = trajectory.log_prob().exp().item() * len(trajectories)
+        rows.append(Experience(Prompt(f"{index}", prompt, 0), completion, share * returns(trajectory.canvas), index))
+    return World(model, trajectories, rows, exact)
+
+
+@pytest.fixture(scope="module", params=[((), 1), ((0, 1), 2)], ids=["one block", "two blocks after a prompt"])
+def world(request) -> World:
+    return make_world(*request.param)
+
+
+def learner_gradient(world: World, algorithm: dict) -> dict[str, torch.Tensor]:
+    """Minus the gradient of the learner's loss, in units of the mean return."""
+    config = run_config(algorithm, {"freeze_router": False}, SMALL)
+    model = copy.deepcopy(world.model)
+    Learner(model, config, SMALL_TOKENS).update(world.rows)
+    scale = SMALL.max_completion_length if config.algorithm.ratio == "token" else 1.0
+    return {name: -scale * value for name, value in gradients(model).items()}
+
+
+def cosine(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    flat = [torch.cat([values[name].flatten() for name in sorted(values)]) for values in (one, other)]
+    return torch.nn.functional.cosine_similarity(*flat, dim=0).item()
+
+
+def test_the_enumerated_world_has_edits_and_long_ways(world):
+    assert sum(t.log_prob().exp().item() for t in world.trajectories) == pytest.approx(1.0, abs=1e-12)
+    edited = [t for t in world.trajectories if any(old != 2 for _, _, old, _ in t.actions)]
+    assert sum(t.log_prob().exp().item() for t in edited) > 0.4
+    assert any(old == new for t in edited for _, _, old, new in t.actions)
+
+
+@pytest.mark.parametrize("ratio", [{"ratio": "token"}, {"ratio": "sequence", "gamma": 0.0}], ids=["token", "sequence"])
+def test_the_trajectory_gradient_is_the_exact_gradient_of_the_expected_return(world, ratio):
+    found = learner_gradient(world, {"estimator": "trajectory", **ratio})
+    assert_equal(found, world.gradient, atol=1e-10)
+
+
+def test_sampled_steps_have_the_exact_gradient_as_their_mean(world, monkeypatch):
+    most = max(len({f for f, p, *_ in t.actions if p // 2 == b}) for t in world.trajectories for b in (0, 1))
+    assert 3 <= most <= 4
+    total: dict[str, torch.Tensor] = {}
+    for point in range(12):  # midpoints of a grid that 2, 3 and 4 steps divide: the whole draw space
+
+        def grid(seed, stream, position, at=(point + 0.5) / 12):
+            return torch.full(position.shape, at, dtype=torch.float64)
+
+        monkeypatch.setattr(noising, "uniform", grid)
+        for name, value in learner_gradient(world, {"estimator": "trajectory_sampled", "num_mc": 1}).items():
+            total[name] = total.get(name, 0.0) + value / 12
+    assert_equal(total, world.gradient, atol=1e-10)
+
+
+def test_leaving_out_the_sampled_edits_is_not_the_exact_gradient(world):
+    found = learner_gradient(world, {"estimator": "trajectory", "t2t_weight": 0.0})
+    assert cosine(found, world.gradient) < 0.99
+
+
+def test_an_elbo_gradient_is_a_biased_surrogate_of_a_thresholded_sampler(world):
+    algorithm = {"estimator": "elbo", "ratio": "sequence", "num_mc": 16, "gamma": 0.0}
+    assert cosine(learner_gradient(world, algorithm), world.gradient) < 0.97

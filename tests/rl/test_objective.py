@@ -1,0 +1,178 @@
+"""The objectives on numbers that can be checked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from rl.config import AlgorithmConfig
+from rl.objective import Normaliser, Terms, clipped_surrogate, k2, policy_loss, sequence_log_ratio
+
+
+def doubles(*values: float) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def logs(*ratios: float) -> torch.Tensor:
+    return doubles(*ratios).log()
+
+
+CLIP_CASES = {
+    # ratio, advantage -> surrogate, its derivative by the log-ratio; clip range [0.8, 1.28]
+    "inside, good": (1.1, 2.0, 2.2, 2.2),
+    "inside, bad": (1.1, -3.0, -3.3, -3.3),
+    "exactly one, good": (1.0, 2.0, 2.0, 2.0),
+    "exactly one, bad": (1.0, -3.0, -3.0, -3.0),
+    "above, good: clipped": (1.5, 2.0, 2.56, 0.0),
+    "above, bad: pessimistic, not clipped": (1.5, -3.0, -4.5, -4.5),
+    "below, good: pessimistic, not clipped": (0.5, 2.0, 1.0, 1.0),
+    "below, bad: clipped": (0.5, -3.0, -2.4, 0.0),
+    "between the two bounds, good: clip-higher leaves it": (1.25, 2.0, 2.5, 2.5),
+    "below one by more than the low bound allows, bad": (0.75, -3.0, -2.4, 0.0),
+    "no advantage": (1.5, 0.0, 0.0, 0.0),
+}
+
+
+@pytest.mark.parametrize(("ratio", "advantage", "value", "slope"), CLIP_CASES.values(), ids=CLIP_CASES.keys())
+def test_the_clipped_surrogate_follows_every_branch(ratio, advantage, value, slope):
+    log_ratio = logs(ratio).requires_grad_()
+    surrogate = clipped_surrogate(log_ratio, doubles(advantage), 0.2, 0.28)
+    (gradient,) = torch.autograd.grad(surrogate.sum(), log_ratio)
+    assert surrogate.item() == pytest.approx(value, abs=1e-12)
+    assert gradient.item() == pytest.approx(slope, abs=1e-12)
+
+
+def test_k2_is_half_the_squared_log_ratio_and_its_slope_is_the_log_ratio():
+    log_ratio = doubles(-2.0, 0.0, 3.0).requires_grad_()
+    (slope,) = torch.autograd.grad(k2(log_ratio).sum(), log_ratio)
+    assert k2(log_ratio).tolist() == [2.0, 0.0, 4.5]
+    assert slope.tolist() == [-2.0, 0.0, 3.0]
+
+
+def test_the_k2_slope_on_own_draws_is_the_gradient_of_the_reverse_kl():
+    logits = doubles(0.3, -1.0, 0.8).requires_grad_()
+    reference = doubles(1.0, 0.2, -0.5).log_softmax(-1)
+    log_prob = logits.log_softmax(-1)
+    kl = (log_prob.exp() * (log_prob - reference)).sum()
+    (exact,) = torch.autograd.grad(kl, logits, retain_graph=True)
+    (found,) = torch.autograd.grad((log_prob.detach().exp() * k2(log_prob - reference)).sum(), logits)
+    torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
+
+
+# Row 0: two M2T terms and one T2T term; row 1: one M2T term; row 2: nothing scored.
+TERMS = Terms(
+    row=torch.tensor([0, 1, 0, 0]),
+    weight=doubles(1.0, 2.0, 3.0, 4.0),
+    edit=torch.tensor([False, False, False, True]),
+    advantage=doubles(1.0, -2.0, 5.0),
+    editable=doubles(4.0, 9.0, 16.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "expected"), [(0.0, [1.8, -0.4, 0.0]), (0.5, [0.9, -0.4 / 3, 0.0]), (1.0, [0.45, -0.4 / 9, 0.0])]
+)
+def test_the_sequence_ratio_is_a_weighted_sum_over_editable_tokens_to_the_gamma(gamma, expected):
+    difference = doubles(0.1, -0.2, 0.3, 0.2)
+    found = sequence_log_ratio(difference, TERMS, TERMS.weight, gamma)
+    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def config(**changes) -> AlgorithmConfig:
+    return AlgorithmConfig(**{"ratio": "token", "epsilon": 0.2, "epsilon_high": 0.28, **changes})
+
+
+def losses(current, old, reference, algorithm, terms=TERMS, num_rows=5.0, max_tokens=10):
+    loss, sums = policy_loss(current, old, reference, terms, algorithm, Normaliser(num_rows, max_tokens))
+    return loss.item(), {name: value.item() for name, value in sums.items()}
+
+
+def test_the_token_loss_is_divided_by_rows_times_longest_completion():
+    # Ratios 1.1, 0.5, 1.5, 0.9: inside; clipped at 0.8; clipped at 1.28; T2T, inside.
+    current, old = logs(0.11, 0.1, 0.3, 0.18), logs(0.1, 0.2, 0.2, 0.2)
+    surrogates = [1 * 1.1 * 1.0, 2 * 0.8 * -2.0, 3 * 1.28 * 1.0, 4 * 0.9 * 1.0]
+    loss, sums = losses(current, old, None, config())
+    assert loss == pytest.approx(-sum(surrogates) / (5 * 10), abs=1e-12)
+    assert sums["ratios"] == 4
+    assert sums["clip_fraction"] == 2
+    assert sums["log_ratio_abs"] == pytest.approx(sum(abs(math.log(r)) for r in (1.1, 0.5, 1.5, 0.9)), abs=1e-12)
+    assert "kl" not in sums
+
+
+def test_the_t2t_weight_scales_edit_terms_only():
+    current, old = logs(0.11, 0.1, 0.3, 0.18), logs(0.1, 0.2, 0.2, 0.2)
+    without_edits = (1 * 1.1 - 2 * 0.8 * 2.0 + 3 * 1.28) / 50
+    for weight in (0.0, 0.25, 1.0):
+        loss, _ = losses(current, old, None, config(t2t_weight=weight))
+        assert loss == pytest.approx(-without_edits - weight * 4 * 0.9 / 50, abs=1e-12)
+
+
+def test_the_token_kl_is_the_weighted_k2_with_the_same_constants():
+    current, reference = logs(0.1, 0.2, 0.3, 0.4), logs(0.2, 0.1, 0.3, 0.1)
+    k2s = [1 * 0.5 * math.log(2) ** 2, 2 * 0.5 * math.log(2) ** 2, 0.0, 0.5 * 4 * 0.5 * math.log(4) ** 2]
+    algorithm = config(beta=0.1, t2t_weight=0.5)
+    with_kl, sums = losses(current, current, reference, algorithm)
+    without, _ = losses(current, current, None, algorithm)
+    assert with_kl - without == pytest.approx(0.1 * sum(k2s) / 50, abs=1e-12)
+    assert sums["kl"] == pytest.approx(sum(k2s) / 50, abs=1e-12)
+
+
+def test_the_sequence_loss_is_a_mean_over_rows_and_its_kl_a_k2_of_sequence_ratios():
+    current, old, reference = doubles(0.1, -0.2, 0.3, 0.2), doubles(0, 0, 0, 0), doubles(0, 0, 0, 0.4)
+    # gamma 1, T2T weight 0.5: log ratios (0.1 + 0.9 + 0.4) / 4 = 0.35 and -0.4 / 9; row 2 has ratio 1 exactly.
+    surrogates = [1.28 * 1.0, -2.0 * math.exp(-0.4 / 9), 5.0]
+    to_reference = [(0.1 + 0.9 - 0.4) / 4, -0.4 / 9, 0.0]
+    penalty = sum(0.5 * x**2 for x in to_reference)
+    algorithm = config(ratio="sequence", gamma=1.0, t2t_weight=0.5, beta=0.3)
+    loss, sums = losses(current, old, reference, algorithm)
+    assert loss == pytest.approx(-sum(surrogates) / 5 + 0.3 * penalty / 5, abs=1e-12)
+    assert sums["ratios"] == 3
+    assert sums["clip_fraction"] == 1
+    assert sums["kl"] == pytest.approx(penalty / 5, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "counted"),
+    [(0.5, 1.0, 1), (0.5, -1.0, 0), (-0.5, 1.0, 0), (-0.5, -1.0, 1), (-0.5, 0.0, 0), (0.0, 1.0, 0), (0.24, 1.0, 0)],
+)
+def test_a_ratio_counts_as_clipped_only_where_the_clip_stops_its_gradient(log_ratio, advantage, counted):
+    terms = Terms(torch.tensor([0]), doubles(1.0), torch.tensor([False]), doubles(advantage), doubles(1.0))
+    _, sums = losses(doubles(log_ratio), doubles(0.0), None, config(), terms)
+    assert sums["clip_fraction"] == counted
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_before_the_first_update_the_gradient_is_advantage_times_weight(ratio):
+    current = logs(0.1, 0.2, 0.3, 0.4).requires_grad_()
+    loss, _ = policy_loss(current, current.detach(), None, TERMS, config(ratio=ratio, gamma=0.0), Normaliser(5.0, 10))
+    (gradient,) = torch.autograd.grad(loss, current)
+    scale = 50 if ratio == "token" else 5
+    assert gradient.tolist() == pytest.approx([-1.0 / scale, 4.0 / scale, -3.0 / scale, -4.0 / scale], abs=1e-12)
+
+
+@pytest.mark.parametrize("ratio", ["token", "sequence"])
+def test_the_losses_of_a_split_batch_sum_to_the_loss_of_the_whole(ratio):
+    source = torch.Generator().manual_seed(0)
+
+    def random(size: int) -> torch.Tensor:
+        return torch.randn(size, dtype=torch.float64, generator=source)
+
+    row = torch.arange(6).repeat_interleave(5)
+    whole = Terms(row, random(30).abs(), random(30) > 0, random(6), random(6).abs() * 5 + 1)
+    current, old, reference = random(30), random(30), random(30)
+    algorithm = config(ratio=ratio, beta=0.2, t2t_weight=0.3, gamma=0.5)
+    loss, sums = losses(current, old, reference, algorithm, whole, num_rows=6.0)
+    parts = []
+    for start, end in [(0, 1), (1, 4), (4, 6)]:
+        mine = (row >= start) & (row < end)
+        some = Terms(row[mine] - start, whole.weight[mine], whole.edit[mine], whole.advantage[start:end],
+                     whole.editable[start:end])  # fmt: skip
+        parts.append(losses(current[mine], old[mine], reference[mine], algorithm, some, num_rows=6.0))
+    assert sum(part for part, _ in parts) == pytest.approx(loss, abs=1e-12)
+    for name, value in sums.items():
+        assert sum(part[name] for _, part in parts) == pytest.approx(value, abs=1e-12)
+
+
+def test_a_token_ratio_of_an_elbo_is_refused():
+    with pytest.raises(ValueError, match="no token ratio"):
+        AlgorithmConfig(estimator="elbo", ratio="token")
