@@ -1,0 +1,1 @@
+"""The `redraft` command: one file per verb, heavy imports inside the verbs."""

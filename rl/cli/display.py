@@ -1,0 +1,119 @@
+"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and a closing table."""
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from rl.config import RunConfig
+
+# Console line: metric -> (label, format); in this order, left out where absent.
+LINE = {
+    "sft/loss": ("loss", ".4f"),
+    "eval/accuracy": ("accuracy", ".1%"),
+    "eval/tokens_per_forward": ("tokens/forward", ".2f"),
+    "reward/mean": ("reward", ".3f"),
+    "reward/zero_std_fraction": ("flat groups", ".0%"),
+    "reward/masked_fraction": ("masked", ".1%"),
+    "completions/mean_length": ("length", ".1f"),
+    "decode/tokens_per_forward": ("tokens/forward", ".2f"),
+    "decode/edits_per_completion": ("edits", ".2f"),
+    "objective/kl": ("kl", ".2e"),
+    "objective/grad_norm": ("grad", ".3f"),
+    "mismatch/log_prob_abs": ("mismatch", ".1e"),
+    "time/step_s": ("s", ".2f"),
+}
+QUIET_AT_ZERO = {"reward/masked_fraction"}
+SUMMARY = {
+    "eval/accuracy": ("held-out accuracy", ".1%"),
+    "eval/tokens_per_forward": ("tokens per forward", ".2f"),
+    "eval/edits_per_completion": ("edits per completion", ".2f"),
+}
+
+
+class ConsoleDisplay:
+    """One line per step; on a terminal a bar below them."""
+
+    def __init__(self, config: RunConfig, console: Console) -> None:
+        self.config, self.console, self.started = config, console, time.perf_counter()
+        self.bar = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        )
+        self.tasks = {}
+
+    def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of one optimizer step or evaluation."""
+        shown = [
+            f"{label} {metrics[name]:{form}}"
+            for name, (label, form) in LINE.items()
+            if name in metrics and not (name in QUIET_AT_ZERO and metrics[name] == 0)
+        ]
+        total = self._total(stage)
+        self.console.print(f"{stage:<5} {step:>5}/{total}  {'  '.join(shown)}", highlight=False, soft_wrap=True)
+        if self.console.is_terminal and stage != "eval":
+            if stage not in self.tasks:
+                self.tasks[stage] = self.bar.add_task(stage, total=total)
+            self.bar.update(self.tasks[stage], completed=step)
+
+    def _total(self, stage: str) -> int:
+        return self.config.sft.max_steps if stage == "sft" and self.config.sft else self.config.trainer.total_steps
+
+    def summary(self, run: Path) -> None:
+        """The closing table: the first and the last evaluation, rewards, time and place."""
+        rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        evaluations = [row for row in rows if row["stage"] == "eval"]
+        steps = [row for row in rows if row["stage"] == "train"]
+        table = Table(title=f"{run}")
+        for column in ("", "before RL", "after RL", "change"):
+            table.add_column(column, justify="left" if not column else "right")
+        pairs = [(SUMMARY, evaluations), ({"reward/mean": ("training reward", ".3f")}, steps)]
+        for names, source in pairs:
+            for name, (label, form) in names.items():
+                if len(source) > 1 and name in source[0] and name in source[-1]:
+                    first, last = source[0][name], source[-1][name]
+                    change = f"{100 * (last - first):+.1f} points" if form.endswith("%") else f"{last - first:+{form}}"
+                    table.add_row(label, f"{first:{form}}", f"{last:{form}}", change)
+        self.console.print(table)
+        self.console.print(
+            f"{len(steps)} steps, {time.perf_counter() - self.started:.0f} s in this command; metrics, samples and"
+            f" checkpoints in {run}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+@contextlib.contextmanager
+def open_display(config: RunConfig) -> Iterator[ConsoleDisplay]:
+    """The display of one command."""
+    display = ConsoleDisplay(config, Console())
+    live = display.bar if display.console.is_terminal else contextlib.nullcontext()
+    with live:
+        yield display
+
+
+@contextlib.contextmanager
+def progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal; elsewhere a line when all is done."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)
+        return
+    with Progress(console=console) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def metrics_table(title: str, metrics: Mapping[str, float]) -> None:
+    """A two-column table."""
+    table = Table(title=title)
+    table.add_column("metric")
+    table.add_column("value", justify="right")
+    for name, value in metrics.items():
+        table.add_row(name, f"{value:.4g}")
+    Console().print(table)

@@ -1,0 +1,34 @@
+"""`redraft export`."""
+
+from typing import Annotated
+
+import typer
+
+
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder (its newest checkpoint) or a policy folder.")],
+    out: Annotated[str, typer.Option(help="Folder to write.")],
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64; default: as trained.")] = "",
+    step: Annotated[int, typer.Option(help="Checkpoint of this step instead of the newest.")] = 0,
+) -> None:
+    """Write a policy as a Hugging Face folder: config, tokenizer, safetensors with the published names."""
+    from pathlib import Path
+
+    import torch
+
+    from rl.checkpoint import newest_checkpoint
+    from rl.models.llada2 import load_pretrained
+    from rl.policy import load_text_side, save_policy
+
+    types = {"": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+    if dtype not in types:
+        raise ValueError(f"--dtype {dtype!r}: valid are float32, bfloat16 and float64")
+    source = Path(run)
+    if not source.is_dir():
+        raise FileNotFoundError(f"{run}: no such run or policy folder")
+    if not (source / "config.json").is_file():
+        folder = source / "checkpoints" / f"step_{step:06d}" if step else newest_checkpoint(source)
+        source = folder / "hf"
+    tokenizer, _ = load_text_side(str(source))
+    save_policy(load_pretrained(source, dtype=types[dtype]), out, tokenizer)
+    typer.echo(f"{source} written to {out}")

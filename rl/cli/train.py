@@ -1,0 +1,47 @@
+"""`redraft train` and `redraft sft`."""
+
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, e.g. recipes/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes, e.g. trainer.learning_rate=1e-4.")
+]
+
+
+def train(
+    recipe: Recipe,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint.")] = False,
+) -> None:
+    """Train a policy with RL; makes the warm start first when its checkpoint is not there yet."""
+    from rl.cli.display import open_display
+    from rl.recipe import load_recipe
+
+    config = load_recipe([recipe], overrides or [])
+    with open_display(config) as display:
+        from rl.recorder import Recorder
+        from rl.run import run_training
+        from rl.tracking import open_trackers
+
+        recorder = Recorder(config, display, open_trackers(config))
+        outcome = run_training(config, recorder, resume)
+    display.summary(recorder.run)
+    if outcome.stopped:
+        typer.echo(f"stopped after step {outcome.steps}; continue with: redraft train {recipe} --resume")
+        raise typer.Exit(130)
+
+
+def sft(recipe: Recipe, overrides: Overrides = None) -> None:
+    """Run only the supervised warm start of a recipe."""
+    from rl.cli.display import open_display
+    from rl.recipe import load_recipe
+
+    config = load_recipe([recipe], overrides or [])
+    with open_display(config) as display:
+        from rl.recorder import Recorder
+        from rl.warmstart import run_warm_start
+
+        folder = run_warm_start(config, Recorder(config, display))
+    typer.echo(f"policy written to {folder}")

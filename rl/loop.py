@@ -1,0 +1,126 @@
+"""The algorithm: rollouts, rewards, advantages, one learner update, weight sync. Nothing here knows about Ray."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rl.checkpoint import save_checkpoint
+from rl.codec import Codec
+from rl.config import RunConfig
+from rl.data import rows_fingerprint, step_indices
+from rl.evaluate import evaluate
+from rl.experience import completion_metrics, make_experience, reward_metrics, shuffled
+from rl.protocols import PolicyLearner, RewardPool, RolloutPool
+from rl.recorder import Recorder
+from rl.tasks import Row
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop is made of."""
+
+    rollouts: RolloutPool
+    rewards: RewardPool
+    learner: PolicyLearner
+    codec: Codec
+
+
+@dataclass(frozen=True)
+class RunData:
+    """Rows to learn from and rows held out."""
+
+    train: Sequence[Row]
+    held_out: Sequence[Row]
+
+
+def train(
+    config: RunConfig, parts: Parts, data: RunData, recorder: Recorder, start: int, stopping: Callable[[], bool]
+) -> int:
+    """Run steps `start` to `total_steps`, with a checkpoint every `save_steps` and at the end.
+
+    Args:
+        config: The recipe.
+        parts: Rollouts, rewards, learner.
+        data: Rows.
+        recorder: Where results go.
+        start: Steps already done.
+        stopping: Asked after each step; true: write a checkpoint and return.
+
+    Returns:
+        Number of steps done.
+    """
+    done = start
+    parts.rollouts.sync(parts.learner.weights())
+    for step in range(start, config.trainer.total_steps):
+        if config.evaluation and step % config.evaluation.eval_steps == 0:
+            recorder.metrics("eval", step, _evaluate(config, parts, data))
+        metrics = _learn_step(config, parts, data, recorder, step)
+        done = step + 1
+        recorder.metrics("train", done, metrics)
+        stop = stopping()
+        if stop or done % config.trainer.save_steps == 0 or done == config.trainer.total_steps:
+            _save(config, parts, data, recorder, done)
+        if stop:
+            return done
+    if config.evaluation:
+        recorder.metrics("eval", done, _evaluate(config, parts, data))
+    return done
+
+
+def _learn_step(config: RunConfig, parts: Parts, data: RunData, recorder: Recorder, step: int) -> dict[str, float]:
+    """One on-policy step: every completion is written by the weights that this step updates."""
+    rows = [data.train[i] for i in step_indices(len(data.train), config.rollout.prompts_per_step, config.seed, step)]
+    prompts = parts.codec.prompts(rows, config.rollout.num_generations, "rollout", step)
+
+    clock = _Clock()
+    completions = parts.rollouts.generate(prompts, config.rollout.decode)
+    metrics = completion_metrics(completions, clock.lap())
+
+    samples = parts.codec.samples(rows, prompts, completions)
+    scored = parts.rewards.score(samples)
+    metrics |= reward_metrics(prompts, scored) | {"time/reward_s": clock.lap()}
+
+    rewards = [one.total for one in scored]
+    if config.trainer.shuffle_rewards:
+        rewards = shuffled(rewards, config.seed, step)
+    experience = make_experience(prompts, completions, rewards, config.algorithm.advantage)
+    metrics |= parts.learner.update(experience)
+    clock.lap()
+    version = parts.rollouts.sync(parts.learner.weights())
+    metrics |= {"policy_version": float(version), "time/sync_s": clock.lap(), "time/step_s": clock.total()}
+    recorder.samples(step + 1, samples, completions, scored)
+    return metrics
+
+
+def _evaluate(config: RunConfig, parts: Parts, data: RunData) -> dict[str, float]:
+    assert config.evaluation is not None
+    return evaluate(parts.rollouts, parts.rewards, parts.codec, data.held_out, config.evaluation.decode)
+
+
+def _save(config: RunConfig, parts: Parts, data: RunData, recorder: Recorder, done: int) -> None:
+    state: dict[str, dict[str, Any]] = {
+        "trainer.json": {"step": done, "seed": config.seed},
+        "data.json": {"rows": len(data.train), "fingerprint": rows_fingerprint(data.train), "next_step": done},
+    }
+
+    def write(folder: str) -> None:
+        parts.learner.save(folder)
+        parts.codec.save_tokenizer(f"{folder}/hf")
+
+    save_checkpoint(recorder.run, done, write, state, config.trainer.save_total_limit)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        now = time.perf_counter()
+        self.last, seconds = now, now - self.last
+        return seconds
+
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.start

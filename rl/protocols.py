@@ -1,0 +1,52 @@
+"""What the loop needs from its parts; Ray actors and plain objects both fit."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from rewards.mixture import Sample, Scored
+from rl.batch import Experience
+from rollout.config import DecodeConfig
+from rollout.trajectory import Completion, Prompt
+
+
+@runtime_checkable
+class RolloutPool(Protocol):
+    """Where completions come from."""
+
+    def sync(self, weights: Any) -> int:
+        """Install the learner's weights everywhere; returns the policy version that is now in place."""
+        ...
+
+    def generate(self, prompts: Sequence[Prompt], decode: DecodeConfig) -> list[Completion]:
+        """One completion per prompt, in order."""
+        ...
+
+
+@runtime_checkable
+class RewardPool(Protocol):
+    """Where scores come from."""
+
+    def score(self, samples: Sequence[Sample]) -> list[Scored]:
+        """One score per sample, in order."""
+        ...
+
+
+@runtime_checkable
+class PolicyLearner(Protocol):
+    """What learns."""
+
+    def update(self, rows: Sequence[Experience]) -> dict[str, float]:
+        """Learn from one batch; returns metrics."""
+        ...
+
+    def weights(self) -> Any:
+        """The current weights, in the form that `RolloutPool.sync` takes."""
+        ...
+
+    def save(self, folder: str) -> None:
+        """Write `hf/` and `state/` into a checkpoint folder."""
+        ...
+
+    def load(self, folder: str) -> None:
+        """Continue from a checkpoint folder, bit for bit."""
+        ...

@@ -1,0 +1,105 @@
+"""The run folder: metrics, samples, environment and the resolved recipe, and one console line per step."""
+
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from rewards.mixture import Sample, Scored
+from rl.config import RunConfig
+from rl.recipe import dump_recipe
+from rollout.trajectory import Completion
+
+PACKAGES = ("redraft", "torch", "transformers", "trl", "ray", "accelerate", "datasets", "math-verify", "pydantic")
+
+
+@runtime_checkable
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of one optimizer step or evaluation."""
+        ...
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """An experiment tracker that mirrors the metrics."""
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Metrics of one step."""
+        ...
+
+
+class Recorder:
+    """Writes one run folder; always on, trackers are mirrors."""
+
+    def __init__(self, config: RunConfig, display: Display, trackers: Sequence[Tracker] = ()) -> None:
+        self.run = Path(config.output_dir)
+        self.display, self.trackers = display, trackers
+        self.run.mkdir(parents=True, exist_ok=True)
+        (self.run / "config.resolved.yaml").write_text(dump_recipe(config))
+        (self.run / "env.json").write_text(json.dumps(environment(), indent=1))
+
+    def rewind(self, step: int) -> None:
+        """Forget what a killed run wrote after its last checkpoint, so that no step appears twice."""
+        path = self.run / "metrics.jsonl"
+        if path.is_file():
+            kept = [line for line in path.read_text().splitlines() if _is_kept(line, step)]
+            path.write_text("".join(f"{line}\n" for line in kept))
+        for sample in (self.run / "samples").glob("step_*.jsonl"):
+            if int(sample.stem.removeprefix("step_")) > step:
+                sample.unlink()
+
+    def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
+        """Append one row to metrics.jsonl and show it."""
+        with (self.run / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, "stage": stage, **values}) + "\n")
+        for tracker in self.trackers:
+            tracker.log(dict(values), step)
+        self.display.step(stage, step, values)
+
+    def samples(
+        self, step: int, samples: Sequence[Sample], completions: Sequence[Completion], scored: Sequence[Scored]
+    ) -> None:
+        """Write the step's completions as readable rows."""
+        folder = self.run / "samples"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"step_{step:06d}.jsonl").open("w") as file:
+            for sample, completion, score in zip(samples, completions, scored, strict=True):
+                row = {
+                    "prompt": sample.prompt,
+                    "completion": sample.completion,
+                    "reward": score.total,
+                    "parts": dict(score.parts),
+                    "status": dict(score.status),
+                    "finish_reason": completion.finish_reason,
+                    "num_forwards": completion.num_forwards,
+                    "num_edits": completion.trace.num_edits,
+                    "policy_version": completion.policy_version,
+                    **dict(sample.columns),
+                }
+                file.write(json.dumps(row, default=str) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the first question of every bug report."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return {"python": sys.version.split()[0], "platform": platform.platform(), "argv": sys.argv, "versions": versions}
+
+
+def _is_kept(line: str, step: int) -> bool:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:  # the line that the kill cut short
+        return False
+    # The evaluation before step `step + 1` is made again by the resumed run.
+    return row["stage"] == "sft" or row["step"] < step or (row["step"] == step and row["stage"] == "train")

@@ -1,0 +1,27 @@
+"""A character tokenizer for policies made from scratch, in the ordinary Hugging Face form."""
+
+import string
+
+from transformers import PreTrainedTokenizerFast
+
+END_OF_TEXT, ROLE_END, MASK, UNKNOWN = "<|endoftext|>", "<|role_end|>", "<|mask|>", "<|unk|>"
+CHARACTERS = sorted(set(string.printable) - set("\t\r\x0b\x0c"))
+
+
+def build_character_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per printable ASCII character, plus LLaDA2's end, role end and mask tokens."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, ROLE_END, MASK, UNKNOWN, *CHARACTERS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")  # pyright: ignore[reportAttributeAccessIssue]
+    tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
+        mask_token=MASK,
+        unk_token=UNKNOWN,
+        additional_special_tokens=[ROLE_END],
+        clean_up_tokenization_spaces=False,
+    )

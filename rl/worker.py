@@ -1,0 +1,62 @@
+"""The learner worker: the `Learner` and its saved state. A plain class; `rl.cluster` makes it a Ray actor."""
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+
+from rl.batch import Experience
+from rl.config import RunConfig
+from rl.learner import Learner
+from rl.policy import load_policy, save_policy
+from rl.weight_sync import WeightUpdate, snapshot
+from rollout.trajectory import SpecialTokens
+
+
+class LearnerWorker:
+    """Learns from batches, hands out weights, saves and continues."""
+
+    def __init__(self, path: str, config: RunConfig, tokens: SpecialTokens, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        # The reference policy of the KL term is the one in `path`, also when a checkpoint is loaded afterwards.
+        self.learner = Learner(load_policy(path, config.model.dtype, config.model.device), config, tokens)
+
+    def update(self, rows: Sequence[Experience]) -> dict[str, float]:
+        """Learn from one batch; see `Learner.update`."""
+        return self.learner.update(rows)
+
+    def weights(self) -> WeightUpdate:
+        """A copy of the current weights with their version and fingerprint."""
+        return snapshot(self.learner.model, self.learner.policy_version)
+
+    def save(self, folder: str) -> None:
+        """Write `hf/` (published layout) and `state/` (optimizer, version) into a checkpoint folder."""
+        save_policy(self.learner.model, Path(folder) / "hf", None)
+        with _single_process():
+            dcp.save(self._state(), checkpoint_id=Path(folder) / "state", no_dist=True)
+
+    def load(self, folder: str) -> None:
+        """Continue from a checkpoint folder, bit for bit."""
+        state = self._state()
+        with _single_process():
+            dcp.load(state, checkpoint_id=Path(folder) / "state", no_dist=True)
+        model, optimizer = self.learner.model, self.learner.optimizer
+        set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
+        self.learner.policy_version = state["policy_version"]
+
+    def _state(self) -> dict:
+        model, optimizer = get_state_dict(self.learner.model, self.learner.optimizer)
+        return {"model": model, "optimizer": optimizer, "policy_version": self.learner.policy_version}
+
+
+@contextlib.contextmanager
+def _single_process() -> Iterator[None]:
+    """DCP warns that it saves in one process; that is what we asked for."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield

@@ -1,0 +1,173 @@
+"""The command as a person types it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rl.cli.main import main
+from tiny import SHAPE, make_policy, write_recipe
+
+
+@pytest.fixture
+def redraft(monkeypatch, capsys):
+    """Run the command in this process; gives exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["redraft", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def place(tmp_path):
+    make_policy(tmp_path / "policy")
+    return tmp_path
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, rl.cli.main\n"
+        "heavy = {'torch', 'transformers', 'ray', 'datasets', 'numpy', 'pydantic', 'math_verify'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("verb", ["train", "sft", "eval", "generate", "export"])
+def test_every_verb_has_help(redraft, verb):
+    code, out, _ = redraft(verb, "--help")
+    assert code == 0
+    assert "Usage" in out
+
+
+def test_train_shows_steps_and_a_closing_table(place, redraft):
+    code, out, _ = redraft("train", write_recipe(place), "trainer.total_steps=2")
+    assert code == 0
+    assert "train     1/2  reward" in out
+    assert "before RL" in out
+    assert "held-out accuracy" in out
+    assert "training reward" in out
+
+
+def test_sft_then_eval_then_export(tmp_path, redraft):
+    sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 2, "batch_size": 4}
+    recipe = write_recipe(tmp_path, model={"init": SHAPE}, sft=sft)
+    code, out, _ = redraft("sft", recipe)
+    assert code == 0
+    assert "policy written to" in out
+    code, out, _ = redraft("eval", recipe)
+    assert code == 0
+    assert "eval/accuracy" in out
+    redraft("train", recipe, "trainer.total_steps=1")
+    code, out, _ = redraft("export", tmp_path / "run", "--out", tmp_path / "exported", "--dtype", "bfloat16")
+    assert code == 0
+    exported = load_file(tmp_path / "exported" / "model.safetensors")
+    trained = load_file(tmp_path / "run" / "checkpoints" / "step_000001" / "hf" / "model.safetensors")
+    name = "model.layers.1.mlp.experts.0.up_proj.weight"
+    torch.testing.assert_close(exported[name], trained[name].to(torch.bfloat16), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_generate_reproduces_the_golden_decodes(tmp_path, golden, redraft, index):
+    case = json.loads((golden / "cases.json").read_text())["decode"][index]
+    prompts, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    prompts.write_text(json.dumps({"prompt_ids": case["prompt"], "note": "kept"}) + "\n")
+    code, _, _ = redraft(
+        "generate", "--model", golden, "--prompts", prompts, "--out", out, "--dtype", "float64", "--trace",
+        "--threshold", case["threshold"], "--editing-threshold", case["editing_threshold"],
+        "--max-post-steps", case["max_post_steps"], "--max-new-tokens", case["max_new_tokens"],
+    )  # fmt: skip
+    assert code == 0
+    row = json.loads(out.read_text())
+    assert row["completion_ids"] == case["tokens"]
+    assert (row["num_forwards"], row["num_edits"]) == (case["num_forwards"], case["num_edits"])
+    assert row["tokens_per_forward"] == len(case["tokens"]) / case["num_forwards"]
+    assert row["note"] == "kept"
+    assert len(row["trace"]["edits"]) == case["num_edits"]
+
+
+def test_generate_reads_text_and_repeats_itself_by_seed(place, redraft):
+    prompts = place / "prompts.jsonl"
+    prompts.write_text('{"prompt": "1+2="}\n{"prompt": "12+2="}\n')
+    made = []
+    for seed in (1, 1, 2):
+        out = place / "out.jsonl"
+        code, _, _ = redraft(
+            "generate", "--model", place / "policy", "--prompts", prompts, "--out", out, "--mode", "s",
+            "--temperature", 1.0, "--max-new-tokens", 16, "--block-length", 8, "--seed", seed, "--batch-size", 1,
+        )  # fmt: skip
+        assert code == 0
+        made.append([json.loads(line)["completion"] for line in out.read_text().splitlines()])
+    assert made[0] == made[1] != made[2]
+    assert len(made[0]) == 2
+
+
+GENERATE = ["generate", "--model", "{policy}", "--prompts", "{prompts}", "--out", "{out}"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "extra", "message"),
+    [
+        ("", [], "prompts.jsonl: the file has no rows"),
+        ('{"prompt": "a"}\n{"prompt"\n', [], "prompts.jsonl:2: not valid JSON"),
+        ('{"text": "a"}\n', [], "row 1: needs `prompt` or `prompt_ids`, has text"),
+        ('{"prompt_ids": ["a"]}\n', [], "row 1: prompt_ids must be a list of integers"),
+        ('{"prompt_ids": [100000]}\n', [], "'row 1' holds token id 100000"),
+        ('{"prompt": "' + "1" * 70 + '"}\n', [], "'row 1' has 70 tokens; .*but the policy has 64"),
+        ('{"prompt": [{"role": "user", "content": "a"}]}\n', [], "no chat template; give a text prompt"),
+        ('{"prompt": "a"}\n', ["--mode", "fast"], "unknown decoding mode 'fast'; valid: q, s, llada2.0"),
+        ('{"prompt": "a"}\n', ["--dtype", "int8"], "--dtype 'int8': valid are float32, bfloat16, float64"),
+        ('{"prompt": "a"}\n', ["--editing-threshold", "1.3"], "use 1.0 to switch editing off"),
+        ('{"prompt": "a"}\n', ["--model", "nowhere"], "nowhere is not a folder"),
+    ],
+)
+def test_generate_names_what_is_wrong(place, redraft, rows, extra, message):
+    prompts, out = place / "prompts.jsonl", place / "out.jsonl"
+    prompts.write_text(rows)
+    names = {"policy": place / "policy", "prompts": prompts, "out": out}
+    command = [word.format(**names) for word in GENERATE]
+    code, _, err = redraft(*command, "--max-new-tokens", 8, "--block-length", 8, *extra)
+    assert code == 1
+    assert err.startswith("error: ")
+
+    assert re.search(message, err.replace("\n", " ")), err
+    assert not out.exists()
+
+
+def test_a_corrupt_checkpoint_names_the_file(place, redraft):
+    weights = place / "policy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    code, _, err = redraft("train", write_recipe(place))
+    assert code == 1
+    assert "model.safetensors" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such recipe; recipes here"),
+        (["train", "{recipe}", "trainer.learning_rte=1"], "did you mean 'learning_rate'?"),
+        (["train", "{recipe}", "trainer.total_steps=ten"], "trainer.total_steps: Input should be a valid integer"),
+        (["train", "{recipe}", "model.path=nowhere"], "model.path: no folder nowhere"),
+        (["train", "{recipe}", "--resume"], "no complete checkpoint to resume from"),
+        (["train", "{recipe}", "rewards=[{fn: math_acuracy}]"], "math_accuracy"),
+        (["sft", "{recipe}"], "the recipe has no sft section"),
+        (["export", "nowhere", "--out", "x"], "nowhere: no such run or policy folder"),
+    ],
+)
+def test_mistakes_become_one_clear_line(place, redraft, words, message):
+    recipe = write_recipe(place)
+    code, _, err = redraft(*[word.replace("{recipe}", str(recipe)) for word in words])
+    assert code == 1
+    assert err.startswith("error: ")
+    assert message in err
+    assert "Traceback" not in err

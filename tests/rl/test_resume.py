@@ -1,0 +1,84 @@
+"""A killed run continues as if nothing had happened: N steps, kill -9, resume = 2N steps, bit for bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rl.checkpoint import newest_checkpoint
+from tiny import make_policy, write_recipe
+
+COMMAND = [sys.executable, "-m", "rl.cli.main", "train"]
+DEADLINE_S = 240
+CHANGING = ("time/", "decode/tokens_per_s")
+
+
+def start(recipe, *arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*COMMAND, str(recipe), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process, code=0):
+    output, _ = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == code, output
+    return output
+
+
+def metrics(run):
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(CHANGING)} for line in lines]
+
+
+def wait_for_step(run, step, process):
+    deadline = time.monotonic() + DEADLINE_S
+    while not any(row["stage"] == "train" and row["step"] >= step for row in metrics(run)):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, f"no step {step} within {DEADLINE_S} s"
+        time.sleep(0.02)
+
+
+def learned_bytes(run):
+    newest = newest_checkpoint(run)
+    return {path.name: path.read_bytes() for path in sorted((newest / "hf").iterdir())}
+
+
+@pytest.mark.parametrize("backend", ["inprocess", "ray"])
+def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(tmp_path, backend):
+    make_policy(tmp_path / "policy")
+    recipe = write_recipe(tmp_path, trainer={"total_steps": 12, "learning_rate": 1e-2, "save_steps": 4})
+    backend = f"cluster.backend={backend}"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(recipe, backend, f"output_dir={whole}"))
+
+    process = start(recipe, backend, f"output_dir={killed}")
+    wait_for_step(killed, 6, process)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate(timeout=DEADLINE_S)
+    assert newest_checkpoint(killed).name in {"step_000004", "step_000008"}
+    finish(start(recipe, backend, f"output_dir={killed}", "--resume"))
+
+    assert metrics(killed) == metrics(whole)
+    assert learned_bytes(killed) == learned_bytes(whole)
+
+
+def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path):
+    make_policy(tmp_path / "policy")
+    recipe = write_recipe(tmp_path, trainer={"total_steps": 500, "save_steps": 500})
+    process = start(recipe)
+    run = tmp_path / "run"
+    wait_for_step(run, 2, process)
+    os.kill(process.pid, signal.SIGINT)
+    output = finish(process, code=130)
+    done = json.loads((newest_checkpoint(run) / "trainer.json").read_text())["step"]
+    assert 2 <= done < 500
+    assert f"stopped after step {done}; continue with: redraft train {recipe} --resume" in output
+    finish(start(recipe, "--resume", f"trainer.total_steps={done + 1}"))
+    assert newest_checkpoint(run).name == f"step_{done + 1:06d}"

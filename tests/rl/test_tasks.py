@@ -1,0 +1,66 @@
+import pytest
+
+from rl.config import DataConfig
+from rl.data import load_rows
+from rl.tasks import add_without_carry, arithmetic, gsm8k_calculator
+
+
+def test_arithmetic_splits_are_disjoint_and_complete():
+    train, test = arithmetic("train", max_a=19, max_b=9), arithmetic("test", max_a=19, max_b=9)
+    prompts = {row["prompt"] for row in train} | {row["prompt"] for row in test}
+    assert len(train) + len(test) == len(prompts) == 20 * 10
+    assert 20 < len(test) < 60
+
+
+def test_arithmetic_rows_are_right():
+    for row in arithmetic("train"):
+        a, b = row["prompt"].removesuffix("=").split("+")
+        assert row["ground_truth"] == str(int(a) + int(b))
+        assert row["completion"] == rf"\boxed{{{row['ground_truth']}}}"
+
+
+def test_an_unknown_split_is_refused():
+    with pytest.raises(ValueError, match="splits train and test, got 'validation'"):
+        arithmetic("validation")
+
+
+def test_calculator_annotations_become_questions():
+    answer = "She sold 48/2 = <<48/2=24>>24 clips. Altogether 48+24 = <<48 + 24=72>>72. #### 72, <<1000*1=1,000>>"
+    rows = gsm8k_calculator({"answer": answer})
+    assert [(row["prompt"], row["ground_truth"]) for row in rows] == [
+        ("48/2=", "24"),
+        ("48+24=", "72"),
+        ("1000*1=", "1000"),
+    ]
+    assert rows[0]["completion"] == r"\boxed{24}"
+
+
+def test_long_annotations_are_left_out():
+    row = {"answer": "<<1+2+3+4+5+6+7=28>> <<1+1=2>>"}
+    assert [made["prompt"] for made in gsm8k_calculator(row, max_length=6)] == ["1+1="]
+
+
+def test_the_real_gsm8k_splits_load_and_are_numerous(shared_data):
+    counts = {}
+    for split in ("train", "test"):
+        config = DataConfig(path=str(shared_data / "gsm8k"), split=split, transform="gsm8k_calculator")
+        rows = load_rows(config, 0)
+        counts[split] = len(rows)
+        assert all(row["prompt"].endswith("=") and row["ground_truth"] for row in rows)
+    assert counts["train"] > 15000
+    assert counts["test"] > 2500
+
+
+def test_a_careless_teacher_forgets_to_carry_but_the_ground_truth_is_right():
+    rows = arithmetic("train", max_a=89, max_b=9, careless=0.7, rows=5000)
+    slips = [row for row in rows if row["completion"] != rf"\boxed{{{row['ground_truth']}}}"]
+    carrying = [row for row in rows if sum(int(part[-1]) for part in row["prompt"][:-1].split("+")) >= 10]
+    assert len(rows) == 5000
+    assert abs(len(slips) / len(carrying) - 0.7) < 0.03
+    assert all(row in carrying for row in slips)
+    assert {row["prompt"] for row in rows} <= {row["prompt"] for row in arithmetic("train", max_a=89, max_b=9)}
+
+
+@pytest.mark.parametrize(("a", "b", "total"), [(27, 5, 22), (27, 2, 29), (99, 9, 98), (0, 0, 0), (58, 67, 15)])
+def test_adding_without_carry_by_hand(a, b, total):
+    assert add_without_carry(a, b) == total

@@ -1,0 +1,74 @@
+"""A policy and a recipe so small that a whole run takes seconds."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SHAPE = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "n_group": 2,
+    "topk_group": 1,
+    "rope_theta": 10000.0,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.2,
+}
+DECODE = {
+    "block_length": 8,
+    "threshold": 0.5,
+    "editing_threshold": 0.3,
+    "max_post_steps": 2,
+    "max_completion_length": 8,
+    "temperature": 1.0,
+    "edit_sampling": "sample",
+    "unmask_confidence": "top",
+}
+
+
+def make_policy(folder: Path, seed: int = 0, dtype: str = "float32") -> Path:
+    """A random policy with a tokenizer, as a Hugging Face folder."""
+    from rl.policy import build_policy, save_policy
+
+    model, tokenizer, _ = build_policy(SHAPE, dtype, "cpu", seed)
+    save_policy(model, folder, tokenizer)
+    return folder
+
+
+def recipe(folder: Path, **sections: Any) -> dict[str, Any]:
+    """A recipe of a few tiny steps; the reward is the share of digits in the completion, so there is always signal."""
+    reward = folder / "reward.py"
+    reward.parent.mkdir(parents=True, exist_ok=True)
+    reward.write_text(
+        "def digits(prompts, completions, **columns):\n"
+        "    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]\n"
+    )
+    base: dict[str, Any] = {
+        "output_dir": str(folder / "run"),
+        "model": {"path": str(folder / "policy")},
+        "data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}},
+        "rewards": [{"fn": f"{reward}:digits", "isolation": "inline"}],
+        "rollout": {"prompts_per_step": 3, "num_generations": 4, "decode": DECODE, "num_actors": 2},
+        "trainer": {"total_steps": 4, "learning_rate": 1e-3, "save_steps": 2},
+        "evaluation": {
+            "data": {"path": "arithmetic", "split": "test", "max_rows": 6, "kwargs": {"max_a": 9, "max_b": 9}},
+            "decode": {**DECODE, "temperature": 0.0, "edit_sampling": "argmax"},
+            "eval_steps": 2,
+        },
+        "cluster": {"backend": "inprocess", "learner_threads": 1},
+    }
+    return {**base, **sections}
+
+
+def write_recipe(folder: Path, **sections: Any) -> Path:
+    """The recipe as a file."""
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe(folder, **sections)))
+    return path
