@@ -91,6 +91,11 @@ class ActorPool:
         self.prepare: Call | None = None  # brings a replacement to the state of the others
         self.actors = [start() for _ in range(size)]
 
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait until every actor is up, so that what cannot start is known before the first step."""
+        for index, actor in enumerate(self.actors):
+            _get(actor.__ray_ready__.remote(), timeout_s, f"{self.kind} {index}")
+
     def run(self, calls: Sequence[Call], timeout_s: float) -> list[Any]:
         """Call i goes to actor i; results in order.
 
@@ -128,6 +133,13 @@ class ActorPool:
 
 
 def _get(pending: Any, timeout_s: float, what: str) -> Any:
+    """Wait for a result.
+
+    Raises:
+        ClusterError: The deadline passed, or the actor could not even start.
+        RayActorError: The actor died; the caller decides what that means.
+        Exception: What the actor's method raised, as it raised it.
+    """
     try:
         return ray.get(pending, timeout=timeout_s)
     except GetTimeoutError:
@@ -135,12 +147,34 @@ def _get(pending: Any, timeout_s: float, what: str) -> Any:
     except RayTaskError as error:
         cause = error.cause
         raise cause if isinstance(cause, Exception) else error from None
+    except RayActorError as death:
+        if death.actor_init_failed:
+            raise ClusterError(f"{what}: cannot start: {_raised(str(death))}") from None
+        raise
+
+
+def _raised(trace: str) -> str:
+    """The exception at the end of a printed traceback: what follows its last indented line."""
+    lines = trace.splitlines()
+    last_frame = max((number for number, line in enumerate(lines) if line.startswith("  ")), default=-1)
+    return "\n".join(lines[last_frame + 1 :])
 
 
 def _spread(items: Sequence[Any], parts: int) -> list[Sequence[Any]]:
     """Contiguous shares, the same for the same lengths: a re-run cuts its batches alike, bit for bit."""
     size = -(-len(items) // parts)
     return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def start_parts(
+    path: str, config: RunConfig, tokens: SpecialTokens
+) -> tuple["RayRollouts", "RayRewards", "RayLearner"]:
+    """Start all actors side by side and wait until they are up."""
+    rollouts, rewards, learner = RayRollouts(path, config, tokens), RayRewards(config), RayLearner(path, config, tokens)
+    learner.wait_until_ready()
+    for part in (rollouts, rewards):
+        part.pool.wait_until_ready(config.cluster.start_timeout_s)
+    return rollouts, rewards, learner
 
 
 class RayRollouts:
@@ -193,7 +227,11 @@ class RayLearner:
         c = config.cluster
         actor = ray.remote(num_cpus=c.learner_cpus, num_gpus=c.learner_gpus)(LearnerWorker)
         self.actor: Any = actor.remote(path, config, tokens, c.learner_threads)
-        self.timeout_s = c.update_timeout_s
+        self.timeout_s, self.start_timeout_s = c.update_timeout_s, c.start_timeout_s
+
+    def wait_until_ready(self) -> None:
+        """Wait until the policy is loaded."""
+        _get(self.actor.__ray_ready__.remote(), self.start_timeout_s, "learner")
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch."""

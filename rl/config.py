@@ -17,19 +17,23 @@ class Section(BaseModel):
 class ModelConfig(Section):
     """The policy: a Hugging Face folder, or the shape of a model to make from scratch."""
 
-    path: str | None = Field(None, description="folder to start from; empty: the warm start's result")
-    init: dict[str, Any] | None = Field(None, description="LLaDA2 config fields of a new model (config.json names)")
+    path: str | None = Field(default=None, description="folder to start from; empty: the warm start's result")
+    init: dict[str, Any] | None = Field(
+        default=None, description="LLaDA2 config fields of a new model (config.json names)"
+    )
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    device: str = Field("auto", description="auto: cuda if there is one, otherwise cpu")
+    device: str = Field(default="auto", description="auto: cuda if there is one, otherwise cpu")
 
 
 class DataConfig(Section):
     """Where rows come from: a hub name, a local file or folder, or the generated `arithmetic` task."""
 
     path: str
-    name: str | None = Field(None, description="configuration of a hub data set")
+    name: str | None = Field(default=None, description="configuration of a hub data set")
     split: str = "train"
-    transform: str | None = Field(None, description="gsm8k_calculator, or pkg.module:function, row -> list of rows")
+    transform: str | None = Field(
+        default=None, description="gsm8k_calculator, or pkg.module:function, row -> list of rows"
+    )
     kwargs: dict[str, Any] = Field(default_factory=dict, description="arguments of the generator or the transform")
     max_rows: Annotated[int, Field(gt=0)] | None = Field(None, description="rows kept, a seeded sample of the set")
 
@@ -38,54 +42,58 @@ class SFTConfig(Section):
     """The warm start: supervised training on the M2T + T2T mixture."""
 
     data: DataConfig
-    learning_rate: float = Field(1e-3, gt=0)
-    batch_size: int = Field(128, gt=0, description="rows per optimizer step")
-    max_steps: int = Field(1000, gt=0)
-    warmup_steps: int = Field(50, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    mask_ratio_min: float = Field(0.0, ge=0, le=1, description="lowest noise level of a block")
-    mask_ratio_max: float = Field(1.0, ge=0, le=1, description="highest noise level of a block")
-    edit_ratio: float = Field(0.1, ge=0, le=1, description="share of visible tokens replaced by wrong ones (T2T)")
-    t2t_weight: float = Field(1.0, ge=0, description="weight of T2T terms beside M2T terms")
-    eval_steps: int = Field(100, gt=0, description="optimizer steps between held-out evaluations")
-    target_accuracy: float | None = Field(None, gt=0, le=1, description="stop at this held-out greedy accuracy")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    batch_size: int = Field(default=128, gt=0, description="rows per optimizer step")
+    max_steps: int = Field(default=1000, gt=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    mask_ratio_min: float = Field(default=0.0, ge=0, le=1, description="lowest noise level of a block")
+    mask_ratio_max: float = Field(default=1.0, ge=0, le=1, description="highest noise level of a block")
+    edit_ratio: float = Field(
+        default=0.1, ge=0, le=1, description="share of visible tokens replaced by wrong ones (T2T)"
+    )
+    t2t_weight: float = Field(default=1.0, ge=0, description="weight of T2T terms beside M2T terms")
+    eval_steps: int = Field(default=100, gt=0, description="optimizer steps between held-out evaluations")
+    target_accuracy: float | None = Field(default=None, gt=0, le=1, description="stop at this held-out greedy accuracy")
 
 
 class RolloutConfig(Section):
     """How completions are drawn while learning."""
 
     engine: Literal["torch"] = "torch"
-    prompts_per_step: int = Field(32, gt=0)
-    num_generations: int = Field(8, gt=1, description="completions per prompt: the group of the baseline")
-    decode: DecodeConfig = Field(default_factory=DecodeConfig)
-    num_actors: int = Field(1, gt=0)
-    max_rows: int = Field(512, gt=0, description="completions decoded together in one actor")
+    prompts_per_step: int = Field(default=32, gt=0)
+    num_generations: int = Field(default=8, gt=1, description="completions per prompt: the group of the baseline")
+    decode: DecodeConfig = DecodeConfig()
+    num_actors: int = Field(default=1, gt=0)
+    max_rows: int = Field(default=512, gt=0, description="completions decoded together in one actor")
 
 
 class EvaluationConfig(Section):
     """Held-out evaluation."""
 
     data: DataConfig
-    decode: DecodeConfig = Field(default_factory=DecodeConfig)
-    eval_steps: int = Field(20, gt=0, description="optimizer steps between evaluations")
+    decode: DecodeConfig = DecodeConfig()
+    eval_steps: int = Field(default=20, gt=0, description="optimizer steps between evaluations")
 
 
 class AlgorithmConfig(Section):
     """Estimator, ratio, advantage and regulariser: the axes of design/ALGORITHMS.md."""
 
     estimator: Literal["trajectory", "trajectory_sampled", "elbo"] = "trajectory_sampled"
-    num_mc: int = Field(2, gt=0, description="views, i.e. composite forwards, per completion")
-    noise: Literal["exact_count", "stratified", "bernoulli"] = Field("stratified", description="ELBO noise levels")
+    num_mc: int = Field(default=2, gt=0, description="views, i.e. composite forwards, per completion")
+    noise: Literal["exact_count", "stratified", "bernoulli"] = Field(
+        default="stratified", description="ELBO noise levels"
+    )
     ratio: Literal["token", "sequence"] = "token"
-    gamma: float = Field(1.0, ge=0, le=1, description="sequence ratio: log ratio / editable tokens ** gamma")
-    epsilon: float = Field(0.2, gt=0)
-    epsilon_high: float = Field(0.28, gt=0)
+    gamma: float = Field(default=1.0, ge=0, le=1, description="sequence ratio: log ratio / editable tokens ** gamma")
+    epsilon: float = Field(default=0.2, gt=0)
+    epsilon_high: float = Field(default=0.28, gt=0)
     advantage: Literal["dr_grpo", "leave_one_out"] = "dr_grpo"
-    beta: float = Field(0.0, ge=0, description="weight of the k2 KL to the starting policy")
-    t2t_weight: float = Field(1.0, ge=0, description="weight of T2T terms beside M2T terms")
-    num_iterations: int = Field(1, gt=0, description="passes over each batch of rollouts")
-    num_minibatches: int = Field(1, gt=0, description="optimizer steps per pass")
+    beta: float = Field(default=0.0, ge=0, description="weight of the k2 KL to the starting policy")
+    t2t_weight: float = Field(default=1.0, ge=0, description="weight of T2T terms beside M2T terms")
+    num_iterations: int = Field(default=1, gt=0, description="passes over each batch of rollouts")
+    num_minibatches: int = Field(default=1, gt=0, description="optimizer steps per pass")
 
     @model_validator(mode="after")
     def _ratio_fits_estimator(self) -> "AlgorithmConfig":
@@ -97,52 +105,52 @@ class AlgorithmConfig(Section):
 class TrainerConfig(Section):
     """Optimisation."""
 
-    total_steps: int = Field(100, gt=0, description="batches of rollouts to learn from")
-    learning_rate: float = Field(1e-6, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.0, ge=0)
-    adam_beta2: float = Field(0.99, gt=0, lt=1)
-    max_grad_norm: float = Field(1.0, gt=0)
-    tokens_per_microbatch: int = Field(16384, gt=0, description="tokens of the composite input per forward")
+    total_steps: int = Field(default=100, gt=0, description="batches of rollouts to learn from")
+    learning_rate: float = Field(default=1e-6, gt=0)
+    warmup_steps: int = Field(default=0, ge=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    adam_beta2: float = Field(default=0.99, gt=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    tokens_per_microbatch: int = Field(default=16384, gt=0, description="tokens of the composite input per forward")
     freeze_router: bool = True
-    save_steps: int = Field(50, gt=0)
-    save_total_limit: int = Field(2, gt=0)
-    shuffle_rewards: bool = Field(False, description="control experiment: permute rewards inside each batch")
+    save_steps: int = Field(default=50, gt=0)
+    save_total_limit: int = Field(default=2, gt=0)
+    shuffle_rewards: bool = Field(default=False, description="control experiment: permute rewards inside each batch")
 
 
 class ClusterConfig(Section):
     """Where the parts run."""
 
     backend: Literal["ray", "inprocess"] = "ray"
-    reward_workers: int = Field(1, gt=0)
-    learner_cpus: float = Field(1.0, ge=0)
-    learner_gpus: float = Field(0.0, ge=0)
-    rollout_cpus: float = Field(1.0, ge=0, description="per rollout actor")
-    rollout_gpus: float = Field(0.0, ge=0, description="per rollout actor")
-    learner_threads: int = Field(2, gt=0, description="torch threads of the learner")
-    rollout_threads: int = Field(1, gt=0, description="torch threads of each rollout actor")
-    start_timeout_s: float = Field(180.0, gt=0)
-    rollout_timeout_s: float = Field(900.0, gt=0, description="one batch of completions")
-    reward_timeout_s: float = Field(300.0, gt=0, description="one batch of scores")
-    update_timeout_s: float = Field(1800.0, gt=0, description="one learner update or checkpoint")
-    sync_timeout_s: float = Field(300.0, gt=0, description="one weight sync")
-    max_restarts: int = Field(3, ge=0, description="replacements of dead actors in a row before the run fails")
+    reward_workers: int = Field(default=1, gt=0)
+    learner_cpus: float = Field(default=1.0, ge=0)
+    learner_gpus: float = Field(default=0.0, ge=0)
+    rollout_cpus: float = Field(default=1.0, ge=0, description="per rollout actor")
+    rollout_gpus: float = Field(default=0.0, ge=0, description="per rollout actor")
+    learner_threads: int = Field(default=2, gt=0, description="torch threads of the learner")
+    rollout_threads: int = Field(default=1, gt=0, description="torch threads of each rollout actor")
+    start_timeout_s: float = Field(default=180.0, gt=0)
+    rollout_timeout_s: float = Field(default=900.0, gt=0, description="one batch of completions")
+    reward_timeout_s: float = Field(default=300.0, gt=0, description="one batch of scores")
+    update_timeout_s: float = Field(default=1800.0, gt=0, description="one learner update or checkpoint")
+    sync_timeout_s: float = Field(default=300.0, gt=0, description="one weight sync")
+    max_restarts: int = Field(default=3, ge=0, description="replacements of dead actors in a row before the run fails")
 
 
 class RunConfig(Section):
     """Everything a run needs; `redraft train` saves it resolved beside its results."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     output_dir: str
     model: ModelConfig
     data: DataConfig
     rewards: Annotated[tuple[RewardTerm, ...], Field(min_length=1)]
-    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
-    algorithm: AlgorithmConfig = Field(default_factory=AlgorithmConfig)
-    trainer: TrainerConfig = Field(default_factory=TrainerConfig)
+    rollout: RolloutConfig = RolloutConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    trainer: TrainerConfig = TrainerConfig()
     evaluation: EvaluationConfig | None = None
     sft: SFTConfig | None = None
-    cluster: ClusterConfig = Field(default_factory=ClusterConfig)
+    cluster: ClusterConfig = ClusterConfig()
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
 
     @model_validator(mode="after")

@@ -95,6 +95,7 @@ def _load_dataset(config: DataConfig) -> list[Row]:
     if config.path.endswith(".jsonl"):
         return read_jsonl(config.path)
     import datasets
+    from datasets.exceptions import DatasetsError
 
     # A path that looks local must not be looked up on the hub: the error would send the user the wrong way.
     if config.path.startswith((".", "/", "~")) and not Path(config.path).expanduser().exists():
@@ -102,7 +103,7 @@ def _load_dataset(config: DataConfig) -> list[Row]:
     path = str(Path(config.path).expanduser()) if config.path.startswith("~") else config.path
     try:
         loaded = datasets.load_dataset(path, config.name, split=config.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         for file in sorted(Path(path).glob(f"*{config.split}*.jsonl")):
             read_jsonl(file)  # names the file and the line where a row is malformed
         raise DataError(

@@ -69,11 +69,7 @@ def backend(
         from rl import cluster
 
         with cluster.cluster(config):
-            yield (
-                cluster.RayRollouts(path, config, tokens),
-                cluster.RayRewards(config),
-                cluster.RayLearner(path, config, tokens),
-            )
+            yield cluster.start_parts(path, config, tokens)
         return
     from rewards.worker import RewardWorker
     from rl.local import LocalRollouts

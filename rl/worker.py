@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from rl.batch import Experience
 from rl.config import RunConfig
@@ -38,13 +39,13 @@ class LearnerWorker:
         """Write `hf/` (published layout) and `state/` (optimizer, version) into a checkpoint folder."""
         save_policy(self.learner.model, Path(folder) / "hf", None)
         with _single_process():
-            dcp.save(self._state(), checkpoint_id=Path(folder) / "state", no_dist=True)
+            save(self._state(), checkpoint_id=Path(folder) / "state", no_dist=True)
 
     def load(self, folder: str) -> None:
         """Continue from a checkpoint folder, bit for bit."""
         state = self._state()
         with _single_process():
-            dcp.load(state, checkpoint_id=Path(folder) / "state", no_dist=True)
+            load(state, checkpoint_id=Path(folder) / "state", no_dist=True)
         model, optimizer = self.learner.model, self.learner.optimizer
         set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         self.learner.policy_version = state["policy_version"]

@@ -10,7 +10,7 @@ import ray
 
 from rewards.mixture import Sample
 from rewards.result import RewardError
-from rl.cluster import ClusterError, RayLearner, RayRewards, RayRollouts, cluster
+from rl.cluster import ClusterError, RayLearner, RayRewards, RayRollouts, cluster, start_parts
 from rl.codec import Codec
 from rl.data import load_rows
 from rl.experience import make_experience
@@ -110,6 +110,14 @@ def test_an_actor_that_keeps_dying_ends_the_run_with_its_name(place, running):
     config = load_recipe([write_recipe(place, rewards=rewards, cluster={"max_restarts": 1})])
     with pytest.raises(ClusterError, match="reward worker 0 died 2 times in a row"):
         RayRewards(config).score([Sample(prompt="p", completion="c")])
+
+
+def test_an_actor_that_cannot_start_says_why(place, config, running, text_side, tmp_path):
+    policy = make_policy(tmp_path / "corrupt")
+    weights = policy / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ClusterError, match=r"learner: cannot start: .*CheckpointError: .*model.safetensors"):
+        start_parts(str(policy), config, text_side[1])
 
 
 def test_a_wait_past_its_deadline_names_what_it_waited_for(config, running):
