@@ -46,8 +46,7 @@ def cluster(config: RunConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(**options)
     try:
-        if joined:
-            _await_resources(asked_cpus, asked_gpus, config.cluster.start_timeout_s)
+        _await_resources(asked_cpus, asked_gpus, config.cluster.start_timeout_s if joined else 0)
         yield
     finally:
         ray.shutdown()
@@ -66,7 +65,7 @@ def _await_resources(cpus: float, gpus: float, timeout_s: float) -> None:
         there = ray.cluster_resources()
         if there.get("CPU", 0) >= cpus and there.get("GPU", 0) >= gpus:
             return
-        if time.monotonic() > deadline:
+        if time.monotonic() >= deadline:
             raise ClusterError(
                 f"the cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs after {timeout_s:g} s;"
                 f" the recipe asks for {cpus:g} and {gpus:g}: lower cluster.* or rollout.num_actors, or add nodes"
@@ -93,17 +92,19 @@ class ActorPool:
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Wait until every actor is up, so that what cannot start is known before the first step."""
+        deadline = time.monotonic() + timeout_s
         for index, actor in enumerate(self.actors):
-            _get(actor.__ray_ready__.remote(), timeout_s, f"{self.kind} {index}")
+            _await_ready(actor, deadline, f"{self.kind} {index}")
 
     def run(self, calls: Sequence[Call], timeout_s: float) -> list[Any]:
         """Call i goes to actor i; results in order.
 
         Raises:
-            ClusterError: A deadline passed, or actors keep dying.
+            ClusterError: The deadline for all of them passed, or actors keep dying.
         """
+        deadline = time.monotonic() + timeout_s
         pending = [self._issue(index, call) for index, call in enumerate(calls)]
-        return [self._collect(index, call, pending[index], timeout_s) for index, call in enumerate(calls)]
+        return [self._collect(index, call, pending[index], deadline) for index, call in enumerate(calls)]
 
     def run_everywhere(self, call: Call, timeout_s: float) -> list[Any]:
         """The same call to every actor; replacements get it too, now and later."""
@@ -113,27 +114,34 @@ class ActorPool:
     def _issue(self, index: int, call: Call) -> Any:
         return getattr(self.actors[index], call.method).remote(*call.arguments)
 
-    def _collect(self, index: int, call: Call, pending: Any, timeout_s: float) -> Any:
+    def _collect(self, index: int, call: Call, pending: Any, deadline: float) -> Any:
         for restart in range(self.max_restarts + 1):
             try:
-                return _get(pending, timeout_s, f"{self.kind} {index}: {call.what}")
+                return _get(pending, deadline, f"{self.kind} {index}: {call.what}")
             except RayActorError as death:
                 if restart == self.max_restarts:
                     raise ClusterError(f"{self.kind} {index} died {restart + 1} times in a row: {death}") from death
                 logger.warning("%s %d died; replacing it and issuing %s again", self.kind, index, call.what)
-            pending = self._replace(index, call)
+            pending = self._replace(index, call, deadline)
         raise AssertionError("unreachable")
 
-    def _replace(self, index: int, call: Call) -> Any:
+    def _replace(self, index: int, call: Call, deadline: float) -> Any:
         self.actors[index] = self.start()
         if self.prepare is not None and call is not self.prepare:
-            # Calls to one actor run in order, so the work below sees the current weights.
-            self._issue(index, self.prepare)
+            # Awaited: an actor that could not take the current weights must not work with others.
+            _get(self._issue(index, self.prepare), deadline, f"new {self.kind} {index}: {self.prepare.what}")
         return self._issue(index, call)
 
 
-def _get(pending: Any, timeout_s: float, what: str) -> Any:
-    """Wait for a result.
+def _await_ready(actor: Any, deadline: float, what: str) -> None:
+    try:
+        _get(actor.__ray_ready__.remote(), deadline, f"{what}: start")
+    except RayActorError as death:
+        raise ClusterError(f"{what} died while starting: {death}") from death
+
+
+def _get(pending: Any, deadline: float, what: str) -> Any:
+    """Wait for a result until a deadline of the monotonic clock.
 
     Raises:
         ClusterError: The deadline passed, or the actor could not even start.
@@ -141,11 +149,13 @@ def _get(pending: Any, timeout_s: float, what: str) -> Any:
         Exception: What the actor's method raised, as it raised it.
     """
     try:
-        return ray.get(pending, timeout=timeout_s)
+        return ray.get(pending, timeout=max(0.0, deadline - time.monotonic()))
     except GetTimeoutError:
-        raise ClusterError(f"{what}: no answer within {timeout_s:g} s (cluster.*_timeout_s)") from None
+        raise ClusterError(f"{what}: no answer before its deadline; see cluster.*_timeout_s in the recipe") from None
     except RayTaskError as error:
         cause = error.cause
+        if isinstance(cause, RayActorError):  # not this actor died, but the one that its argument comes from
+            raise ClusterError(f"{what}: the learner, which its input comes from, died: {cause}") from None
         raise cause if isinstance(cause, Exception) else error from None
     except RayActorError as death:
         if death.actor_init_failed:
@@ -157,7 +167,7 @@ def _raised(trace: str) -> str:
     """The exception at the end of a printed traceback: what follows its last indented line."""
     lines = trace.splitlines()
     last_frame = max((number for number, line in enumerate(lines) if line.startswith("  ")), default=-1)
-    return "\n".join(lines[last_frame + 1 :])
+    return "\n".join(lines[last_frame + 1 :]) or trace
 
 
 def _spread(items: Sequence[Any], parts: int) -> list[Sequence[Any]]:
@@ -190,16 +200,16 @@ class RayRollouts:
 
     def sync(self, weights: Any) -> int:
         """Install the weights on every actor and compare what they report."""
-        call = Call("install", (weights,), "installing weights")
+        call = Call("sync", (weights,), "installing weights")
         versions = set(self.pool.run_everywhere(call, self.config.sync_timeout_s))
         if len(versions) != 1:
             raise ClusterError(f"rollout actors hold different policy versions after a sync: {sorted(versions)}")
         return versions.pop()
 
-    def generate(self, prompts: Sequence[Prompt], decode: DecodeConfig) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], config: DecodeConfig) -> list[Completion]:
         """Complete every prompt, spread over the actors."""
         shares = _spread(prompts, len(self.pool.actors))
-        calls = [Call("generate", (share, decode), f"{len(share)} prompts from {share[0].id}") for share in shares]
+        calls = [Call("generate", (share, config), f"{len(share)} prompts from {share[0].id}") for share in shares]
         return [one for share in self.pool.run(calls, self.config.rollout_timeout_s) for one in share]
 
 
@@ -231,7 +241,7 @@ class RayLearner:
 
     def wait_until_ready(self) -> None:
         """Wait until the policy is loaded."""
-        _get(self.actor.__ray_ready__.remote(), self.start_timeout_s, "learner")
+        _await_ready(self.actor, time.monotonic() + self.start_timeout_s, "learner")
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch."""
@@ -251,6 +261,7 @@ class RayLearner:
 
     def _call(self, method: str, *arguments: Any) -> Any:
         try:
-            return _get(getattr(self.actor, method).remote(*arguments), self.timeout_s, f"learner: {method}")
+            deadline = time.monotonic() + self.timeout_s
+            return _get(getattr(self.actor, method).remote(*arguments), deadline, f"learner: {method}")
         except RayActorError as death:
             raise ClusterError(f"the learner died in {method}: {death}; continue with --resume") from death

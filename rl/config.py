@@ -29,7 +29,7 @@ class DataConfig(Section):
     """Where rows come from: a hub name, a local file or folder, or the generated `arithmetic` task."""
 
     path: str
-    name: str | None = Field(default=None, description="configuration of a hub data set")
+    name: str | None = Field(default=None, description="configuration of a hub data set; local copies have none")
     split: str = "train"
     transform: str | None = Field(
         default=None, description="gsm8k_calculator, or pkg.module:function, row -> list of rows"
@@ -57,14 +57,27 @@ class SFTConfig(Section):
     eval_steps: int = Field(default=100, gt=0, description="optimizer steps between held-out evaluations")
     target_accuracy: float | None = Field(default=None, gt=0, le=1, description="stop at this held-out greedy accuracy")
 
+    @model_validator(mode="after")
+    def _noise_is_a_range(self) -> "SFTConfig":
+        if self.mask_ratio_min > self.mask_ratio_max:
+            raise ValueError(f"mask_ratio_min {self.mask_ratio_min} is above mask_ratio_max {self.mask_ratio_max}")
+        return self
+
+
+class RolloutDecode(DecodeConfig):
+    """Decoding while learning: sampled, with positions chosen by the state, so that its likelihood is exact."""
+
+    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    edit_sampling: Literal["argmax", "sample"] = "sample"
+    unmask_confidence: Literal["drawn", "top"] = "top"
+
 
 class RolloutConfig(Section):
     """How completions are drawn while learning."""
 
-    engine: Literal["torch"] = "torch"
     prompts_per_step: int = Field(default=32, gt=0)
     num_generations: int = Field(default=8, gt=1, description="completions per prompt: the group of the baseline")
-    decode: DecodeConfig = DecodeConfig()
+    decode: RolloutDecode = RolloutDecode()
     num_actors: int = Field(default=1, gt=0)
     max_rows: int = Field(default=512, gt=0, description="completions decoded together in one actor")
 
@@ -127,7 +140,7 @@ class ClusterConfig(Section):
     learner_gpus: float = Field(default=0.0, ge=0)
     rollout_cpus: float = Field(default=1.0, ge=0, description="per rollout actor")
     rollout_gpus: float = Field(default=0.0, ge=0, description="per rollout actor")
-    learner_threads: int = Field(default=2, gt=0, description="torch threads of the learner")
+    learner_threads: int = Field(default=1, gt=0, description="torch threads of the learner")
     rollout_threads: int = Field(default=1, gt=0, description="torch threads of each rollout actor")
     start_timeout_s: float = Field(default=180.0, gt=0)
     rollout_timeout_s: float = Field(default=900.0, gt=0, description="one batch of completions")
@@ -155,13 +168,21 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _rollouts_can_be_learned_from(self) -> "RunConfig":
-        decode = self.rollout.decode
-        if decode.temperature == 0:
-            raise ValueError("rollout.decode.temperature must be above 0: greedy completions of a group are identical")
-        if self.algorithm.estimator != "elbo" and (decode.top_k or decode.top_p < 1):
+        decode, estimator = self.rollout.decode, self.algorithm.estimator
+        if estimator != "elbo" and (decode.top_k or decode.top_p < 1):
             raise ValueError(
-                f"estimator {self.algorithm.estimator!r} replays the sampling distribution, which top_k={decode.top_k}"
+                f"estimator {estimator!r} replays the sampling distribution, which top_k={decode.top_k}"
                 f" and top_p={decode.top_p} truncate; use top_k: 0 and top_p: 1.0"
+            )
+        if estimator != "elbo" and decode.unmask_confidence != "top":
+            raise ValueError(
+                f"estimator {estimator!r} needs rollout.decode.unmask_confidence: top; with 'drawn' the draw decides"
+                " which positions are filled, and the sum of log-probabilities is not the trajectory's likelihood"
+            )
+        if self.model.dtype == "bfloat16":
+            raise ValueError(
+                "model.dtype: bfloat16 weights round small updates away (fp32 master weights are not there yet);"
+                " train in float32 and use redraft export --dtype bfloat16"
             )
         if self.evaluation and self.evaluation.decode.block_length != decode.block_length:
             raise ValueError("rollout.decode.block_length and evaluation.decode.block_length must be equal")

@@ -1,12 +1,11 @@
 """From scored completions to what the learner gets, and the numbers a person wants to see about them."""
 
-from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, pstdev
 
 import torch
 
-from rewards.mixture import Scored
+from rewards.mixture import Scored, status_counts
 from rl.advantage import group_advantages
 from rl.batch import Experience
 from rl.seeding import derive_seed, make_generator
@@ -62,8 +61,8 @@ def reward_metrics(prompts: Sequence[Prompt], scored: Sequence[Scored]) -> dict[
         known = [part for part in parts if part is not None]
         if known:
             metrics |= {f"rewards/{name}/mean": fmean(known), f"rewards/{name}/std": pstdev(known)}
-        for status, count in Counter(one.status[name] for one in scored).items():
-            metrics[f"rewards/{name}/{status}_fraction"] = count / len(scored)
+    for name, counts in status_counts(scored).items():
+        metrics |= {f"rewards/{name}/{status}_fraction": count / len(scored) for status, count in counts.items()}
     return metrics
 
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rl.data import DataError, read_jsonl
-from rl.policy import find_text_side, load_policy
+from rl.codec import check_fits
+from rl.data import check_prompt, located, read_jsonl
+from rl.policy import PolicyLimits, find_text_side, load_policy, policy_limits
 from rl.seeding import derive_seed
 from rl.tasks import Row
 from rollout.chat import Tokenizer, decode_text, encode_prompt
@@ -18,8 +19,6 @@ from rollout.config import DecodeConfig
 from rollout.decoder import decode
 from rollout.torch_engine import TorchEngine
 from rollout.trajectory import Completion, Prompt
-
-DTYPES = ("float32", "bfloat16", "float64")
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,8 @@ def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
     Returns:
         A sentence with counts and speed.
     """
-    if job.dtype not in DTYPES:
-        raise ValueError(f"--dtype {job.dtype!r}: valid are {', '.join(DTYPES)}")
-    rows = read_jsonl(job.prompts)
     tokenizer, tokens = find_text_side(job.model)
-    prompts = [_encode(row, index, job, tokenizer) for index, row in enumerate(rows)]
+    rows, prompts = _read_prompts(job, tokenizer)
     engine = TorchEngine(load_policy(job.model, job.dtype, job.device))
     started, total, forwards = time.perf_counter(), 0, 0
     partial = Path(f"{job.out}.partial")
@@ -71,19 +67,41 @@ def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
     )
 
 
-def _encode(row: Row, index: int, job: GenerateJob, tokenizer: Tokenizer | None) -> Prompt:
-    where = f"{job.prompts}: row {index + 1}"
+def _read_prompts(job: GenerateJob, tokenizer: Tokenizer | None) -> tuple[list[Row], list[Prompt]]:
+    """All rows and their prompts, checked before the weights are loaded; errors name file and line."""
+    limits = policy_limits(job.model)
+    rows, prompts = [], []
+    for index, (line, row) in enumerate(read_jsonl(job.prompts)):
+        where = f"{job.prompts}:{line}"
+        with located(where):
+            token_ids = _encode(row, tokenizer, limits, job.decode)
+        rows.append(row)
+        prompts.append(Prompt(id=where, token_ids=token_ids, seed=derive_seed(job.seed, "generate", index)))
+    return rows, prompts
+
+
+def _encode(row: Row, tokenizer: Tokenizer | None, limits: PolicyLimits, decode: DecodeConfig) -> tuple[int, ...]:
+    """The row's prompt, checked against the policy.
+
+    Raises:
+        ValueError: There is none, or the policy cannot read it.
+    """
     if "prompt_ids" in row:
         ids = row["prompt_ids"]
-        if not isinstance(ids, list) or not all(isinstance(token, int) for token in ids):
-            raise DataError(f"{where}: prompt_ids must be a list of integers, got {str(ids)[:60]}")
+        if not isinstance(ids, list) or not all(type(token) is int for token in ids):
+            raise ValueError(f"prompt_ids must be a list of integers, got {str(ids)[:60]}")
     elif "prompt" in row:
+        check_prompt(row)
         if tokenizer is None:
-            raise DataError(f"{where}: {job.model} has no tokenizer, so text cannot be read; give prompt_ids")
+            raise ValueError("the model has no tokenizer, so text cannot be read; give prompt_ids")
         ids = encode_prompt(tokenizer, row["prompt"])
     else:
-        raise DataError(f"{where}: needs `prompt` or `prompt_ids`, has {', '.join(row) or 'nothing'}")
-    return Prompt(id=f"row {index + 1}", token_ids=tuple(ids), seed=derive_seed(job.seed, "generate", index))
+        raise ValueError(f"needs `prompt` or `prompt_ids`, has {', '.join(row) or 'nothing'}")
+    for token in ids:
+        if not 0 <= token < limits.vocab_size:
+            raise ValueError(f"token id {token} is not in 0 to {limits.vocab_size - 1}")
+    check_fits(len(ids), decode, limits.max_positions)
+    return tuple(ids)
 
 
 def _output_row(row: Row, completion: Completion, tokenizer: Tokenizer | None, trace: bool) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def train(
         metrics = _learn_step(config, parts, data, recorder, step)
         done = step + 1
         recorder.metrics("train", done, metrics)
-        stop = stopping()
+        stop = stopping() and done < config.trainer.total_steps
         if stop or done % config.trainer.save_steps == 0 or done == config.trainer.total_steps:
             _save(config, parts, data, recorder, done)
         if stop:
@@ -100,8 +100,9 @@ def _evaluate(config: RunConfig, parts: Parts, data: RunData) -> dict[str, float
 
 def _save(config: RunConfig, parts: Parts, data: RunData, recorder: Recorder, done: int) -> None:
     state: dict[str, dict[str, Any]] = {
-        "trainer.json": {"step": done, "seed": config.seed},
-        "data.json": {"rows": len(data.train), "fingerprint": rows_fingerprint(data.train), "next_step": done},
+        "trainer.json": {"step": done},
+        "data.json": {"fingerprint": rows_fingerprint(data.train)},
+        "config.json": config.model_dump(mode="json"),
     }
 
     def write(folder: str) -> None:

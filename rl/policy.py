@@ -1,9 +1,14 @@
 """Making policies: from a checkpoint folder, or from scratch; the one place that knows which model family it is."""
 
+import difflib
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
 
 from rl.models.llada2.checkpoint import load_pretrained, save_pretrained
@@ -16,18 +21,71 @@ from rollout.chat import Tokenizer, load_tokenizer, special_tokens
 from rollout.trajectory import SpecialTokens
 
 TOKENIZER_FILE = "tokenizer_config.json"
+DTYPES = ("float32", "bfloat16", "float64")
+DEFAULT_BLOCK_LENGTH = 32  # of the published models, whose config.json does not say it
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one."""
+    """`auto` is cuda where there is one.
+
+    Raises:
+        ValueError: The name is not one of a device, or this machine has no such GPU.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device {name!r}: valid are auto, cpu, cuda and cuda:N")
+    device = torch.device(name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        here = f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "this machine has none"
+        raise ValueError(f"device {name!r}: no such GPU, {here}; use auto to take what there is")
+    return device
 
 
-def load_policy(path: str, dtype: str, device: str) -> LLaDA2Model:
-    """The policy in a checkpoint folder."""
-    return load_pretrained(path, dtype=getattr(torch, dtype), device=resolve_device(device))
+def resolve_dtype(name: str) -> torch.dtype:
+    """The type that a recipe or an option names.
+
+    Raises:
+        ValueError: The name is not one of `DTYPES`.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r}: valid are {', '.join(DTYPES)}")
+    return getattr(torch, name)
+
+
+def load_policy(path: str, dtype: str | None, device: str) -> LLaDA2Model:
+    """The policy in a checkpoint folder; without a dtype as it is stored."""
+    return load_pretrained(path, dtype=resolve_dtype(dtype) if dtype else None, device=resolve_device(device))
+
+
+@dataclass(frozen=True)
+class PolicyLimits:
+    """What a policy can read.
+
+    Attributes:
+        vocab_size: Token ids are below it.
+        max_positions: Tokens of prompt and completion together.
+        block_length: Tokens per block that the policy was trained with.
+    """
+
+    vocab_size: int
+    max_positions: int
+    block_length: int
+
+
+def policy_limits(path: str) -> PolicyLimits:
+    """Limits of the policy in a checkpoint folder, without its weights."""
+    config = LLaDA2Config.from_pretrained(path)
+    block_length = config.unknown_keys.get("block_length", DEFAULT_BLOCK_LENGTH)
+    if not isinstance(block_length, int) or block_length < 1:
+        raise ValueError(f"{path}: block_length in config.json must be a positive integer, got {block_length!r}")
+    return PolicyLimits(config.vocab_size, config.max_position_embeddings, block_length)
+
+
+def max_positions(path: str) -> int:
+    """Tokens of prompt and completion together that the policy in a checkpoint folder can read."""
+    return policy_limits(path).max_positions
 
 
 def load_text_side(path: str) -> tuple[Tokenizer, SpecialTokens]:
@@ -45,8 +103,21 @@ def find_text_side(path: str) -> tuple[Tokenizer | None, SpecialTokens]:
     return tokenizer, special_tokens(tokenizer, config)
 
 
-def build_policy(shape: dict, dtype: str, device: str, seed: int) -> tuple[LLaDA2Model, Tokenizer, SpecialTokens]:
-    """A policy from scratch with a character tokenizer; ids and vocabulary size come from the tokenizer."""
+def build_policy(
+    shape: Mapping[str, Any], dtype: str, device: str, seed: int, block_length: int = DEFAULT_BLOCK_LENGTH
+) -> tuple[LLaDA2Model, Tokenizer, SpecialTokens]:
+    """A policy from scratch with a character tokenizer; ids and vocabulary size come from the tokenizer.
+
+    Args:
+        shape: Fields of config.json, the recipe's `model.init`.
+        dtype: One of `DTYPES`.
+        device: See `resolve_device`.
+        seed: The run's seed.
+        block_length: Tokens per block; kept in config.json for those who decode with the policy later.
+
+    Raises:
+        ValueError: The shape has an unknown key or does not describe a network.
+    """
     tokenizer = build_character_tokenizer()
     ids = {
         "vocab_size": len(tokenizer),
@@ -54,11 +125,32 @@ def build_policy(shape: dict, dtype: str, device: str, seed: int) -> tuple[LLaDA
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = LLaDA2Config.from_dict({**shape, **ids})
+    config = _new_config(shape, {**ids, "block_length": block_length})
     target = resolve_device(device)
-    model = LLaDA2Model(config, dtype=getattr(torch, dtype), device=target)
+    model = LLaDA2Model(config, dtype=resolve_dtype(dtype), device=target)
     init_weights(model, make_generator(seed, "init", device=target))
     return model, tokenizer, special_tokens(tokenizer, config)
+
+
+def _new_config(shape: Mapping[str, Any], ours: Mapping[str, Any]) -> LLaDA2Config:
+    valid = sorted(LLaDA2Config.model_fields.keys() - {"unknown_keys"} - ours.keys())
+    for key in sorted(shape.keys() - set(valid)):
+        if key in ours:
+            raise ValueError(f"model.init.{key}: leave it out; the tokenizer and rollout.decode decide it")
+        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        raise ValueError(f"model.init.{key}: unknown key; {hint}")
+    try:
+        return LLaDA2Config.from_dict({**shape, **ours})
+    except ValidationError as error:
+        raise ValueError("\n".join(map(_describe, error.errors()))) from None
+
+
+def _describe(problem: Any) -> str:
+    """One pydantic problem as one line."""
+    location = ".".join(["model.init", *map(str, problem["loc"])])
+    got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 
 def save_policy(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None) -> None:

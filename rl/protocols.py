@@ -17,7 +17,7 @@ class RolloutPool(Protocol):
         """Install the learner's weights everywhere; returns the policy version that is now in place."""
         ...
 
-    def generate(self, prompts: Sequence[Prompt], decode: DecodeConfig) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], config: DecodeConfig) -> list[Completion]:
         """One completion per prompt, in order."""
         ...
 

@@ -1,9 +1,10 @@
 """The run folder: metrics, samples, environment and the resolved recipe, and one console line per step."""
 
 import json
+import os
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -33,32 +34,55 @@ class Tracker(Protocol):
         """Metrics of one step."""
         ...
 
+    def close(self) -> None:
+        """No more metrics come."""
+        ...
+
 
 class Recorder:
-    """Writes one run folder; always on, trackers are mirrors."""
+    """Writes one run folder; always on, trackers are mirrors. Making one writes nothing: a run may yet be refused."""
 
     def __init__(self, config: RunConfig, display: Display, trackers: Sequence[Tracker] = ()) -> None:
         self.run = Path(config.output_dir)
-        self.display, self.trackers = display, trackers
+        self.config, self.display, self.trackers = config, display, trackers
+
+    def begin(self) -> None:
+        """Make the run folder and say in it what runs here, once nothing speaks against the run."""
         self.run.mkdir(parents=True, exist_ok=True)
-        (self.run / "config.resolved.yaml").write_text(dump_recipe(config))
+        (self.run / "config.resolved.yaml").write_text(dump_recipe(self.config))
         (self.run / "env.json").write_text(json.dumps(environment(), indent=1))
+
+    def close(self) -> None:
+        """Let the trackers send what they still hold; to be called however the run ended."""
+        for tracker in self.trackers:
+            tracker.close()
 
     def rewind(self, step: int) -> None:
         """Forget what a killed run wrote after its last checkpoint, so that no step appears twice."""
-        path = self.run / "metrics.jsonl"
-        if path.is_file():
-            kept = [line for line in path.read_text().splitlines() if _is_kept(line, step)]
-            path.write_text("".join(f"{line}\n" for line in kept))
+        self._keep_rows(lambda row: _is_before(row, step))
         for sample in (self.run / "samples").glob("step_*.jsonl"):
             if int(sample.stem.removeprefix("step_")) > step:
                 sample.unlink()
+
+    def drop_stage(self, stage: str) -> None:
+        """Forget a stage that is made anew."""
+        self._keep_rows(lambda row: row["stage"] != stage)
+
+    def _keep_rows(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+        path = self.run / "metrics.jsonl"
+        if not path.is_file():
+            return
+        kept = [line for line in path.read_text().splitlines() if (row := _parse(line)) and wanted(row)]
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text("".join(f"{line}\n" for line in kept))
+        os.replace(partial, path)
 
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
         """Append one row to metrics.jsonl and show it."""
         with (self.run / "metrics.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, "stage": stage, **values}) + "\n")
-        for tracker in self.trackers:
+        # Trackers have one step axis, on which the warm start's steps would stand in the way of the first RL steps.
+        for tracker in self.trackers if stage != "sft" else ():
             tracker.log(dict(values), step)
         self.display.step(stage, step, values)
 
@@ -96,10 +120,13 @@ def environment() -> dict[str, Any]:
     return {"python": sys.version.split()[0], "platform": platform.platform(), "argv": sys.argv, "versions": versions}
 
 
-def _is_kept(line: str, step: int) -> bool:
+def _parse(line: str) -> dict[str, Any] | None:
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError:  # the line that the kill cut short
-        return False
+        return json.loads(line)
+    except json.JSONDecodeError:  # the line that a kill cut short
+        return None
+
+
+def _is_before(row: Mapping[str, Any], step: int) -> bool:
     # The evaluation before step `step + 1` is made again by the resumed run.
     return row["stage"] == "sft" or row["step"] < step or (row["step"] == step and row["stage"] == "train")

@@ -1,24 +1,41 @@
 """One training run: warm start if needed, backend, resume, the loop, and what changed."""
 
 import contextlib
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from rl.checkpoint import newest_checkpoint, read_state
-from rl.codec import Codec
+from rl.checkpoint import complete_checkpoints, newest_checkpoint, read_state
+from rl.codec import Codec, check_lengths
 from rl.config import RunConfig
-from rl.data import DataError, load_rows, rows_fingerprint
+from rl.data import DataError, load_rows, rows_fingerprint, source_name
+from rl.held_out import load_held_out
 from rl.loop import Parts, RunData, train
-from rl.policy import load_text_side
+from rl.policy import load_text_side, max_positions
 from rl.protocols import PolicyLearner, RewardPool, RolloutPool
 from rl.recipe import RecipeError
 from rl.recorder import Recorder
 from rl.warmstart import ensure_policy, policy_folder
+from rollout.chat import Tokenizer
 from rollout.trajectory import SpecialTokens
+
+logger = logging.getLogger(__name__)
+
+# What a resumed run may change; everything else would make it another experiment.
+MAY_CHANGE = {
+    "output_dir",
+    "report_to",
+    "cluster",
+    "trainer.total_steps",
+    "trainer.save_steps",
+    "trainer.save_total_limit",
+    "evaluation.eval_steps",
+}
 
 
 @dataclass(frozen=True)
@@ -40,19 +57,22 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome
     Raises:
         RecipeError: There is nothing left to do, or earlier results would be mixed with new ones.
     """
-    checkpoint = _check_run_folder(config, recorder, resume)
-    start = 0 if checkpoint is None else read_state(checkpoint, "trainer.json")["step"]
-    if resume:
-        recorder.rewind(start)
-    data = RunData(
-        train=load_rows(config.data, config.seed),
-        held_out=load_rows(config.evaluation.data, config.seed) if config.evaluation else [],
-    )
+    checkpoint = _resumed_checkpoint(config, recorder) if resume else None
+    if not resume and complete_checkpoints(recorder.run):
+        raise RecipeError(
+            f"{recorder.run} already holds checkpoints; continue with --resume, or choose another output_dir=FOLDER"
+        )
+    start = read_state(checkpoint, "trainer.json")["step"] if checkpoint else 0
+    data = RunData(train=load_rows(config.data, config.seed), held_out=load_held_out(config))
     if checkpoint is not None:
         _check_same_data(checkpoint, data)
-    path = policy_folder(config) if checkpoint is not None else ensure_policy(config, recorder)
-    tokenizer, tokens = load_text_side(str(path))
-    with _stop_signal() as stopping, backend(config, str(path), tokens) as (rollouts, rewards, learner):
+    recorder.begin()
+    recorder.rewind(start)
+    path = str(policy_folder(config) if checkpoint else ensure_policy(config, recorder))
+    tokenizer, tokens = load_text_side(path)
+    _check_fit(config, data, path, tokenizer)
+    # Our signal handlers come after Ray's, which would end the process without a checkpoint.
+    with backend(config, path, tokens) as (rollouts, rewards, learner), _stop_signal() as stopping:
         if checkpoint is not None:
             learner.load(str(checkpoint))
         parts = Parts(rollouts, rewards, learner, Codec(tokenizer, config.seed))
@@ -64,7 +84,7 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome
 def backend(
     config: RunConfig, path: str, tokens: SpecialTokens
 ) -> Iterator[tuple[RolloutPool, RewardPool, PolicyLearner]]:
-    """Rollouts, rewards and learner on the recipe's backend."""
+    """Rollouts, rewards and learner on the recipe's backend; in-process, the same workers are called directly."""
     if config.cluster.backend == "ray":
         from rl import cluster
 
@@ -72,25 +92,17 @@ def backend(
             yield cluster.start_parts(path, config, tokens)
         return
     from rewards.worker import RewardWorker
-    from rl.local import LocalRollouts
     from rl.policy import load_rollout_policy
     from rl.worker import LearnerWorker
     from rollout.worker import RolloutWorker
 
     make = partial(load_rollout_policy, path, config.model.dtype, config.model.device)
     with contextlib.closing(RewardWorker(config.rewards)) as rewards:
-        rollouts = LocalRollouts(RolloutWorker(make, tokens, config.rollout.max_rows))
-        yield rollouts, rewards, LearnerWorker(path, config, tokens)
+        rollouts = RolloutWorker(make, tokens, config.rollout.max_rows)
+        yield rollouts, rewards, LearnerWorker(path, config, tokens, config.cluster.learner_threads)
 
 
-def _check_run_folder(config: RunConfig, recorder: Recorder, resume: bool) -> Path | None:
-    if not resume:
-        if any((recorder.run / "checkpoints").glob("step_*")):
-            raise RecipeError(
-                f"{recorder.run} already holds checkpoints; continue with --resume, or choose another output_dir=FOLDER"
-            )
-        recorder.rewind(0)
-        return None
+def _resumed_checkpoint(config: RunConfig, recorder: Recorder) -> Path:
     checkpoint = newest_checkpoint(recorder.run)
     done = read_state(checkpoint, "trainer.json")["step"]
     if done >= config.trainer.total_steps:
@@ -98,7 +110,20 @@ def _check_run_folder(config: RunConfig, recorder: Recorder, resume: bool) -> Pa
             f"{checkpoint} has done {done} of trainer.total_steps={config.trainer.total_steps} steps: nothing to"
             f" resume; raise it, e.g. trainer.total_steps={2 * done}"
         )
+    saved, now = _flat(read_state(checkpoint, "config.json")), _flat(config.model_dump(mode="json"))
+    changed = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
+    other = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)]
+    if other:
+        told = ", ".join(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}" for key in other[:5])
+        raise RecipeError(f"{checkpoint} belongs to another recipe: {told}; resume with the same, or start anew")
     return checkpoint
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}".lstrip(".")).items()}
 
 
 def _check_same_data(checkpoint: Path, data: RunData) -> None:
@@ -107,15 +132,25 @@ def _check_same_data(checkpoint: Path, data: RunData) -> None:
         raise DataError(f"{checkpoint}: the training rows changed since ({saved}, now {now}); a resume would mix them")
 
 
+def _check_fit(config: RunConfig, data: RunData, path: str, tokenizer: Tokenizer) -> None:
+    """Refuse prompts that the policy has no room for before the first step, not in the middle of the run."""
+    limit = max_positions(path)
+    check_lengths(data.train, tokenizer, config.rollout.decode, limit, source_name(config.data))
+    if config.evaluation is not None:
+        where = source_name(config.evaluation.data)
+        check_lengths(data.held_out, tokenizer, config.evaluation.decode, limit, where)
+
+
 @contextlib.contextmanager
 def _stop_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM ask for a stop after the step, with a checkpoint; a second Ctrl-C stops at once."""
+    """Ctrl-C and SIGTERM ask for a stop after the step, with a checkpoint; a second one stops at once."""
     asked = threading.Event()
 
     def ask(signum: int, frame: object) -> None:
         if asked.is_set():
             raise KeyboardInterrupt
         asked.set()
+        logger.warning("stopping after this step, with a checkpoint; once more stops at once, without")
 
     if threading.current_thread() is not threading.main_thread():
         yield asked.is_set

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from rl.batch import CanvasBatch, lay_out
 from rl.config import SFTConfig
-from rl.data import DataError
+from rl.data import located
 from rl.likelihood import score_view
 from rl.noising import supervised_view
 from rl.seeding import derive_seed
@@ -34,24 +34,53 @@ class Demonstration:
 
 
 def encode_rows(
-    rows: Sequence[Row], tokenizer: Tokenizer, tokens: SpecialTokens, block_length: int
+    rows: Sequence[Row],
+    tokenizer: Tokenizer,
+    tokens: SpecialTokens,
+    block_length: int,
+    max_positions: int,
+    where: str = "sft.data",
 ) -> list[Demonstration]:
     """Rows with `prompt` and `completion` as demonstrations; end tokens up to the block's end are trained too.
 
+    Args:
+        rows: Checked rows.
+        tokenizer: Of the policy.
+        tokens: Its special ids.
+        block_length: Tokens per block.
+        max_positions: Tokens that the policy can read.
+        where: What errors call the rows, see `rl.data.source_name`.
+
     Raises:
-        DataError: A row has no completion.
+        DataError: A row has no completion, or one that the policy cannot learn.
     """
+    encoded = []
+    for number, row in enumerate(rows, start=1):
+        with located(f"{where}: row {number} ({str(row['prompt'])[:40]!r})"):
+            demonstration = _demonstrate(row, tokenizer, tokens.mask, block_length)
+            needed = len(demonstration.prompt) + len(demonstration.canvas)
+            if needed > max_positions:
+                raise ValueError(
+                    f"the prompt has {len(demonstration.prompt)} tokens; with its completion in whole blocks of"
+                    f" {block_length} it needs {needed} positions, but the policy has {max_positions}"
+                )
+        encoded.append(demonstration)
+    return encoded
+
+
+def _demonstrate(row: Row, tokenizer: Tokenizer, mask_id: int, block_length: int) -> Demonstration:
+    completion = row.get("completion")
+    if not isinstance(completion, str):
+        found = f"got {str(completion)[:60]!r}" if "completion" in row else f"got the columns {', '.join(row)}"
+        raise ValueError(f"a demonstration needs `completion`, as text; {found}")
     eos = tokenizer.eos_token_id
     assert eos is not None
-    encoded = []
-    for index, row in enumerate(rows):
-        if "completion" not in row:
-            raise DataError(f"sft.data: row {index} has no `completion`, only {', '.join(row)}")
-        prompt = encode_prompt(tokenizer, row["prompt"])
-        answer = [*tokenizer.encode(row["completion"], add_special_tokens=False), eos]
-        end = padded_length(len(prompt) + len(answer), block_length)
-        encoded.append(Demonstration(tuple(prompt), (*answer, *[eos] * (end - len(prompt) - len(answer)))))
-    return encoded
+    prompt = encode_prompt(tokenizer, row["prompt"])
+    answer = tokenizer.encode(completion, add_special_tokens=False)
+    if mask_id in answer:  # the policy never writes it, so its log-probability is -inf
+        raise ValueError("`completion` contains the mask token, which cannot be learned")
+    end = padded_length(len(prompt) + len(answer) + 1, block_length)
+    return Demonstration(tuple(prompt), (*answer, *[eos] * (end - len(prompt) - len(answer))))
 
 
 class MixtureLoss(nn.Module):
@@ -151,6 +180,19 @@ def train_supervised(
         accuracy: Evaluates the policy; empty where the recipe has no evaluation.
         report: Called with step and metrics.
     """
+    trainer = Trainer(
+        model=MixtureLoss(model, config, options.tokens.mask, options.block_length),
+        args=_arguments(config, options, next(model.parameters()).device),
+        data_collator=_Collator(options.block_length, options.tokens.pad, options.seed),
+        train_dataset=list(demonstrations),  # pyright: ignore[reportArgumentType]
+        callbacks=[_StopAtTarget(config, accuracy, report)],
+    )
+    trainer.remove_callback(PrinterCallback)  # we report ourselves
+    trainer.train()
+
+
+def _arguments(config: SFTConfig, options: TrainOptions, device: torch.device) -> TrainingArguments:
+    """The recipe in the trainer's words, on the policy's device."""
     arguments = TrainingArguments(
         output_dir=str(options.folder),
         max_steps=config.max_steps,
@@ -167,16 +209,13 @@ def train_supervised(
         disable_tqdm=True,
         remove_unused_columns=False,
         seed=options.seed,
-        use_cpu=next(model.parameters()).device.type == "cpu",
+        use_cpu=device.type == "cpu",
         log_level="error",
         dataloader_pin_memory=False,
     )
-    trainer = Trainer(
-        model=MixtureLoss(model, config, options.tokens.mask, options.block_length),
-        args=arguments,
-        data_collator=_Collator(options.block_length, options.tokens.pad, options.seed),
-        train_dataset=list(demonstrations),  # pyright: ignore[reportArgumentType]
-        callbacks=[_StopAtTarget(config, accuracy, report)],
-    )
-    trainer.remove_callback(PrinterCallback)  # we report ourselves
-    trainer.train()
+    if device.type == "cuda":
+        # Left alone, the trainer moves the policy to cuda:0 and, with nn.DataParallel, copies it to all other GPUs.
+        arguments._n_gpu = 1
+        arguments._setup_devices = device  # pyright: ignore[reportAttributeAccessIssue]
+        torch.cuda.set_device(device)  # where accelerate puts batches; the constructor has set it to cuda:0
+    return arguments

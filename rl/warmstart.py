@@ -1,35 +1,57 @@
 """The supervised stage of a recipe: a policy from scratch (or from `model.path`), left as a Hugging Face folder."""
 
+import contextlib
+import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from rewards.worker import RewardWorker
+from rl.checkpoint import complete_checkpoints
 from rl.codec import Codec
-from rl.config import RunConfig
-from rl.data import load_rows
+from rl.config import RunConfig, SFTConfig
+from rl.data import load_rows, source_name
 from rl.evaluate import evaluate
-from rl.local import LocalRollouts
+from rl.held_out import load_held_out
 from rl.policy import RolloutPolicy, build_policy, load_policy, load_text_side, save_policy
 from rl.recipe import RecipeError
 from rl.recorder import Recorder
 from rl.sft import TrainOptions, encode_rows, train_supervised
+from rollout.chat import Tokenizer
+from rollout.torch_engine import TorchEngine
+from rollout.trajectory import SpecialTokens
 from rollout.worker import RolloutWorker
+
+SETTINGS = "settings.json"  # beside hf/: what the warm start was made with
 
 
 def policy_folder(config: RunConfig) -> Path:
     """Where the run's first policy is: `model.path`, or the warm start's result."""
-    return Path(config.model.path) if config.model.path else Path(config.output_dir) / "sft" / "hf"
+    return Path(config.model.path or Path(config.output_dir) / "sft" / "hf").resolve()
 
 
 def ensure_policy(config: RunConfig, recorder: Recorder) -> Path:
-    """The run's first policy; makes it with the warm start when it is not there yet."""
+    """The run's first policy; makes it with the warm start when it is not there yet.
+
+    Raises:
+        FileNotFoundError: `model.path` names no folder.
+        RecipeError: The warm start in the run folder was made with other settings.
+    """
     folder = policy_folder(config)
-    if not folder.is_dir():
-        if config.model.path or config.sft is None:
+    if config.model.path:
+        if not folder.is_dir():
             raise FileNotFoundError(f"model.path: no folder {folder}; give a folder with config.json and safetensors")
+    elif not folder.is_dir():
         run_warm_start(config, recorder)
+    elif json.loads((folder.parent / SETTINGS).read_text()) != _settings(config):
+        raise RecipeError(
+            f"{folder} is a warm start with other settings (seed, model, sft or rollout.decode.block_length);"
+            f" delete {folder.parent} or choose another output_dir=FOLDER"
+        )
     return folder
 
 
@@ -40,45 +62,71 @@ def run_warm_start(config: RunConfig, recorder: Recorder) -> Path:
         The folder of the trained policy, `<output_dir>/sft/hf`.
 
     Raises:
-        RecipeError: The recipe has no `sft` section.
+        RecipeError: The recipe has no `sft` section, or RL has already started from this folder's warm start.
     """
     if config.sft is None:
         raise RecipeError("the recipe has no sft section; add one with at least sft.data")
+    if complete_checkpoints(recorder.run):
+        raise RecipeError(f"{recorder.run} already holds RL checkpoints; choose another output_dir=FOLDER")
+    recorder.begin()
+    recorder.drop_stage("sft")
     torch.set_num_threads(config.cluster.learner_threads)
-    if config.model.path:
-        model = load_policy(config.model.path, config.model.dtype, config.model.device)
-        tokenizer, tokens = load_text_side(config.model.path)
-    else:
-        assert config.model.init is not None
-        model, tokenizer, tokens = build_policy(config.model.init, config.model.dtype, config.model.device, config.seed)
-    block_length = config.rollout.decode.block_length
-    demonstrations = encode_rows(load_rows(config.sft.data, config.seed), tokenizer, tokens, block_length)
-    rewards = RewardWorker(config.rewards)
-    try:
-        rollouts = LocalRollouts(RolloutWorker(lambda: RolloutPolicy(model, 0), tokens, config.rollout.max_rows))
-        held_out = load_rows(config.evaluation.data, config.seed) if config.evaluation else []
-
-        def accuracy() -> dict[str, float]:
-            if config.evaluation is None:
-                return {}
-            codec = Codec(tokenizer, config.seed)
-            return evaluate(rollouts, rewards, codec, held_out, config.evaluation.decode)
-
-        train_supervised(
-            model,
-            demonstrations,
-            config.sft,
-            TrainOptions(Path(config.output_dir) / "sft", config.seed, block_length, tokens),
-            accuracy,
-            lambda step, metrics: recorder.metrics("sft", step, metrics),
-        )
-    finally:
-        rewards.close()
-    # Written beside its place and renamed: a folder that is there is a whole policy.
-    final = Path(config.output_dir) / "sft" / "hf"
-    partial = final.with_name(".hf.partial")
+    model, tokenizer, tokens = _first_policy(config)
+    _train(config, config.sft, model, tokenizer, tokens, recorder)
+    folder = Path(config.output_dir) / "sft"
+    partial = folder / ".hf.partial"  # written beside its place and renamed: a folder that is there is a whole policy
     shutil.rmtree(partial, ignore_errors=True)
     save_policy(model, partial, tokenizer)
-    shutil.rmtree(final, ignore_errors=True)
-    partial.rename(final)
-    return final
+    (folder / SETTINGS).write_text(json.dumps(_settings(config), indent=1))
+    shutil.rmtree(folder / "hf", ignore_errors=True)
+    partial.rename(folder / "hf")
+    return (folder / "hf").resolve()
+
+
+def _first_policy(config: RunConfig) -> tuple[nn.Module, Tokenizer, SpecialTokens]:
+    dtype, device = config.model.dtype, config.model.device
+    if config.model.path:
+        return load_policy(config.model.path, dtype, device), *load_text_side(config.model.path)
+    assert config.model.init is not None
+    return build_policy(config.model.init, dtype, device, config.seed, block_length=config.rollout.decode.block_length)
+
+
+def _train(
+    config: RunConfig,
+    sft: SFTConfig,
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    tokens: SpecialTokens,
+    recorder: Recorder,
+) -> None:
+    block_length = config.rollout.decode.block_length
+    limit = TorchEngine(model).max_length
+    rows = load_rows(sft.data, config.seed)
+    demonstrations = encode_rows(rows, tokenizer, tokens, block_length, limit, source_name(sft.data))
+    options = TrainOptions(Path(config.output_dir) / "sft", config.seed, block_length, tokens)
+    with _accuracy(config, model, tokenizer, tokens) as accuracy:
+        train_supervised(model, demonstrations, sft, options, accuracy, lambda *row: recorder.metrics("sft", *row))
+
+
+@contextlib.contextmanager
+def _accuracy(
+    config: RunConfig, model: nn.Module, tokenizer: Tokenizer, tokens: SpecialTokens
+) -> Iterator[Callable[[], dict[str, float]]]:
+    """Held-out evaluation of the model as it stands; empty where the recipe has none."""
+    if config.evaluation is None:
+        yield dict
+        return
+    decode, held_out, codec = config.evaluation.decode, load_held_out(config), Codec(tokenizer, config.seed)
+    rollouts = RolloutWorker(lambda: RolloutPolicy(model, version=0), tokens, config.rollout.max_rows)
+    with contextlib.closing(RewardWorker(config.rewards)) as rewards:
+        yield lambda: evaluate(rollouts, rewards, codec, held_out, decode)
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What the warm start's result depends on."""
+    return {
+        "seed": config.seed,
+        "block_length": config.rollout.decode.block_length,
+        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "sft": config.sft.model_dump(mode="json") if config.sft else None,
+    }

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -36,16 +37,32 @@ class LearnerWorker:
         return snapshot(self.learner.model, self.learner.policy_version)
 
     def save(self, folder: str) -> None:
-        """Write `hf/` (published layout) and `state/` (optimizer, version) into a checkpoint folder."""
+        """Write `hf/` (published layout) and `state/` (optimizer, version) into a checkpoint folder.
+
+        Raises:
+            OSError: A file cannot be written.
+        """
         save_policy(self.learner.model, Path(folder) / "hf", None)
-        with _single_process():
-            save(self._state(), checkpoint_id=Path(folder) / "state", no_dist=True)
+        try:
+            with _single_process():
+                save(self._state(), checkpoint_id=Path(folder) / "state", no_dist=True)
+        except CheckpointException as error:
+            raise OSError(_reasons(error)) from error
 
     def load(self, folder: str) -> None:
-        """Continue from a checkpoint folder, bit for bit."""
+        """Continue from a checkpoint folder, bit for bit.
+
+        Raises:
+            ValueError: `state/` is damaged or of another policy.
+        """
         state = self._state()
-        with _single_process():
-            load(state, checkpoint_id=Path(folder) / "state", no_dist=True)
+        try:
+            with _single_process():
+                load(state, checkpoint_id=Path(folder) / "state", no_dist=True)
+        except CheckpointException as error:
+            raise ValueError(
+                f"{folder}/state cannot be read ({_reasons(error)}); remove {folder} to resume from an earlier one"
+            ) from error
         model, optimizer = self.learner.model, self.learner.optimizer
         set_state_dict(model, optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"])
         self.learner.policy_version = state["policy_version"]
@@ -53,6 +70,16 @@ class LearnerWorker:
     def _state(self) -> dict:
         model, optimizer = get_state_dict(self.learner.model, self.learner.optimizer)
         return {"model": model, "optimizer": optimizer, "policy_version": self.learner.policy_version}
+
+
+def _reasons(error: CheckpointException) -> str:
+    """What went wrong first: DCP's own text is a traceback per rank, of whatever came last."""
+    roots = [_root(failure) for failure, _ in error.failures.values()]
+    return "; ".join(getattr(root, "strerror", None) or f"{type(root).__name__}: {root}" for root in roots)
+
+
+def _root(error: BaseException) -> BaseException:
+    return error if error.__context__ is None else _root(error.__context__)
 
 
 @contextlib.contextmanager

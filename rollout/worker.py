@@ -37,13 +37,15 @@ class RolloutWorker:
         self.tokens = tokens
         self.max_rows = max_rows
 
-    def install(self, update: Any) -> int:
+    def sync(self, weights: Any) -> int:
         """Take over new weights; returns the version that is now in place."""
-        self.policy.install(update)
+        self.policy.install(weights)
         return self.policy.version
 
     def generate(self, prompts: Sequence[Prompt], config: DecodeConfig) -> list[Completion]:
         """Complete every prompt; each completion carries the version of the weights that wrote it."""
+        if self.policy.version < 0:
+            raise RuntimeError("asked for completions before any weights arrived: sync first")
         # A fresh engine per call: no cached keys can survive a change of weights.
         completions = decode(TorchEngine(self.policy.model), prompts, config, self.tokens, self.max_rows)
         return [replace(completion, policy_version=self.policy.version) for completion in completions]

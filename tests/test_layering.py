@@ -18,7 +18,7 @@ OWNERS = {
     "trackio": {"rl/tracking.py"},
     "math_verify": {"rewards/math.py"},
 }
-MODEL_NAME_HOLDERS = {"rl/policy.py", "rl/cli/export.py"}
+MODEL_NAME_HOLDERS = {"rl/policy.py"}
 
 
 def sources() -> list[Path]:

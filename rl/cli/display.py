@@ -35,6 +35,8 @@ SUMMARY = {
     "eval/tokens_per_forward": ("tokens per forward", ".2f"),
     "eval/edits_per_completion": ("edits per completion", ".2f"),
 }
+SUMMARY_OF_STEPS = {"reward/mean": ("training reward", ".3f")}
+WIDE = 160  # columns where no terminal says how many fit: numbers in files and pipes are not wrapped
 
 
 class ConsoleDisplay:
@@ -55,43 +57,48 @@ class ConsoleDisplay:
             if name in metrics and not (name in QUIET_AT_ZERO and metrics[name] == 0)
         ]
         total = self._total(stage)
-        self.console.print(f"{stage:<5} {step:>5}/{total}  {'  '.join(shown)}", highlight=False, soft_wrap=True)
+        self._say(f"{stage:<5} {step:>5}/{total}  {'  '.join(shown)}")
         if self.console.is_terminal and stage != "eval":
             if stage not in self.tasks:
-                self.tasks[stage] = self.bar.add_task(stage, total=total)
+                self.tasks[stage] = self.bar.add_task(stage, total=total, completed=step)  # a resumed run starts late
             self.bar.update(self.tasks[stage], completed=step)
 
     def _total(self, stage: str) -> int:
         return self.config.sft.max_steps if stage == "sft" and self.config.sft else self.config.trainer.total_steps
 
+    def _say(self, line: str) -> None:
+        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def summary(self, run: Path) -> None:
-        """The closing table: the first and the last evaluation, rewards, time and place."""
+        """The closing table: the whole run's first and last evaluation and reward; then time and place."""
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        evaluations = [row for row in rows if row["stage"] == "eval"]
         steps = [row for row in rows if row["stage"] == "train"]
-        table = Table(title=f"{run}")
+        table = Table()
         for column in ("", "before RL", "after RL", "change"):
             table.add_column(column, justify="left" if not column else "right")
-        pairs = [(SUMMARY, evaluations), ({"reward/mean": ("training reward", ".3f")}, steps)]
+        pairs = [(SUMMARY, [row for row in rows if row["stage"] == "eval"]), (SUMMARY_OF_STEPS, steps)]
         for names, source in pairs:
             for name, (label, form) in names.items():
-                if len(source) > 1 and name in source[0] and name in source[-1]:
-                    first, last = source[0][name], source[-1][name]
-                    change = f"{100 * (last - first):+.1f} points" if form.endswith("%") else f"{last - first:+{form}}"
-                    table.add_row(label, f"{first:{form}}", f"{last:{form}}", change)
-        self.console.print(table)
-        self.console.print(
+                values = [row[name] for row in source if name in row]
+                if len(values) > 1:
+                    table.add_row(label, *_before_and_after(values[0], values[-1], form))
+        if table.row_count:
+            self.console.print(table)
+        self._say(
             f"{len(steps)} steps, {time.perf_counter() - self.started:.0f} s in this command; metrics, samples and"
-            f" checkpoints in {run}",
-            highlight=False,
-            soft_wrap=True,
+            f" checkpoints in {run}"
         )
+
+
+def _before_and_after(first: float, last: float, form: str) -> tuple[str, str, str]:
+    change = f"{100 * (last - first):+.1f} points" if form.endswith("%") else f"{last - first:+{form}}"
+    return f"{first:{form}}", f"{last:{form}}", change
 
 
 @contextlib.contextmanager
 def open_display(config: RunConfig) -> Iterator[ConsoleDisplay]:
     """The display of one command."""
-    display = ConsoleDisplay(config, Console())
+    display = ConsoleDisplay(config, _console())
     live = display.bar if display.console.is_terminal else contextlib.nullcontext()
     with live:
         yield display
@@ -99,7 +106,7 @@ def open_display(config: RunConfig) -> Iterator[ConsoleDisplay]:
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal; elsewhere a line when all is done."""
+    """A bar on a terminal, plain lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda done, total: print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)
@@ -111,9 +118,18 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 def metrics_table(title: str, metrics: Mapping[str, float]) -> None:
     """A two-column table."""
-    table = Table(title=title)
+    table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
     for name, value in metrics.items():
         table.add_row(name, f"{value:.4g}")
-    Console().print(table)
+    console = _console()
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    console.print(table)
+
+
+def _console() -> Console:
+    console = Console()
+    if not console.is_terminal:
+        console.width = WIDE
+    return console

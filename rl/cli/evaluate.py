@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rl.cli.train import Overrides, Recipe
+from rl.cli.train import Overrides, Recipe, read_command
 
 
 def evaluate(
@@ -22,23 +22,23 @@ def evaluate(
     from rl.checkpoint import complete_checkpoints
     from rl.cli.display import metrics_table
     from rl.codec import Codec
-    from rl.data import load_rows
     from rl.evaluate import evaluate as run_evaluation
-    from rl.local import LocalRollouts
+    from rl.held_out import load_held_out
     from rl.policy import load_rollout_policy, load_text_side
-    from rl.recipe import RecipeError, load_recipe
+    from rl.recipe import RecipeError
     from rl.warmstart import policy_folder
     from rollout.worker import RolloutWorker
 
-    config = load_recipe([recipe], overrides or [])
+    config = read_command([recipe, *(overrides or [])])
     if config.evaluation is None:
         raise RecipeError(f"{recipe}: no evaluation section; add one with at least evaluation.data")
     saved = complete_checkpoints(Path(config.output_dir))
     path = model or str(saved[-1] / "hf" if saved else policy_folder(config))
     tokenizer, tokens = load_text_side(path)
     policy = load_rollout_policy(path, config.model.dtype, config.model.device)
-    rollouts = LocalRollouts(RolloutWorker(lambda: policy, tokens, config.rollout.max_rows))
-    rows = load_rows(config.evaluation.data, config.seed)
+    policy.version = 0
+    rollouts = RolloutWorker(lambda: policy, tokens, config.rollout.max_rows)
+    rows = load_held_out(config)
     with contextlib.closing(RewardWorker(config.rewards)) as rewards:
         metrics = run_evaluation(rollouts, rewards, Codec(tokenizer, config.seed), rows, config.evaluation.decode)
     metrics_table(f"{path} on {config.evaluation.data.path} ({config.evaluation.data.split})", metrics)

@@ -14,15 +14,9 @@ def export(
     """Write a policy as a Hugging Face folder: config, tokenizer, safetensors with the published names."""
     from pathlib import Path
 
-    import torch
-
     from rl.checkpoint import newest_checkpoint
-    from rl.models.llada2 import load_pretrained
-    from rl.policy import load_text_side, save_policy
+    from rl.policy import load_policy, load_text_side, save_policy
 
-    types = {"": None, "float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
-    if dtype not in types:
-        raise ValueError(f"--dtype {dtype!r}: valid are float32, bfloat16 and float64")
     source = Path(run)
     if not source.is_dir():
         raise FileNotFoundError(f"{run}: no such run or policy folder")
@@ -30,5 +24,5 @@ def export(
         folder = source / "checkpoints" / f"step_{step:06d}" if step else newest_checkpoint(source)
         source = folder / "hf"
     tokenizer, _ = load_text_side(str(source))
-    save_policy(load_pretrained(source, dtype=types[dtype]), out, tokenizer)
+    save_policy(load_policy(str(source), dtype or None, "cpu"), out, tokenizer)
     typer.echo(f"{source} written to {out}")

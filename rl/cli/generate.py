@@ -13,26 +13,29 @@ def generate(
     threshold: Annotated[float | None, typer.Option(help="Unmask above this probability.")] = None,
     editing_threshold: Annotated[float | None, typer.Option(help="Edit above this probability; 1.0: never.")] = None,
     max_post_steps: Annotated[int | None, typer.Option(help="Mask-free forwards allowed per block.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest completion.")] = 256,
-    block_length: Annotated[int, typer.Option(help="Tokens per block; what the model was trained with.")] = 32,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion.")] = 256,
+    block_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens per block; default: what the model was trained with.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="0: greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Draw from the k most probable tokens; 0: all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Draw from the nucleus with this probability.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(help="Completions decoded together.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Completions decoded together.")] = 64,
     trace: Annotated[bool, typer.Option("--trace", help="Write every action of the decoder too.")] = False,
 ) -> None:
     """Complete prompts with the editing decoder."""
     from rl.cli.display import progress
     from rl.generate import GenerateJob, run_generate
+    from rl.policy import policy_limits
     from rollout.config import DecodeConfig
 
     chosen = {"threshold": threshold, "editing_threshold": editing_threshold, "max_post_steps": max_post_steps}
     fixed = {
         "max_completion_length": max_new_tokens,
-        "block_length": block_length,
+        "block_length": block_length or policy_limits(model).block_length,
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,

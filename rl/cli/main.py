@@ -2,19 +2,38 @@
 
 import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from rl.cli.evaluate import evaluate
 from rl.cli.export import export
 from rl.cli.generate import generate
 from rl.cli.train import sft, train
 
+EXPECTED = {"RewardError", "ClusterError", "WeightSyncError", "RayError", "OutOfMemoryError"}
+
+
+class Verbs(TyperGroup):
+    """The verbs; an interrupted one says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the verb of this command line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="redraft",
+    cls=Verbs,
     help="RL post-training for diffusion language models that edit their own drafts.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # rich would take longer to import than all the rest of --help
     pretty_exceptions_enable=False,
 )
 app.command()(train)
@@ -31,20 +50,28 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # AutoTokenizer warns that it does not know our model
     sys.path.append(os.getcwd())  # so that `my_rewards:function` beside the user is found
     try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+        app(prog_name="redraft")
     except Exception as error:
-        if os.environ.get("REDRAFT_DEBUG") or not _is_expected(error):
+        cause = _root(error)
+        if os.environ.get("REDRAFT_DEBUG") or not _is_expected(cause):
             raise
-        typer.secho(f"error: {error}", fg="red", err=True)
+        typer.secho(f"error: {cause}", fg="red", err=True)
         sys.exit(1)
+
+
+def _root(error: Exception) -> Exception:
+    """What failed in a remote task, without the remote traceback that Ray makes its message."""
+    return error.cause if "RayTaskError" in _kinds(error) else error  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _is_expected(error: Exception) -> bool:
     """Mistakes in input, rewards and environment carry a full message; anything else is a bug and keeps its trace."""
-    names = {"RewardError", "ClusterError", "WeightSyncError"}
-    return isinstance(error, (ValueError, OSError)) or any(kind.__name__ in names for kind in type(error).__mro__)
+    return isinstance(error, (ValueError, OSError, FloatingPointError)) or bool(EXPECTED & _kinds(error))
+
+
+def _kinds(error: Exception) -> set[str]:
+    """Names of an error's classes: importing the classes themselves would cost --help seconds."""
+    return {kind.__name__ for kind in type(error).__mro__}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
 """`redraft train` and `redraft sft`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+if TYPE_CHECKING:
+    from rl.config import RunConfig
+
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, e.g. recipes/quickstart.yaml.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes, e.g. trainer.learning_rate=1e-4.")
+    list[str] | None,
+    typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Changes, e.g. trainer.learning_rate=1e-4, or further recipes."),
 ]
 
 
@@ -16,32 +20,44 @@ def train(
     resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint.")] = False,
 ) -> None:
     """Train a policy with RL; makes the warm start first when its checkpoint is not there yet."""
-    from rl.cli.display import open_display
-    from rl.recipe import load_recipe
+    import shlex
 
-    config = load_recipe([recipe], overrides or [])
+    from rl.cli.display import open_display
+
+    words = [recipe, *(overrides or [])]
+    config = read_command(words)
     with open_display(config) as display:
         from rl.recorder import Recorder
         from rl.run import run_training
         from rl.tracking import open_trackers
 
         recorder = Recorder(config, display, open_trackers(config))
-        outcome = run_training(config, recorder, resume)
+        try:
+            outcome = run_training(config, recorder, resume)
+        finally:
+            recorder.close()
     display.summary(recorder.run)
     if outcome.stopped:
-        typer.echo(f"stopped after step {outcome.steps}; continue with: redraft train {recipe} --resume")
+        typer.echo(f"stopped after step {outcome.steps}; continue with: redraft train {shlex.join(words)} --resume")
         raise typer.Exit(130)
 
 
 def sft(recipe: Recipe, overrides: Overrides = None) -> None:
     """Run only the supervised warm start of a recipe."""
     from rl.cli.display import open_display
-    from rl.recipe import load_recipe
 
-    config = load_recipe([recipe], overrides or [])
+    config = read_command([recipe, *(overrides or [])])
     with open_display(config) as display:
         from rl.recorder import Recorder
         from rl.warmstart import run_warm_start
 
         folder = run_warm_start(config, Recorder(config, display))
     typer.echo(f"policy written to {folder}")
+
+
+def read_command(words: list[str]) -> "RunConfig":
+    """The recipe of a command line: YAML files merged left to right, then the `key.sub=value` words."""
+    from rl.recipe import load_recipe
+
+    files = [word for word in words[1:] if "=" not in word and word.endswith((".yaml", ".yml"))]
+    return load_recipe([words[0], *files], [word for word in words[1:] if word not in files])

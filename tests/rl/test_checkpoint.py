@@ -1,5 +1,9 @@
+import contextlib
 import errno
 import json
+import os
+import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,11 @@ from rl.checkpoint import (
     read_state,
     save_checkpoint,
 )
+from rl.codec import Codec
+from rl.policy import load_text_side
+from rl.recipe import load_recipe
+from rl.worker import LearnerWorker
+from tiny import make_policy, write_recipe
 
 
 def write(folder: str) -> None:
@@ -69,3 +78,113 @@ def test_what_a_killed_save_left_behind_is_no_obstacle(tmp_path):
         newest_checkpoint(tmp_path)
     assert save(tmp_path, 2) == newest_checkpoint(tmp_path)
     assert not leftover.exists()
+
+
+def test_what_killed_saves_of_other_steps_left_behind_is_removed_too(tmp_path):
+    (tmp_path / "checkpoints" / ".step_000001.partial" / "hf").mkdir(parents=True)
+    save(tmp_path, 2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["latest", "step_000002"]
+
+
+def test_everything_is_on_the_disk_before_a_checkpoint_gets_its_name(tmp_path, monkeypatch):
+    synced, before_rename = [], {}
+    replace = os.replace
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    def rename(source: Path, target: Path) -> None:
+        before_rename[Path(target).name] = list(synced)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", rename)
+    final = save(tmp_path, 1)
+    partial = final.with_name(".step_000001.partial")
+    names = {path.relative_to(final) for path in (final, *final.rglob("*"))}
+    assert {str(partial / name) for name in names} == set(before_rename["step_000001"])
+    assert str(final.parent) in before_rename["latest"]  # the new name is on the disk before anything points to it
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TypeError("a bug")])
+def test_what_is_no_write_error_passes_unchanged_and_leaves_nothing_half(tmp_path, error):
+    save(tmp_path, 1)
+
+    def fail(folder: str) -> None:
+        write(folder)
+        raise error
+
+    with pytest.raises(type(error)) as raised:
+        save_checkpoint(tmp_path, 2, fail, {}, keep=2)
+    assert raised.value is error
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["latest", "step_000001"]
+
+
+@pytest.fixture(scope="module")
+def learner(tmp_path_factory) -> tuple[LearnerWorker, Codec]:
+    folder = tmp_path_factory.mktemp("learner")
+    path = str(make_policy(folder / "policy"))
+    tokenizer, tokens = load_text_side(path)
+    return LearnerWorker(path, load_recipe([write_recipe(folder)], []), tokens), Codec(tokenizer, 0)
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """Writing beyond `size` bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)  # Python ignores SIGXFSZ, so that writes fail with EFBIG
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# The weights take 37 kB, the learner's state 280 kB, the tokenizer 3 kB. The archive writer of torch reports the same
+# full disk in another way depending on where it strikes.
+@pytest.mark.parametrize(
+    ("room", "room_for_tokenizer"),
+    [(1000, 1000), (40_000, 40_000), (100_000, 100_000), (250_000, 250_000), (400_000, 1000), (400_000, 100)],
+    ids=["weights", "state", "state, later", "state, at its end", "tokenizer", "tokenizer, at once"],
+)
+def test_a_full_disk_in_any_part_of_a_real_checkpoint_is_one_clear_error(tmp_path, learner, room, room_for_tokenizer):
+    worker, codec = learner
+
+    def write_real(folder: str) -> None:
+        with largest_file(room):
+            worker.save(folder)
+        with largest_file(room_for_tokenizer):
+            codec.save_tokenizer(f"{folder}/hf")
+
+    def write_all(folder: str) -> None:
+        worker.save(folder)
+        codec.save_tokenizer(f"{folder}/hf")
+
+    save_checkpoint(tmp_path, 1, write_all, {}, keep=1)
+    with pytest.raises(OSError, match=r"step_000002: .*File too large.*; complete checkpoints: step_000001$") as raised:
+        save_checkpoint(tmp_path, 2, write_real, {}, keep=1)
+    assert str(raised.value).startswith(f"cannot write checkpoint {tmp_path}")
+    assert "Errno" not in str(raised.value)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["latest", "step_000001"]
+    worker.load(str(newest_checkpoint(tmp_path)))
+    assert save_checkpoint(tmp_path, 2, write_all, {}, keep=1) == newest_checkpoint(tmp_path)
+    worker.load(str(newest_checkpoint(tmp_path)))
+
+
+@pytest.mark.parametrize("damage", ["cut", "emptied", "metadata", "missing"])
+def test_a_damaged_state_names_its_folder_and_what_to_do(tmp_path, learner, damage):
+    worker, _ = learner
+    worker.save(str(tmp_path))
+    part, metadata = tmp_path / "state" / "__0_0.distcp", tmp_path / "state" / ".metadata"
+    if damage == "cut":
+        part.write_bytes(part.read_bytes()[:1000])
+    elif damage == "emptied":
+        part.write_bytes(b"")
+    elif damage == "metadata":
+        metadata.write_bytes(metadata.read_bytes()[:1000])
+    else:
+        shutil.rmtree(tmp_path / "state")
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path}/state cannot be read \(.+\); remove {tmp_path} to resume"
+    ) as raised:
+        worker.load(str(tmp_path))
+    assert "Traceback" not in str(raised.value)

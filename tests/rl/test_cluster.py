@@ -10,7 +10,16 @@ import ray
 
 from rewards.mixture import Sample
 from rewards.result import RewardError
-from rl.cluster import ClusterError, RayLearner, RayRewards, RayRollouts, cluster, start_parts
+from rl.cluster import (
+    ClusterError,
+    RayLearner,
+    RayRewards,
+    RayRollouts,
+    _await_resources,
+    _resources,
+    cluster,
+    start_parts,
+)
 from rl.codec import Codec
 from rl.data import load_rows
 from rl.experience import make_experience
@@ -120,10 +129,27 @@ def test_an_actor_that_cannot_start_says_why(place, config, running, text_side, 
         start_parts(str(policy), config, text_side[1])
 
 
+def test_the_death_of_the_learner_is_not_blamed_on_the_rollout_actors(place, config, text_side, running):
+    rollouts = RayRollouts(str(place / "policy"), config, text_side[1])
+    doomed = RayLearner(str(place / "policy"), config, text_side[1])
+    doomed.wait_until_ready()
+    actors = list(rollouts.pool.actors)
+    ray.kill(doomed.actor)
+    with pytest.raises(ClusterError, match="the learner, which its input comes from, died"):
+        rollouts.sync(doomed.weights())
+    assert rollouts.pool.actors == actors
+
+
+def test_asking_for_more_gpus_than_there_are_is_refused_at_once(config, running):
+    asking = config.model_copy(update={"cluster": config.cluster.model_copy(update={"learner_gpus": 64.0})})
+    with pytest.raises(ClusterError, match=r"the recipe asks for .* and 64: lower cluster"):
+        _await_resources(*_resources(asking), timeout_s=0.0)
+
+
 def test_a_wait_past_its_deadline_names_what_it_waited_for(config, running):
     limited = config.model_copy(update={"cluster": config.cluster.model_copy(update={"reward_timeout_s": 0.3})})
     rewards = RayRewards(limited)
-    with pytest.raises(ClusterError, match=r"reward worker 0: 1 completions: no answer within 0.3 s"):
+    with pytest.raises(ClusterError, match=r"reward worker 0: 1 completions: no answer before its deadline"):
         rewards.score([Sample(prompt="p", completion="c")])
 
 

@@ -1,5 +1,6 @@
 import json
 
+import datasets
 import pytest
 
 from rl.config import DataConfig
@@ -30,17 +31,91 @@ def test_empty_and_missing_files_are_refused(tmp_path):
         load_rows(DataConfig(path=str(tmp_path / "missing")), 0)
 
 
-def test_a_malformed_row_inside_a_data_set_folder_is_named(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"prompt": "a"}\n{"prompt": oops}\n')
-    with pytest.raises(DataError, match=r"train.jsonl:2: not valid JSON"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"prompt": "a"}\n{"prompt": oops}\n', r"train.jsonl:2: not valid JSON"),
+        (b'{"prompt": "a"}\n{"prompt": "\xff"}\n', r"train.jsonl:2: not valid UTF-8: 'utf-8' codec can't decode"),
+        (b"", r"train.jsonl: the file has no rows"),
+    ],
+)
+def test_an_unreadable_file_inside_a_data_set_folder_is_named(tmp_path, content, message):
+    (tmp_path / "train.jsonl").write_bytes(content)
+    with pytest.raises(DataError, match=message):
         load_rows(DataConfig(path=str(tmp_path)), 0)
 
 
-def test_rows_without_a_prompt_are_refused_with_their_columns(tmp_path):
+def test_text_in_another_encoding_is_named_by_file_and_line(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"question": "a", "answer": "b"}\n')
-    with pytest.raises(DataError, match="rows need a `prompt`, got the columns question, answer"):
+    path.write_bytes('{"prompt": "a"}\n\n{"prompt": "Größe"}\n'.encode("latin-1"))
+    with pytest.raises(DataError, match=r"rows.jsonl:3: not valid UTF-8"):
+        read_jsonl(path)
+
+
+def test_read_jsonl_keeps_the_line_numbers(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('\n{"prompt": "a"}\n\n{"prompt": "ä"}\n', encoding="utf-8")
+    assert read_jsonl(path) == [(2, {"prompt": "a"}), (4, {"prompt": "ä"})]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.json", '[{"prompt": "1+2=", "ground_truth": 3}, {"prompt": "a, b", "ground_truth": 4}]'),
+        ("rows.csv", 'prompt,ground_truth\n1+2=,3\n"a, b",4\n'),
+    ],
+)
+def test_a_local_file_is_read_by_the_datasets_library(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_text(content)
+    expected = [{"prompt": "1+2=", "ground_truth": 3}, {"prompt": "a, b", "ground_truth": 4}]
+    assert load_rows(DataConfig(path=str(path)), 0) == expected
+
+
+def test_a_parquet_file_is_read_too(tmp_path):
+    path = tmp_path / "rows.parquet"
+    datasets.Dataset.from_list([{"prompt": "1+2="}]).to_parquet(path)
+    assert load_rows(DataConfig(path=str(path)), 0) == [{"prompt": "1+2="}]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("rows.json", "a file has no rows"), ("rows.csv", "No columns to parse from file")]
+)
+def test_an_empty_local_file_is_named(tmp_path, name, message):
+    (tmp_path / name).write_text("")
+    with pytest.raises(DataError, match=rf"{name} \(train\): cannot load the data set: {message}$"):
+        load_rows(DataConfig(path=str(tmp_path / name)), 0)
+    with pytest.raises(DataError, match="no such file or folder"):
+        load_rows(DataConfig(path=f"nowhere_{name}"), 0)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"question": "a", "answer": "b"}, "rows need a `prompt`, got the columns question, answer"),
+        ({"prompt": 5}, "`prompt` must be text or a list of messages .*, got '5' \\(int\\)"),
+        ({"prompt": None}, "got 'None' \\(NoneType\\)"),
+        ({"prompt": []}, "got '\\[\\]' \\(list\\)"),
+        ({"prompt": [{"content": "no role"}]}, "must be text or a list of messages"),
+    ],
+)
+def test_every_row_needs_a_usable_prompt_and_is_named_by_file_and_line(tmp_path, row, message):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "a"}\n\n' + json.dumps(row) + "\n")
+    with pytest.raises(DataError, match=rf"rows.jsonl:3: .*{message}"):
         load_rows(DataConfig(path=str(path)), 0)
+
+
+def test_rows_of_other_sources_are_named_by_split_and_number(tmp_path):
+    (tmp_path / "rows.csv").write_text("prompt,x\na,1\n,2\n")
+    with pytest.raises(DataError, match=r"rows.csv \(train\): row 2: `prompt` must be text"):
+        load_rows(DataConfig(path=str(tmp_path / "rows.csv")), 0)
+
+
+def test_chat_messages_are_prompts(tmp_path):
+    rows = [{"prompt": [{"role": "user", "content": "hello"}]}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps(rows[0]))
+    assert load_rows(DataConfig(path=str(tmp_path / "rows.jsonl")), 0) == rows
 
 
 def test_a_folder_is_read_by_the_datasets_library(tmp_path):
@@ -59,7 +134,30 @@ def test_a_transform_may_be_the_users_own_function(tmp_path, monkeypatch):
     assert load_rows(config, 0) == [{"prompt": "hello"}] * 3
 
 
-@pytest.mark.parametrize("name", ["nowhere:function", "json:nothing", "unknown"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"path": "arithmetic"}, "of arithmetic: .*'max_x'; valid keys: max_a, max_b, careless, rows"),
+        ({"path": "{rows}", "transform": "gsm8k_calculator"}, "gsm8k_calculator: .*'max_x'; valid keys: max_length"),
+        ({"path": "{rows}"}, "nothing takes max_x without a transform"),
+    ],
+)
+def test_wrong_arguments_are_refused_with_the_valid_ones(tmp_path, settings, message):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "answer": "<<1+1=2>>"}\n')
+    settings = {**settings, "path": settings["path"].format(rows=tmp_path / "rows.jsonl")}
+    with pytest.raises(DataError, match=rf"data\.kwargs.*{message}"):
+        load_rows(DataConfig(**settings, kwargs={"max_x": 3}), 0)
+
+
+def test_a_transform_must_return_rows(tmp_path, monkeypatch):
+    (tmp_path / "my_wrong_rows.py").write_text("def one(row):\n    return row\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('\n{"prompt": "hello"}\n')
+    with pytest.raises(DataError, match=r"rows.jsonl:2: the transform my_wrong_rows:one must return a list of rows"):
+        load_rows(DataConfig(path=str(tmp_path / "rows.jsonl"), transform="my_wrong_rows:one"), 0)
+
+
+@pytest.mark.parametrize("name", ["nowhere:function", "json:nothing", "json:__name__", "unknown"])
 def test_an_unknown_transform_is_refused(tmp_path, name):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "hello"}\n')

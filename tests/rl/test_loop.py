@@ -1,13 +1,18 @@
 """The whole loop with plain objects: what it writes, what it learns, and that it says what is wrong."""
 
 import json
+import shutil
 
 import pytest
 
-from rl.data import DataError
+from rl.codec import Codec
+from rl.data import DataError, load_rows
+from rl.loop import Parts, RunData, train
+from rl.policy import load_text_side
 from rl.recipe import RecipeError, load_recipe
 from rl.recorder import Recorder
-from rl.run import run_training
+from rl.run import backend, run_training
+from rl.warmstart import run_warm_start
 from tiny import DECODE, make_policy, recipe, write_recipe
 
 
@@ -53,7 +58,8 @@ def test_a_run_writes_metrics_samples_config_environment_and_checkpoints(place):
     assert "torch" in json.loads((folder / "env.json").read_text())["versions"]
     newest = folder / "checkpoints" / (folder / "checkpoints" / "latest").read_text()
     assert newest.name == "step_000004"
-    assert {path.name for path in newest.iterdir()} == {"hf", "state", "data.json", "trainer.json", "MANIFEST.json"}
+    files = {"hf", "state", "config.json", "data.json", "trainer.json", "MANIFEST.json"}
+    assert {path.name for path in newest.iterdir()} == files
     assert (newest / "hf" / "tokenizer.json").is_file()
 
 
@@ -109,14 +115,76 @@ def test_resuming_without_a_checkpoint_is_an_error(place):
 
 
 def test_resuming_with_other_rows_is_an_error(place):
-    run(place, "trainer.total_steps=2")
+    rows = place / "rows.jsonl"
+    rows.write_text('{"prompt": "1+1="}\n{"prompt": "2+2="}\n')
+    data = {"path": str(rows)}
+    run(place, "trainer.total_steps=2", data=data)
+    rows.write_text('{"prompt": "1+1="}\n{"prompt": "2+3="}\n')
     with pytest.raises(DataError, match="training rows changed"):
-        run(place, "data.kwargs.max_a=8", resume=True)
+        run(place, data=data, resume=True)
 
 
 def test_a_missing_model_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model.path: no folder .*policy"):
         run(tmp_path)
+
+
+def test_resuming_with_another_recipe_is_an_error_that_names_what_differs(place):
+    run(place, "trainer.total_steps=2")
+    with pytest.raises(RecipeError, match=r"seed was 0, now 9"):
+        run(place, "seed=9", resume=True)
+    with pytest.raises(RecipeError, match=r"trainer.learning_rate was 0.001, now 0.5"):
+        run(place, "trainer.learning_rate=0.5", resume=True)
+    outcome, _ = run(place, "trainer.total_steps=3", "evaluation.eval_steps=1", resume=True)
+    assert outcome.steps == 3
+
+
+def test_a_refused_run_leaves_the_records_of_the_finished_one_alone(place):
+    run(place, "trainer.total_steps=1")
+    before = {path.name: path.read_bytes() for path in (place / "run").iterdir() if path.is_file()}
+    with pytest.raises(RecipeError):
+        run(place, "trainer.total_steps=1", "seed=9")
+    assert {path.name: path.read_bytes() for path in (place / "run").iterdir() if path.is_file()} == before
+
+
+def test_evaluation_rows_that_are_also_learned_from_are_left_out(place, caplog):
+    rows = [{"prompt": f"{i}+1=", "ground_truth": str(i + 1)} for i in range(8)]
+    (place / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
+    (place / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[2:]))
+    evaluation = {"data": {"path": str(place / "test.jsonl")}, "decode": {**DECODE, "temperature": 0.0}}
+    _, lines = run(place, "trainer.total_steps=1", data={"path": str(place / "train.jsonl")}, evaluation=evaluation)
+    assert lines[0][2]["eval/rows"] == 2
+    assert "4 of 6 rows also occur in the training data" in caplog.text
+    with pytest.raises(DataError, match="all 6 rows also occur"):
+        run(place, f"output_dir={place}/same", data={"path": str(place / "test.jsonl")}, evaluation=evaluation)
+
+
+def test_a_warm_start_with_other_settings_is_not_reused(tmp_path):
+    from tiny import SHAPE
+
+    sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 2, "batch_size": 8}
+    config = load_recipe([write_recipe(tmp_path, model={"init": SHAPE}, sft=sft)])
+    folder = run_warm_start(config, Recorder(config, Lines()))
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    run(tmp_path, "trainer.total_steps=1", model={"init": SHAPE}, sft=sft)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == written
+    with pytest.raises(RecipeError, match="already holds RL checkpoints"):
+        run_warm_start(config, Recorder(config, Lines()))
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RecipeError, match=r"is a warm start with other settings \(seed, model, sft"):
+        run(tmp_path, "seed=3", model={"init": SHAPE}, sft=sft)
+
+
+def test_a_stop_during_the_last_step_still_ends_the_run_as_finished(place):
+    config = load_recipe([write_recipe(place)], ["trainer.total_steps=1"])
+    lines = Lines()
+    tokenizer, tokens = load_text_side(str(place / "policy"))
+    with backend(config, str(place / "policy"), tokens) as parts:
+        data = RunData(load_rows(config.data, 0), load_rows(config.evaluation.data, 0))
+        recorder = Recorder(config, lines)
+        recorder.begin()
+        assert train(config, Parts(*parts, Codec(tokenizer, 0)), data, recorder, 0, lambda: True) == 1
+    assert [(stage, step) for stage, step, _ in lines.rows] == [("eval", 0), ("train", 1), ("eval", 1)]
 
 
 def test_a_prompt_longer_than_the_context_is_refused_with_its_lengths(place):

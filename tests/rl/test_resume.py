@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -69,16 +70,43 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(tmp_path, bac
     assert learned_bytes(killed) == learned_bytes(whole)
 
 
-def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path):
+@pytest.mark.parametrize(("backend", "number"), [("inprocess", signal.SIGTERM), ("ray", signal.SIGINT)])
+def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path, backend, number):
     make_policy(tmp_path / "policy")
     recipe = write_recipe(tmp_path, trainer={"total_steps": 500, "save_steps": 500})
-    process = start(recipe)
-    run = tmp_path / "run"
+    run = tmp_path / "elsewhere"
+    words = [f"cluster.backend={backend}", f"output_dir={run}"]
+    process = start(recipe, *words)
     wait_for_step(run, 2, process)
-    os.kill(process.pid, signal.SIGINT)
+    os.killpg(process.pid, number)  # a terminal's Ctrl-C reaches every process of the group, actors too
     output = finish(process, code=130)
     done = json.loads((newest_checkpoint(run) / "trainer.json").read_text())["step"]
     assert 2 <= done < 500
-    assert f"stopped after step {done}; continue with: redraft train {recipe} --resume" in output
-    finish(start(recipe, "--resume", f"trainer.total_steps={done + 1}"))
+    assert "stopping after this step" in output
+    assert f"stopped after step {done}; continue with: redraft train {recipe} {' '.join(words)} --resume" in output
+    finish(start(recipe, *words, "--resume", f"trainer.total_steps={done + 1}"))
     assert newest_checkpoint(run).name == f"step_{done + 1:06d}"
+
+
+@pytest.fixture
+def ray_head(tmp_path):
+    """A cluster that somebody else started, somewhere else."""
+    elsewhere = tmp_path / "head"
+    elsewhere.mkdir()
+    command = str(Path(sys.executable).with_name("ray"))
+    port = 20000 + os.getpid() % 10000
+    start = [command, "start", "--head", f"--port={port}", "--num-cpus=5", "--include-dashboard=false"]
+    subprocess.run(start, cwd=elsewhere, check=True, capture_output=True, timeout=DEADLINE_S)
+    yield f"127.0.0.1:{port}"
+    subprocess.run([command, "stop", "--force"], check=True, capture_output=True, timeout=DEADLINE_S)
+
+
+def test_a_run_joins_the_cluster_that_ray_address_names(tmp_path, ray_head, monkeypatch):
+    from tiny import SHAPE
+
+    sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 2, "batch_size": 4}
+    recipe = write_recipe(tmp_path, model={"init": SHAPE}, sft=sft)
+    monkeypatch.setenv("RAY_ADDRESS", ray_head)
+    monkeypatch.chdir(tmp_path)  # the actors live in the head's folder: a relative output_dir must still be found
+    finish(start(recipe, "cluster.backend=ray", "output_dir=run", "trainer.total_steps=2"))
+    assert newest_checkpoint(tmp_path / "run").name == "step_000002"

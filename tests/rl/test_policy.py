@@ -1,0 +1,135 @@
+"""Policies from scratch and from folders: what their settings may say, and what they can read."""
+
+import json
+
+import pytest
+import torch
+
+from rl.codec import check_lengths
+from rl.data import DataError
+from rl.policy import (
+    build_policy,
+    load_policy,
+    load_text_side,
+    max_positions,
+    policy_limits,
+    resolve_device,
+    resolve_dtype,
+    save_policy,
+)
+from rollout.config import DecodeConfig
+from tiny import SHAPE, make_policy
+
+DECODE = DecodeConfig(block_length=8, max_completion_length=8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_expert_per_tok": 2}, "model.init.num_expert_per_tok: unknown key; did you mean 'num_experts_per_tok'?"),
+        ({"zzz": 1}, "model.init.zzz: unknown key; valid keys: architectures, .*topk_group"),
+        ({"unknown_keys": {}}, "model.init.unknown_keys: unknown key"),
+        ({"vocab_size": 9}, "model.init.vocab_size: leave it out"),
+        ({"block_length": 9}, "model.init.block_length: leave it out"),
+        ({"hidden_size": "wide"}, r"^model.init.hidden_size: Input should be a valid integer[^\n]*, got 'wide'$"),
+        ({"topk_group": 3}, r"^model.init: topk_group must be in \[1, n_group = 2\], got 3[^\n]*$"),
+        ({"n_group": 0, "num_experts": -1}, r"^model.init.num_experts: [^\n]*\nmodel.init.n_group: [^\n]*$"),
+    ],
+)
+def test_a_wrong_shape_is_refused_by_its_key(changes, message):
+    with pytest.raises(ValueError, match=message) as error:
+        build_policy({**SHAPE, **changes}, "float32", "cpu", 0)
+    assert type(error.value) is ValueError
+
+
+def test_a_missing_key_is_named():
+    with pytest.raises(ValueError, match=r"^model.init.rope_theta: Field required$"):
+        build_policy({key: value for key, value in SHAPE.items() if key != "rope_theta"}, "float32", "cpu", 0)
+
+
+def test_the_block_length_travels_with_the_policy(tmp_path):
+    model, tokenizer, _ = build_policy(SHAPE, "float32", "cpu", 0, block_length=8)
+    save_policy(model, tmp_path / "a", tokenizer)
+    save_policy(load_policy(str(tmp_path / "a"), None, "cpu"), tmp_path / "b", tokenizer)
+    for folder in ("a", "b"):
+        limits = policy_limits(str(tmp_path / folder))
+        assert (limits.block_length, limits.max_positions, limits.vocab_size) == (8, 64, len(tokenizer))
+    assert max_positions(str(tmp_path / "b")) == 64
+
+
+def test_a_folder_that_does_not_say_its_block_length_has_the_published_one(tmp_path):
+    file = make_policy(tmp_path) / "config.json"
+    config = json.loads(file.read_text())
+    del config["block_length"]
+    file.write_text(json.dumps(config))
+    assert policy_limits(str(tmp_path)).block_length == 32
+    file.write_text(json.dumps({**config, "block_length": "eight"}))
+    with pytest.raises(ValueError, match=r"block_length in config.json must be a positive integer, got 'eight'"):
+        policy_limits(str(tmp_path))
+
+
+def test_without_a_dtype_a_policy_is_loaded_as_it_is_stored(tmp_path):
+    make_policy(tmp_path, dtype="float64")
+    assert load_policy(str(tmp_path), None, "cpu").lm_head.weight.dtype == torch.float64
+    assert load_policy(str(tmp_path), "bfloat16", "cpu").lm_head.weight.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:one", "meta", ""])
+def test_a_device_that_is_none_is_refused(name):
+    with pytest.raises(ValueError, match=f"device '{name}': valid are auto, cpu, cuda and cuda:N"):
+        resolve_device(name)
+
+
+@pytest.mark.parametrize(("count", "has"), [(0, "none"), (2, "2 \\(cuda:0 to cuda:1\\)")])
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch, count, has):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    with pytest.raises(ValueError, match=f"device 'cuda:2': no such GPU, this machine has {has}"):
+        resolve_device("cuda:2")
+    if count:
+        assert resolve_device("cuda:1") == torch.device("cuda:1")
+    else:
+        with pytest.raises(ValueError, match="device 'cuda': no such GPU"):
+            resolve_device("cuda")
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(ValueError, match="dtype 'int8': valid are float32, bfloat16, float64"):
+        resolve_dtype("int8")
+
+
+# --- prompts that do not fit --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return load_text_side(str(make_policy(tmp_path_factory.mktemp("policy"))))[0]
+
+
+def test_a_prompt_without_room_for_a_completion_is_named_by_row(tokenizer):
+    rows = [{"prompt": "1" * 56}, {"prompt": "2" * 60}]
+    check_lengths(rows[:1], tokenizer, DECODE, 64, "rows")
+    with pytest.raises(DataError) as error:
+        check_lengths(rows, tokenizer, DECODE, 64, "mine (train)")
+    assert str(error.value) == (
+        f"mine (train): row 2 ({'2' * 40!r}): the prompt has 60 tokens; with max_completion_length 8 in whole blocks"
+        " of 8 it needs 72 positions, but the policy has 64"
+    )
+
+
+def test_a_chat_prompt_that_cannot_be_encoded_is_named_by_row(tokenizer):
+    rows = [{"prompt": "a"}, {"prompt": [{"role": "user", "content": "b"}]}]
+    with pytest.raises(DataError, match=r"mine \(test\): row 2 .*no chat template"):
+        check_lengths(rows, tokenizer, DECODE, 64, "mine (test)")
+
+
+def test_a_message_that_the_chat_template_refuses_is_named_by_row(tokenizer, monkeypatch):
+    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('no system message') }}")
+    with pytest.raises(DataError, match=r"mine: row 1 .*: no system message"):
+        check_lengths([{"prompt": [{"role": "system", "content": "b"}]}], tokenizer, DECODE, 64, "mine")
+
+
+def test_each_distinct_prompt_is_encoded_once(tokenizer, monkeypatch):
+    encoded = []
+    monkeypatch.setattr("rl.codec.encode_prompt", lambda _, prompt: encoded.append(prompt) or [1])
+    check_lengths([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}], tokenizer, DECODE, 64, "rows")
+    assert encoded == ["a", "b"]
