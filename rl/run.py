@@ -16,7 +16,7 @@ from rl.config import RunConfig
 from rl.data import DataError, load_rows, rows_fingerprint, source_name
 from rl.held_out import load_held_out
 from rl.loop import Parts, RunData, train
-from rl.policy import load_text_side, max_positions
+from rl.policy import load_text_side, policy_limits
 from rl.protocols import PolicyLearner, RewardPool, RolloutPool
 from rl.recipe import RecipeError
 from rl.recorder import Recorder
@@ -134,7 +134,10 @@ def _check_same_data(checkpoint: Path, data: RunData) -> None:
 
 def _check_fit(config: RunConfig, data: RunData, path: str, tokenizer: Tokenizer) -> None:
     """Refuse prompts that the policy has no room for before the first step, not in the middle of the run."""
-    limit = max_positions(path)
+    limits, block_length = policy_limits(path), config.rollout.decode.block_length
+    if limits.block_length != block_length:
+        logger.warning("%s was trained with blocks of %d tokens, not %d", path, limits.block_length, block_length)
+    limit = limits.max_positions
     check_lengths(data.train, tokenizer, config.rollout.decode, limit, source_name(config.data))
     if config.evaluation is not None:
         where = source_name(config.evaluation.data)
