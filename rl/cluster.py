@@ -41,7 +41,9 @@ def cluster(config: RunConfig) -> Iterator[None]:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not joined:
         # Logical CPUs only place actors. Phases alternate, so a laptop may hold more actors than it has cores.
-        options |= {"num_cpus": max(os.cpu_count() or 1, asked_cpus), "include_dashboard": False}
+        cpus = max(os.cpu_count() or 1, asked_cpus)
+        # "local": without it, Ray would join any cluster that somebody left running on this machine.
+        options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     # Ray would otherwise remind us of a change of its own defaults on every start.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(**options)

@@ -83,11 +83,6 @@ def policy_limits(path: str) -> PolicyLimits:
     return PolicyLimits(config.vocab_size, config.max_position_embeddings, block_length)
 
 
-def max_positions(path: str) -> int:
-    """Tokens of prompt and completion together that the policy in a checkpoint folder can read."""
-    return policy_limits(path).max_positions
-
-
 def load_text_side(path: str) -> tuple[Tokenizer, SpecialTokens]:
     """Tokenizer and special ids of a checkpoint folder, without its weights."""
     tokenizer, tokens = find_text_side(path)

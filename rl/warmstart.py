@@ -44,7 +44,9 @@ def ensure_policy(config: RunConfig, recorder: Recorder) -> Path:
     folder = policy_folder(config)
     if config.model.path:
         if not folder.is_dir():
-            raise FileNotFoundError(f"model.path: no folder {config.model.path}; give a folder with config.json and safetensors")
+            raise FileNotFoundError(
+                f"model.path: no folder {config.model.path}; give a folder with config.json and safetensors"
+            )
     elif not folder.is_dir():
         run_warm_start(config, recorder)
     elif json.loads((folder.parent / SETTINGS).read_text()) != _settings(config):

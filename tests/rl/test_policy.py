@@ -11,7 +11,6 @@ from rl.policy import (
     build_policy,
     load_policy,
     load_text_side,
-    max_positions,
     policy_limits,
     resolve_device,
     resolve_dtype,
@@ -54,7 +53,6 @@ def test_the_block_length_travels_with_the_policy(tmp_path):
     for folder in ("a", "b"):
         limits = policy_limits(str(tmp_path / folder))
         assert (limits.block_length, limits.max_positions, limits.vocab_size) == (8, 64, len(tokenizer))
-    assert max_positions(str(tmp_path / "b")) == 64
 
 
 def test_a_folder_that_does_not_say_its_block_length_has_the_published_one(tmp_path):

@@ -95,10 +95,17 @@ def ray_head(tmp_path):
     elsewhere.mkdir()
     command = str(Path(sys.executable).with_name("ray"))
     port = 20000 + os.getpid() % 10000
-    start = [command, "start", "--head", f"--port={port}", "--num-cpus=5", "--include-dashboard=false"]
-    subprocess.run(start, cwd=elsewhere, check=True, capture_output=True, timeout=DEADLINE_S)
+    start = [command, "start", "--head", "--block", f"--port={port}", "--num-cpus=5", "--include-dashboard=false"]
+    head = subprocess.Popen(
+        start, cwd=elsewhere, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    for line in head.stdout:
+        if "Ray runtime started" in line:
+            break
     yield f"127.0.0.1:{port}"
-    subprocess.run([command, "stop", "--force"], check=True, capture_output=True, timeout=DEADLINE_S)
+    # Not `ray stop`: that ends every Ray process of the machine, other tests' clusters among them.
+    os.killpg(head.pid, signal.SIGTERM)
+    head.communicate(timeout=DEADLINE_S)
 
 
 def test_a_run_joins_the_cluster_that_ray_address_names(tmp_path, ray_head, monkeypatch):
