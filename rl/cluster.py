@@ -48,7 +48,7 @@ def cluster(config: RunConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(**options)
     try:
-        _await_resources(asked_cpus, asked_gpus, config.cluster.start_timeout_s if joined else 0)
+        _await_resources(asked_cpus, asked_gpus, config.cluster.start_timeout_s if joined else 0.0)
         yield
     finally:
         ray.shutdown()
