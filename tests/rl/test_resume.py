@@ -91,6 +91,7 @@ def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path, backend, n
 @pytest.fixture
 def ray_head(tmp_path, monkeypatch):
     """A cluster that somebody else started, somewhere else; Ray lets in who knows its token."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "redraft-tests-" + "0" * 32)
     elsewhere = tmp_path / "head"
     elsewhere.mkdir()
