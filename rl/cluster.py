@@ -137,7 +137,7 @@ class ActorPool:
 
 def _await_ready(actor: Any, deadline: float, what: str) -> None:
     try:
-        _get(actor.__ray_ready__.remote(), deadline, f"{what}: start")
+        _get(actor.__ray_ready__.remote(), deadline, what)
     except RayActorError as death:
         raise ClusterError(f"{what} died while starting: {death}") from death
 
