@@ -4,24 +4,14 @@ import torch
 
 from rewards.reward import RewardTerm
 from rl.batch import Experience
-from rl.config import AlgorithmConfig, DataConfig, ModelConfig, RolloutConfig, RunConfig, TrainerConfig
+from rl.config import AlgorithmConfig, DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
 from rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
-from rollout.config import DecodeConfig
 from rollout.decoder import decode
 from rollout.torch_engine import TorchEngine
 from rollout.trajectory import Prompt, SpecialTokens
 
 TOKENS = SpecialTokens(mask=7, pad=0, stops=(1,))
-DECODE = DecodeConfig(
-    block_length=4,
-    threshold=0.5,
-    editing_threshold=0.3,
-    max_post_steps=3,
-    max_completion_length=9,
-    temperature=1.0,
-    edit_sampling="sample",
-    unmask_confidence="top",
-)
+DECODE = RolloutDecode(block_length=4, threshold=0.5, editing_threshold=0.3, max_post_steps=3, max_completion_length=9)
 """Several forwards and several sampled edits per block on `tiny_model()`."""
 
 
@@ -56,7 +46,7 @@ def ragged_prompts(lengths: list[int], vocab_size: int = 7) -> list[Prompt]:
     return [Prompt(f"p{i}", tuple(ids), seed=100 + i, group=0) for i, ids in enumerate(draws)]
 
 
-def rollouts(model: LLaDA2Model, lengths: list[int], decode_config: DecodeConfig = DECODE) -> list[Experience]:
+def rollouts(model: LLaDA2Model, lengths: list[int], decode_config: RolloutDecode = DECODE) -> list[Experience]:
     """Completions that the decoder drew from the model, with advantages of both signs."""
     prompts = ragged_prompts(lengths)
     completions = decode(TorchEngine(model), prompts, decode_config, TOKENS)
@@ -68,7 +58,7 @@ def rollouts(model: LLaDA2Model, lengths: list[int], decode_config: DecodeConfig
 
 
 def run_config(
-    algorithm: dict | None = None, trainer: dict | None = None, decode_config: DecodeConfig = DECODE
+    algorithm: dict | None = None, trainer: dict | None = None, decode_config: RolloutDecode = DECODE
 ) -> RunConfig:
     """A run's settings whose learner neither clips gradients nor splits batches unless told to."""
     return RunConfig(
