@@ -68,7 +68,7 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome
         _check_same_data(checkpoint, data)
     recorder.begin()
     recorder.rewind(start)
-    path = str(policy_folder(config) if checkpoint else ensure_policy(config, recorder))
+    path = str(policy_folder(config) if checkpoint else ensure_policy(config, recorder, data.held_out))
     tokenizer, tokens = load_text_side(path)
     _check_fit(config, data, path, tokenizer)
     # Our signal handlers come after Ray's, which would end the process without a checkpoint.

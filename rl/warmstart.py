@@ -3,7 +3,7 @@
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from rl.codec import Codec
 from rl.config import RunConfig, SFTConfig
 from rl.data import load_rows, source_name
 from rl.evaluate import evaluate
-from rl.held_out import load_held_out
 from rl.policy import RolloutPolicy, build_policy, load_policy, load_text_side, save_policy
 from rl.recipe import RecipeError
 from rl.recorder import Recorder
 from rl.sft import TrainOptions, encode_rows, train_supervised
+from rl.tasks import Row
 from rollout.chat import Tokenizer
 from rollout.torch_engine import TorchEngine
 from rollout.trajectory import SpecialTokens
@@ -34,8 +34,13 @@ def policy_folder(config: RunConfig) -> Path:
     return Path(config.model.path or Path(config.output_dir) / "sft" / "hf").resolve()
 
 
-def ensure_policy(config: RunConfig, recorder: Recorder) -> Path:
+def ensure_policy(config: RunConfig, recorder: Recorder, held_out: Sequence[Row]) -> Path:
     """The run's first policy; makes it with the warm start when it is not there yet.
+
+    Args:
+        config: The recipe.
+        recorder: Where results go.
+        held_out: Rows that the warm start is measured on.
 
     Raises:
         FileNotFoundError: `model.path` names no folder.
@@ -48,17 +53,23 @@ def ensure_policy(config: RunConfig, recorder: Recorder) -> Path:
                 f"model.path: no folder {config.model.path}; give a folder with config.json and safetensors"
             )
     elif not folder.is_dir():
-        run_warm_start(config, recorder)
+        run_warm_start(config, recorder, held_out)
     elif json.loads((folder.parent / SETTINGS).read_text()) != _settings(config):
         raise RecipeError(
-            f"{folder} is a warm start with other settings (seed, model, sft or rollout.decode.block_length);"
+            f"{folder} is a warm start with other settings (seed, model, sft, rollout.decode.block_length,"
+            " or with sft.target_accuracy data, evaluation or rewards);"
             f" delete {folder.parent} or choose another output_dir=FOLDER"
         )
     return folder
 
 
-def run_warm_start(config: RunConfig, recorder: Recorder) -> Path:
+def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row]) -> Path:
     """Run the recipe's `sft` section.
+
+    Args:
+        config: The recipe.
+        recorder: Where results go.
+        held_out: Rows that the warm start is measured on.
 
     Returns:
         The folder of the trained policy, `<output_dir>/sft/hf`.
@@ -74,7 +85,8 @@ def run_warm_start(config: RunConfig, recorder: Recorder) -> Path:
     recorder.drop_stage("sft")
     torch.set_num_threads(config.cluster.learner_threads)
     model, tokenizer, tokens = _first_policy(config)
-    _train(config, config.sft, model, tokenizer, tokens, recorder)
+    with _accuracy(config, model, tokenizer, tokens, held_out) as accuracy:
+        _train(config, config.sft, model, tokenizer, tokens, accuracy, recorder)
     folder = Path(config.output_dir) / "sft"
     partial = folder / ".hf.partial"  # written beside its place and renamed: a folder that is there is a whole policy
     shutil.rmtree(partial, ignore_errors=True)
@@ -99,6 +111,7 @@ def _train(
     model: nn.Module,
     tokenizer: Tokenizer,
     tokens: SpecialTokens,
+    accuracy: Callable[[], dict[str, float]],
     recorder: Recorder,
 ) -> None:
     block_length = config.rollout.decode.block_length
@@ -106,29 +119,33 @@ def _train(
     rows = load_rows(sft.data, config.seed)
     demonstrations = encode_rows(rows, tokenizer, tokens, block_length, limit, source_name(sft.data))
     options = TrainOptions(Path(config.output_dir) / "sft", config.seed, block_length, tokens)
-    with _accuracy(config, model, tokenizer, tokens) as accuracy:
-        train_supervised(model, demonstrations, sft, options, accuracy, lambda *row: recorder.metrics("sft", *row))
+    train_supervised(model, demonstrations, sft, options, accuracy, lambda *row: recorder.metrics("sft", *row))
 
 
 @contextlib.contextmanager
 def _accuracy(
-    config: RunConfig, model: nn.Module, tokenizer: Tokenizer, tokens: SpecialTokens
+    config: RunConfig, model: nn.Module, tokenizer: Tokenizer, tokens: SpecialTokens, held_out: Sequence[Row]
 ) -> Iterator[Callable[[], dict[str, float]]]:
     """Held-out evaluation of the model as it stands; empty where the recipe has none."""
     if config.evaluation is None:
         yield dict
         return
-    decode, held_out, codec = config.evaluation.decode, load_held_out(config), Codec(tokenizer, config.seed)
+    decode, codec = config.evaluation.decode, Codec(tokenizer, config.seed)
     rollouts = RolloutWorker(lambda: RolloutPolicy(model, version=0), tokens, config.rollout.max_rows)
     with contextlib.closing(RewardWorker(config.rewards)) as rewards:
         yield lambda: evaluate(rollouts, rewards, codec, held_out, decode)
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """What the warm start's result depends on."""
-    return {
+    """What the warm start's result depends on; where an accuracy ends it, also on how that is measured."""
+    settings = {
         "seed": config.seed,
         "block_length": config.rollout.decode.block_length,
         "model": config.model.model_dump(mode="json", exclude={"device"}),
         "sft": config.sft.model_dump(mode="json") if config.sft else None,
     }
+    if config.evaluation and config.sft and config.sft.target_accuracy:
+        settings["data"] = config.data.model_dump(mode="json")
+        settings["evaluation"] = config.evaluation.model_dump(mode="json", exclude={"eval_steps"})
+        settings["rewards"] = [term.model_dump(mode="json") for term in config.rewards]
+    return settings

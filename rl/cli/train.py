@@ -48,10 +48,11 @@ def sft(recipe: Recipe, overrides: Overrides = None) -> None:
 
     config = read_command([recipe, *(overrides or [])])
     with open_display(config) as display:
+        from rl.held_out import load_held_out
         from rl.recorder import Recorder
         from rl.warmstart import run_warm_start
 
-        folder = run_warm_start(config, Recorder(config, display))
+        folder = run_warm_start(config, Recorder(config, display), load_held_out(config))
     typer.echo(f"policy written to {folder}")
 
 

@@ -7,13 +7,14 @@ import pytest
 
 from rl.codec import Codec
 from rl.data import DataError, load_rows
+from rl.held_out import load_held_out
 from rl.loop import Parts, RunData, train
 from rl.policy import load_text_side
 from rl.recipe import RecipeError, load_recipe
 from rl.recorder import Recorder
 from rl.run import backend, run_training
 from rl.warmstart import run_warm_start
-from tiny import DECODE, make_policy, recipe, write_recipe
+from tiny import DECODE, SHAPE, make_policy, recipe, write_recipe
 
 
 class Lines:
@@ -154,25 +155,36 @@ def test_evaluation_rows_that_are_also_learned_from_are_left_out(place, caplog):
     evaluation = {"data": {"path": str(place / "test.jsonl")}, "decode": {**DECODE, "temperature": 0.0}}
     _, lines = run(place, "trainer.total_steps=1", data={"path": str(place / "train.jsonl")}, evaluation=evaluation)
     assert lines[0][2]["eval/rows"] == 2
-    assert "4 of 6 rows also occur in the training data" in caplog.text
+    assert caplog.text.count("4 of 6 rows also occur in the training data") == 1
     with pytest.raises(DataError, match="all 6 rows also occur"):
         run(place, f"output_dir={place}/same", data={"path": str(place / "test.jsonl")}, evaluation=evaluation)
 
 
 def test_a_warm_start_with_other_settings_is_not_reused(tmp_path):
-    from tiny import SHAPE
-
     sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 2, "batch_size": 8}
     config = load_recipe([write_recipe(tmp_path, model={"init": SHAPE}, sft=sft)])
-    folder = run_warm_start(config, Recorder(config, Lines()))
+    folder = run_warm_start(config, Recorder(config, Lines()), load_held_out(config))
     written = (folder / "model.safetensors").stat().st_mtime_ns
     run(tmp_path, "trainer.total_steps=1", model={"init": SHAPE}, sft=sft)
     assert (folder / "model.safetensors").stat().st_mtime_ns == written
     with pytest.raises(RecipeError, match="already holds RL checkpoints"):
-        run_warm_start(config, Recorder(config, Lines()))
+        run_warm_start(config, Recorder(config, Lines()), load_held_out(config))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(RecipeError, match=r"is a warm start with other settings \(seed, model, sft"):
         run(tmp_path, "seed=3", model={"init": SHAPE}, sft=sft)
+
+
+def test_a_warm_start_that_an_accuracy_ends_is_not_reused_for_another_evaluation(tmp_path):
+    data = {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}
+    sft = {"data": data, "max_steps": 1, "batch_size": 8, "target_accuracy": 0.5}
+    evaluation = {"data": {**data, "split": "test", "max_rows": 2}, "decode": {**DECODE, "temperature": 0.0}}
+    sections = {"model": {"init": SHAPE}, "data": data, "sft": sft, "evaluation": evaluation}
+    run(tmp_path, "trainer.total_steps=1", **sections)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    run(tmp_path, "trainer.total_steps=1", "evaluation.eval_steps=7", **sections)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(RecipeError, match=r"or with sft\.target_accuracy data, evaluation or rewards"):
+        run(tmp_path, "trainer.total_steps=1", "evaluation.data.max_rows=1", **sections)
 
 
 def test_a_stop_during_the_last_step_still_ends_the_run_as_finished(place):
@@ -230,8 +242,6 @@ def test_a_masked_sample_is_left_out_of_learning_and_counted(place):
 
 
 def test_the_warm_start_runs_when_there_is_no_policy_yet(tmp_path):
-    from tiny import SHAPE
-
     base = recipe(tmp_path)
     sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 4, "eval_steps": 2}
     _, rows = run(tmp_path, "trainer.total_steps=1", model={"init": SHAPE}, sft={**sft, "batch_size": 8})
