@@ -9,8 +9,10 @@ Source: rollout routing replay, arXiv 2510.11370; routing replay between passes,
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Int, Int16
+from jaxtyping import Float, Int, Int16
 from torch import Tensor
+
+from rl.masks import Mask
 
 Routes = Int16[Tensor, "layers tokens k"]  # expert indices; -1 in all k places: no route known
 
@@ -90,11 +92,33 @@ class RouteTape:
 
 @runtime_checkable
 class RoutedPolicy(Protocol):
-    """A network that can record and replay its routes: its `hidden_states` takes a `tape`."""
+    """A network that can record and replay its routes."""
 
-    def route_tape(self, given: Tensor | None = None, replay: bool = True) -> RouteTape:
+    def route_tape(self, given: Routes | None = None, replay: bool = True) -> RouteTape:
         """A tape for one forward, see `RouteTape`."""
         ...
+
+    def hidden_states(
+        self,
+        input_ids: Int[Tensor, "b q"],
+        position_ids: Int[Tensor, "b q"],
+        attention_mask: Mask,
+        *,
+        tape: RouteTape | None,
+    ) -> Float[Tensor, "b q hidden"]:
+        """Hidden states after the final norm; the tokens of a tape are the positions, row by row."""
+        ...
+
+
+def routed(model: object) -> RoutedPolicy:
+    """The same model, known to be able.
+
+    Raises:
+        TypeError: It is no `RoutedPolicy`.
+    """
+    if not isinstance(model, RoutedPolicy):
+        raise TypeError(f"{type(model).__name__} can neither record nor replay routes: it has no route_tape")
+    return model
 
 
 def _stack(layers: list[Tensor | None]) -> Tensor:

@@ -1,7 +1,6 @@
 """Routes for the composite forward of a view: those of the rollout's own forwards, and those of an earlier pass.
 
-The composite input of a row is `[noisy from the first editable block on ; whole clean canvas]`; rows follow each other,
-as the routers see them.
+A tape holds the composite input `[noisy ; clean]` of one row after the other, see `rl.likelihood.composite_layout`.
 """
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rl.batch import CanvasBatch
+from rl.likelihood import composite_layout
 from rl.route_tape import Routes
 
 
@@ -30,8 +30,9 @@ def trajectory_routes(batch: CanvasBatch, step: Int[Tensor, "batch blocks"]) -> 
     """
     recorded = [_recorded(batch, row) for row in range(len(batch.traces))]
     _, layers, _, k = recorded[0].shape
-    noisy = step[:, batch.first_editable // batch.block_length :].tolist()
-    blocks = len(noisy[0]) + step.shape[1]  # of a row's composite input
+    layout = composite_layout(batch)
+    noisy = step[:, layout.start // layout.block_length :].tolist()
+    blocks = layout.num_rows // layout.block_length  # of one canvas's composite input
     table = np.full((layers, len(noisy), blocks, batch.block_length, k), -1, dtype=np.int16)
     for row, forwards in enumerate(noisy):
         for block, forward in enumerate(forwards):
@@ -51,10 +52,9 @@ def earlier_routes(batch: CanvasBatch, used: Routes) -> Routes:
         batch: Canvases; micro-batches must be split as they were in the earlier pass.
         used: `RouteTape.routes` of that pass.
     """
-    length = batch.tokens.shape[1]
-    ends = (torch.arange(length, device=batch.tokens.device) * batch.editable).amax(-1, keepdim=True)
-    real = torch.arange(length, device=batch.tokens.device) <= ends
-    inside = torch.cat([real[:, batch.first_editable :], real], dim=1).flatten()
+    layout, position = composite_layout(batch), torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    real = position <= (position * batch.editable).amax(-1, keepdim=True)
+    inside = torch.cat([real[:, layout.start :], real[:, : layout.clean_length]], dim=1).flatten()
     return used.masked_fill(~inside[None, :, None], -1)
 
 

@@ -98,13 +98,12 @@ def model() -> LLaDA2Model:
 def test_the_engine_and_the_composite_forward_choose_the_same_routes_in_every_state(model, lengths):
     rows, batch = recorded_batch(model, lengths)
     compared, first = 0, batch.first_editable // BLOCK
-    noisy_length, length = batch.tokens.shape[1] - batch.first_editable, batch.tokens.shape[1]
     for view, step in state_views(rows, batch):
         tape = model.route_tape(trajectory_routes(batch, step), replay=False)
         score(model, batch, view, tape)
         states = int((step >= 0).sum())
         assert tape.agreement() == (LAYERS * BLOCK * states,) * 3
-        live = tape.routes.unflatten(1, (len(rows), noisy_length + length))
+        live = tape.routes.unflatten(1, (len(rows), -1))
         for row, block in (step >= 0).nonzero().tolist():
             engine = rows[row].completion.trace.routes[step[row, block]]
             start = (block - first) * BLOCK
@@ -119,14 +118,15 @@ def test_only_noisy_blocks_that_show_a_state_have_routes_and_each_has_those_of_i
     rows, batch = recorded_batch(model, SHAPES["whole prompt blocks in front of every completion"])
     length, start = batch.tokens.shape[1], batch.first_editable
     assert start == BLOCK
+    size = (length - start) + (length - BLOCK)  # of one row: noisy half, and clean half without the last block
     _, step = state_views(rows, batch)[1]
     assert (step == -1).any()
     routes = trajectory_routes(batch, step)
-    assert routes.shape == (LAYERS, len(rows) * (2 * length - start), K)
+    assert routes.shape == (LAYERS, len(rows) * size, K)
     assert routes.dtype == torch.int16
     for row, (experience, forwards) in enumerate(zip(rows, step.tolist(), strict=True)):
-        for place in range(2 * length - start):
-            found = routes[:, row * (2 * length - start) + place].tolist()
+        for place in range(size):
+            found = routes[:, row * size + place].tolist()
             forward = forwards[(start + place) // BLOCK] if place < length - start else -1
             if forward < 0:
                 assert found == [[-1] * K] * LAYERS
@@ -192,7 +192,8 @@ def test_routes_of_the_old_policys_pass_are_replayed_on_masks_that_no_engine_saw
     gradients = torch.autograd.grad(score(later, batch, view, replaying).sum(), routers)
     assert all(gradient.abs().max() > 1e-3 for gradient in gradients)
     sizes = [len(row.prompt.token_ids) + len(row.completion.canvas_ids) for row in rows]
-    known = LAYERS * sum(2 * size - batch.first_editable for size in sizes)
+    clean = batch.tokens.shape[1] - BLOCK
+    known = LAYERS * sum(size - batch.first_editable + min(size, clean) for size in sizes)
     assert len(set(sizes)) > 2
     assert comparing.agreement().known == replaying.agreement().known == known
     assert 0 < comparing.agreement().used < known
@@ -204,15 +205,15 @@ def test_padding_is_routed_live_and_everything_else_as_before(model):
     length, view = batch.tokens.shape[1], elbo_views(batch, 1, "exact_count", MASK)[0]
     tape = model.route_tape()
     score(model, batch, view, tape)
-    used = tape.routes
-    given = earlier_routes(batch, used).unflatten(1, (2, 2 * length))
+    used, given = tape.routes, earlier_routes(batch, tape.routes)
     size = len(rows[0].prompt.token_ids) + len(rows[0].completion.canvas_ids)
-    assert size < length
-    for half in (0, length):
-        kept = used.unflatten(1, (2, 2 * length))[:, 0, half : half + size]
-        assert torch.equal(given[:, 0, half : half + size], kept)
-        assert (given[:, 0, half + size : half + length] == -1).all()
-    assert torch.equal(given[:, 1], used.unflatten(1, (2, 2 * length))[:, 1])
+    clean = length - BLOCK
+    assert size < clean
+    real = [*range(size), *range(length, length + size)]
+    padding = [*range(size, length), *range(length + size, length + clean)]
+    assert torch.equal(given[:, real], used[:, real])
+    assert (given[:, padding] == -1).all()
+    assert torch.equal(given[:, length + clean :], used[:, length + clean :])
 
 
 def test_routes_that_were_not_recorded_are_asked_for_by_row(model):

@@ -104,6 +104,11 @@ class LLaDA2Model(nn.Module):
             raise ValueError(f"a given route holds expert {last}; valid: 0 to {config.num_experts - 1}, or -1 for live")
         return RouteTape(routed, given, replay)
 
+    @property
+    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
+        """The head's matrix, for those who need log-probabilities of few tokens and not all logits."""
+        return self.lm_head.weight
+
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
         """Scores of every token at the same position, in fp32 (float64 for a float64 model)."""
         logits = self.lm_head(hidden)

@@ -9,7 +9,7 @@ from oracles.llada2_reference import sigmoid_route
 from oracles.tiny_policy import tiny_model
 from rl.models.llada2 import LLaDA2Model, init_weights
 from rl.models.llada2.moe import MoE
-from rl.route_tape import RoutedPolicy, RouteTape
+from rl.route_tape import RouteTape, routed
 from rollout.blocks import block_causal_mask
 
 LAYERS, TOKENS, K, EXPERTS = 2, 24, 3, 12
@@ -262,6 +262,8 @@ def test_wrong_tapes_are_refused_with_what_is_wrong():
         dense.route_tape()
 
 
-def test_the_network_is_a_routed_policy():
-    assert isinstance(routed_model(), RoutedPolicy)
-    assert not isinstance(torch.nn.Linear(2, 2), RoutedPolicy)
+def test_a_model_without_routers_is_refused_by_name():
+    model = routed_model()
+    assert routed(model) is model
+    with pytest.raises(TypeError, match="Linear can neither record nor replay routes: it has no route_tape"):
+        routed(torch.nn.Linear(2, 2))
