@@ -1,5 +1,6 @@
 """The collapse alarm: a policy that grows sure of itself while its reward falls is not learning the task any more."""
 
+import itertools
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -116,6 +117,6 @@ def _rise(
 
 
 def _standard_error(values: Sequence[float], window: int) -> float:
-    """Of the difference of two windows' means, from successive differences (von Neumann 1941): Var = E[d^2] / 2."""
-    squares = [(after - before) ** 2 for before, after in zip(values, values[1:], strict=False)]
-    return (fmean(squares) / 2 * 2 / window) ** 0.5
+    """Of the difference of two windows' means: 2 Var / window, with Var = E[d^2] / 2 of successive differences d."""
+    squares = [(after - before) ** 2 for before, after in itertools.pairwise(values)]
+    return (fmean(squares) / window) ** 0.5

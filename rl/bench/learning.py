@@ -90,7 +90,7 @@ def run_config(spec: RunSpec, algorithm: AlgorithmConfig, max_completion_length:
         seed=spec.seed,
         output_dir="unused",
         model=ModelConfig(path="unused", device="cpu"),
-        data=DataConfig(path=spec.task),
+        data=DataConfig(path=spec.task, max_rows=None),
         rewards=(RewardTerm(fn="math_accuracy"),),
         rollout=RolloutConfig(
             prompts_per_step=spec.prompts, num_generations=spec.generations, decode=decode_config, max_rows=4096
@@ -205,5 +205,5 @@ def count_forwards(model: nn.Module) -> dict[str, int]:
             spent["learn" if torch.is_grad_enabled() else "score"] += len(input_ids)
         return plain(input_ids, *rest)
 
-    model.hidden_states = counted  # pyright: ignore[reportAttributeAccessIssue]
+    model.hidden_states = counted  # pyright: ignore[reportArgumentType]
     return spent
