@@ -18,7 +18,7 @@ from rl.config import AlgorithmConfig
 from rl.learner import Learner
 from rl.policy import load_policy
 
-SPEC = RunSpec("trajectory_sampled", "arithmetic", "q", 1e-3, 0, steps=2, prompts=2, generations=4, held_out=4)
+SPEC = RunSpec("vrbpo", "arithmetic", "q", 1e-3, 0, steps=2, prompts=2, generations=4, held_out=4)
 START = WarmStart("arithmetic", steps=2, batch_size=8, demonstrations=50)
 
 
@@ -37,7 +37,7 @@ def without_times(record):
 
 
 def test_a_run_is_a_pure_function_of_its_spec_algorithm_and_policy(policy):
-    chosen = algorithms()["trajectory_sampled"]
+    chosen = algorithms()["vrbpo"]
     first, second = (without_times(run_one(SPEC, chosen, policy)) for _ in range(2))
     other = without_times(run_one(dataclasses.replace(SPEC, seed=1), chosen, policy))
     assert first == second
@@ -120,7 +120,7 @@ def test_a_finished_run_is_not_run_again_and_a_changed_algorithm_is(tmp_path, po
             return future
 
     monkeypatch.setattr(grid_module, "ProcessPoolExecutor", Pool)
-    grid = Grid(("elbo", "trajectory"), ("arithmetic",), ("q",), (1e-3,), seeds=2, steps=2)
+    grid = Grid(("ebpo", "d2"), ("arithmetic",), ("q",), (1e-3,), seeds=2, steps=2)
     known, seen = algorithms(), []
 
     def go(algorithms_now):
@@ -133,10 +133,10 @@ def test_a_finished_run_is_not_run_again_and_a_changed_algorithm_is(tmp_path, po
     assert seen[-1] == (4, 4)
     go(known)
     assert ran == []
-    go({**known, "elbo": known["elbo"].model_copy(update={"gamma": 0.5})})
-    assert [spec.preset for spec in ran] == ["elbo", "elbo"]
+    go({**known, "ebpo": known["ebpo"].model_copy(update={"gamma": 0.5})})
+    assert [spec.preset for spec in ran] == ["ebpo", "ebpo"]
     with (runs / FILE).open("a") as file:
-        file.write('{"spec": {"preset": "el')  # what a kill leaves
+        file.write('{"spec": {"preset": "eb')  # what a kill leaves
     go(known)
     assert [spec.preset for spec in ran] == []
     assert len(read_records(runs)) == 6
@@ -144,7 +144,7 @@ def test_a_finished_run_is_not_run_again_and_a_changed_algorithm_is(tmp_path, po
 
 def test_the_command_runs_a_small_grid_in_processes_and_writes_its_report(tmp_path):
     words = [
-        "bench", "learning", "--presets", "elbo", "--presets", "trajectory_sampled", "--tasks", "arithmetic",
+        "bench", "learning", "--presets", "ebpo", "--presets", "vrbpo", "--tasks", "arithmetic",
         "--modes", "q", "--rates", "1e-3", "--rates", "3e-3", "--seeds", "1", "--steps", "2", "--warm-steps", "2",
         "--workers", "1", "--runs", str(tmp_path / "runs"), "--out", str(tmp_path / "out"),
     ]  # fmt: skip
@@ -152,16 +152,16 @@ def test_the_command_runs_a_small_grid_in_processes_and_writes_its_report(tmp_pa
     assert result.exit_code == 0
     assert "arithmetic, Q decoding" in result.stdout
     report = json.loads((tmp_path / "out" / "learning.json").read_text())
-    assert {one["preset"] for one in report["cells"]["arithmetic/q"]["standings"]} == {"elbo", "trajectory_sampled"}
+    assert {one["preset"] for one in report["cells"]["arithmetic/q"]["standings"]} == {"ebpo", "vrbpo"}
     assert (tmp_path / "out" / "learning.png").stat().st_size > 10_000
-    assert "| elbo |" in (tmp_path / "out" / "learning.md").read_text()
+    assert "| ebpo |" in (tmp_path / "out" / "learning.md").read_text()
     assert len(read_records(tmp_path / "runs")) == 4
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--presets", "eblo"], "unknown preset 'eblo'; valid: trajectory"),
+        (["--presets", "epbo"], "unknown preset 'epbo'; valid: vrbpo"),
         (["--tasks", "sums"], "unknown task 'sums'; valid: prefix_sum, arithmetic"),
         (["--modes", "z"], "unknown mode 'z'; valid: q, s"),
     ],

@@ -53,7 +53,7 @@ def grid():
     areas = {
         ("a", 1e-3): (0.3, 0.5), ("a", 3e-3): (0.6, 0.8), ("a", 1e-2): (0.1, 0.1),
         ("b", 1e-3): (0.2, 0.2), ("b", 3e-3): (0.65, 0.72), ("b", 1e-2): (0.3, 0.5),
-        ("c", 1e-3): (0.1, 0.2), ("c", 3e-3): (0.2, 0.3), ("c", 1e-2): (0.5, 0.7),
+        ("c", 1e-3): (0.1, 0.2), ("c", 3e-3): (0.2, 0.3), ("c", 1e-2): (0.49, 0.69),
     }  # fmt: skip
     return [
         record(preset, rate, seed, [value]) for (preset, rate), both in areas.items() for seed, value in enumerate(both)
@@ -65,18 +65,26 @@ def test_presets_stand_in_the_order_of_their_areas_at_their_best_rates():
     table = standings(found)
     assert cell == ("sums", "q")
     assert [(one.rank, one.preset, one.rate) for one in table] == [(1, "a", 3e-3), (2, "b", 3e-3), (3, "c", 1e-2)]
-    assert [one.scores.area.mean for one in table] == pytest.approx([0.7, 0.685, 0.6])
+    assert [one.scores.area.mean for one in table] == pytest.approx([0.7, 0.685, 0.59])
 
 
-def test_a_tie_is_a_gap_paired_by_seed_of_at_most_its_standard_error():
+def test_a_tie_is_a_gap_of_at_most_the_firsts_standard_error_and_a_paired_one_of_at_most_its_own():
     first, second, third = standings(cells(grid())["sums", "q"])
-    assert (first.gap, first.tied) == (Estimate(0.0, 0.0), True)
+    assert first.scores.area.error == pytest.approx(0.1)  # .6 and .8
+    assert (first.gap, first.tied, first.tied_paired) == (Estimate(0.0, 0.0), True, True)
     # Gaps of b: .6 - .65 = -.05 and .8 - .72 = .08: mean .015, deviation .065, error .065 sqrt(2) / sqrt(2).
     assert (second.gap.mean, second.gap.error) == pytest.approx((0.015, 0.065))
-    assert second.tied
-    # Gaps of c: .1 and .1.
-    assert (third.gap.mean, third.gap.error) == pytest.approx((0.1, 0.0))
-    assert not third.tied
+    assert (second.tied, second.tied_paired) == (True, True)
+    # Gaps of c: .11 and .11.
+    assert (third.gap.mean, third.gap.error) == pytest.approx((0.11, 0.0))
+    assert (third.tied, third.tied_paired) == (False, False)
+
+
+def test_a_gap_inside_the_firsts_error_but_outside_its_own_is_tied_unpaired_only():
+    records = [record("a", 1e-3, seed, [value]) for seed, value in enumerate((0.6, 0.8))]
+    records += [record("b", 1e-3, seed, [value]) for seed, value in enumerate((0.55, 0.75))]
+    _, second = standings(cells(records)["sums", "q"])
+    assert (second.tied, second.tied_paired) == (True, False)
 
 
 def test_the_next_hotter_rate_is_ranked_among_those_that_have_one():
@@ -93,7 +101,7 @@ def test_the_report_has_a_row_per_preset_with_its_gap_and_its_hotter_rate():
     cells_of_row = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells_of_row[2:6] == ["0.003", "0.685±0.035", "0.015±0.065", "yes"]
     assert "0.01: 0.400±0.100 (1/2)" in cells_of_row
-    assert "| c | 0.150±0.050 | 0.250±0.050 | 0.600±0.100 |" in text
+    assert "| c | 0.150±0.050 | 0.250±0.050 | 0.590±0.100 |" in text
 
 
 def test_mean_curves_end_where_the_first_run_ends():
