@@ -14,7 +14,7 @@ from rl.run import run_training
 from tiny import SHAPE, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-LABELS = {"tokens/forward"}  # of the console line
+LABELS = {"tokens/forward", "benchmarks/results", "runs/bench_learning"}  # of the console line; folders
 NAME = re.compile(r"[a-z]+/[a-z0-9_]+")
 
 ON_TRAJECTORY = {"path_check": "log", "rollout_correction": "token", "anchor": 0.1, "route_replay": "compare"}
@@ -27,6 +27,9 @@ OF_EDITS = {"objective/t2t_clip_fraction", "objective/t2t_log_ratio_abs"}
 
 class Silent:
     def step(self, stage, step, metrics):
+        pass
+
+    def warn(self, text):
         pass
 
 
