@@ -258,7 +258,7 @@ def test_lookahead_moves_a_share_of_each_steps_weight_to_all_slots_still_masked(
 
 
 def test_lookahead_keeps_the_total_weight_of_every_completion():
-    _, rows, batch = toy_rollouts()
+    _, _, batch = toy_rollouts()
     plain, ahead = (trajectory_views(batch, StepLaw(None, lookahead=s), TOY_TOKENS.mask) for s in (0.0, 0.7))
     totals = [sum(view.weight.sum(-1) for view in views) for views in (plain, ahead)]
     torch.testing.assert_close(totals[0], totals[1], rtol=0, atol=1e-12)
