@@ -4,7 +4,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl.models.llada2.attention import Attention, KeyValueCache, Mask, Tables, rotary_tables, usable_mask
+from rl.models.llada2.attention import (
+    Attention,
+    KeyValueCache,
+    Mask,
+    Tables,
+    UsableMask,
+    rotary_tables,
+    usable_mask,
+)
 from rl.models.llada2.config import LLaDA2Config
 from rl.models.llada2.moe import GatedMLP, MoE
 from rollout.blocks import block_causal_mask
@@ -22,7 +30,7 @@ class DecoderLayer(nn.Module):
         self.mlp = GatedMLP(config.hidden_size, config.intermediate_size) if dense else MoE(config)
 
     def forward(
-        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: Mask, cache: KeyValueCache | None = None
+        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: UsableMask, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "b q hidden"]:
         """Add both branches to the residual stream."""
         hidden = hidden + self.attention(self.input_layernorm(hidden), tables, mask, cache)
