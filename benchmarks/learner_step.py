@@ -1,14 +1,16 @@
 """Tokens per second of a learner step, and which share of the machine's matrix throughput it uses."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from measure import median_seconds
-from rl.batch import composite_tokens
-from rl.learner import Learner
+from rl.batch import Experience, collate
+from rl.likelihood import composite_layout
 from rl.models.llada2 import LLaDA2Config
-from workload import BLOCK, Workload
+from rl.views import make_views
+from workload import BLOCK, Workload, elbo
 
 VIEWS = 2
 
@@ -22,8 +24,8 @@ def measure_learner_step(workload: Workload, tokens_per_microbatch: int, repeats
     rows = workload.rollouts(model)
     learner = workload.learner(model, VIEWS, tokens_per_microbatch)
     seconds = median_seconds(lambda: learner.update(rows), repeats, workload.device)
-    tokens = VIEWS * composite_tokens(rows, BLOCK)
-    flops = step_flops(workload, VIEWS, _scored(learner, rows))
+    tokens, scored = _count(workload, rows)
+    flops = step_flops(workload, VIEWS, scored)
     peak = peak_matmul_flops(workload.device, workload.dtype)
     result = {
         "device": workload.device,
@@ -44,9 +46,12 @@ def measure_learner_step(workload: Workload, tokens_per_microbatch: int, repeats
     return result
 
 
-def _scored(learner: Learner, rows: list[Any]) -> int:
-    _, views = learner._views(rows)
-    return sum(int(view.scored.sum()) for view in views)
+def _count(workload: Workload, rows: Sequence[Experience]) -> tuple[int, int]:
+    """Composite positions that the step reads, and positions that it scores, over all views."""
+    batch = collate(rows, BLOCK, workload.tokens.pad, "cpu")
+    views = make_views(batch, elbo(VIEWS), workload.tokens.mask, score_edits=True)
+    positions = len(views) * len(rows) * composite_layout(batch).num_rows
+    return positions, sum(int(view.scored.sum()) for view in views)
 
 
 def step_flops(workload: Workload, num_views: int, scored: int) -> float:

@@ -23,8 +23,8 @@ from record import write_record
 from rl.batch import CanvasBatch, collate
 from rl.likelihood import score_view
 from rl.models.llada2 import LLaDA2Model
-from rl.noising import View, make_views
 from rl.token_log_probs import token_log_probs
+from rl.views import View, make_views
 from rollout.blocks import block_causal_mask
 from workload import BLOCK, MINI_STACK, SMALL, Workload, elbo
 

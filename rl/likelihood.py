@@ -3,13 +3,17 @@
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rl.batch import CanvasBatch
 from rl.masks import CompositeLayout, Mask, composite_mask
-from rl.noising import View
+from rl.route_tape import RouteTape, routed
 from rl.token_log_probs import token_log_probs
+from rl.views.view import View, draw, position_counter
+from rollout.config import DecodeConfig
+from rollout.editing import edit_set, read, suppress_mask_, unmask_set
+from rollout.sampling import draw as draw_token
 
 
 @runtime_checkable
@@ -27,6 +31,10 @@ class ScoredModel(Protocol):
         """Hidden states after the final norm."""
         ...
 
+    def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
+        """The head."""
+        ...
+
 
 class Scores(NamedTuple):
     """Scored positions of a view, in row-major order."""
@@ -36,7 +44,14 @@ class Scores(NamedTuple):
     row: Int[Tensor, " scored"]
 
 
-def score_view(model: nn.Module, batch: CanvasBatch, view: View, mask_id: int, temperature: float) -> Scores:
+def score_view(
+    model: nn.Module,
+    batch: CanvasBatch,
+    view: View,
+    mask_id: int,
+    temperature: float,
+    tape: RouteTape | None = None,
+) -> Scores:
     """Score one view of every block by one composite forward `[noisy ; clean]`.
 
     Hidden states are gathered at the scored positions before the head, and the head's logits exist in slices of the
@@ -48,28 +63,81 @@ def score_view(model: nn.Module, batch: CanvasBatch, view: View, mask_id: int, t
         view: The noisy half and what is scored.
         mask_id: Never written by the decoder: its logit is suppressed here as there.
         temperature: Of the distribution that was sampled from; 1 for an ELBO.
+        tape: Of a `rl.route_tape.RoutedPolicy`: notes the routes of the composite input, and may replace them.
 
     Returns:
         Log-probability and entropy per scored position.
 
     Raises:
-        TypeError: The model lacks a part of `ScoredModel`.
+        TypeError: The model lacks a part of `ScoredModel`, or is given a tape and is no `RoutedPolicy`.
     """
-    if not isinstance(model, ScoredModel):
-        raise TypeError(f"{type(model).__name__} must have hidden_states and head_weight to be scored")
+    policy = _scored_model(model)
     scored = view.scored[:, batch.first_editable :]
-    hidden = _noisy_hidden(model, batch, view)[scored]
+    hidden = _noisy_hidden(policy, batch, view, tape)[scored]
     target = view.target[:, batch.first_editable :][scored]
-    log_prob, entropy = token_log_probs(hidden, model.head_weight, target, mask_id, temperature)
+    log_prob, entropy = token_log_probs(hidden, policy.head_weight, target, mask_id, temperature)
     return Scores(log_prob, entropy, scored.nonzero()[:, 0])
 
 
-def _noisy_hidden(model: ScoredModel, batch: CanvasBatch, view: View) -> Float[Tensor, "batch noisy hidden"]:
-    """Hidden states of the noisy half; the clean half leaves out the last block, which no noisy row sees."""
-    start, length = batch.first_editable, batch.tokens.shape[1]
-    layout = CompositeLayout(start, length, length - batch.block_length, batch.block_length)
-    ids = torch.cat([view.noisy[:, start:], batch.tokens[:, : layout.clean_length]], dim=1)
+@torch.no_grad()
+def draft_tokens(
+    model: nn.Module, batch: CanvasBatch, view: View, number: int, mask_id: int
+) -> Int[Tensor, "batch length"]:
+    """What the policy would write into a view's scored slots, drawn at temperature 1; other positions as they are."""
+    scored = view.scored[:, batch.first_editable :]
+    policy = _scored_model(model)
+    logits = suppress_mask_(policy.logits(_noisy_hidden(policy, batch, view, None)[scored]), mask_id)
+    noise = draw(batch, "draft", number, position_counter(batch))[view.scored]
+    drafted = batch.tokens.clone()
+    drafted[view.scored] = draw_token(logits, noise, 1.0, 0, 1.0)[0]
+    return drafted
+
+
+@torch.no_grad()
+def path_mismatch(
+    model: nn.Module, batch: CanvasBatch, view: View, decode: DecodeConfig, mask_id: int
+) -> Bool[Tensor, "batch blocks"]:
+    """Blocks in which the policy, on the recorded state, would act on other slots than the decoder recorded."""
+    assert view.step is not None
+    assert view.acted is not None
+    start, block_length = batch.first_editable, batch.block_length
+    shape = (len(batch.tokens), -1, block_length)
+    policy = _scored_model(model)
+    hidden = _noisy_hidden(policy, batch, view, None).unflatten(1, (-1, block_length))
+    shown = view.step[:, start // block_length :] >= 0
+    tokens = view.noisy[:, start:].reshape(shape)[shown]
+    editable = batch.editable[:, start:].reshape(shape)[shown]
+    reading = read(suppress_mask_(policy.logits(hidden[shown]), mask_id))
+    masked = editable & (tokens == mask_id)
+    limit = reading.top_prob.new_ones(len(tokens), dtype=torch.float64)
+    filled = unmask_set(masked, reading.top_prob, reading.top_prob, decode.threshold * limit)
+    acting = filled | edit_set(tokens, editable & ~masked, reading, decode.editing_threshold * limit)
+    differs = torch.zeros_like(view.step, dtype=torch.bool)
+    differs[:, start // block_length :][shown] = (acting != view.acted[:, start:].reshape(shape)[shown]).any(-1)
+    return differs
+
+
+def composite_layout(batch: CanvasBatch) -> CompositeLayout:
+    """The composite input of a batch; the clean half leaves out the last block, which no noisy row sees."""
+    length = batch.tokens.shape[1]
+    return CompositeLayout(batch.first_editable, length, length - batch.block_length, batch.block_length)
+
+
+def _scored_model(model: nn.Module) -> ScoredModel:
+    if not isinstance(model, ScoredModel):
+        raise TypeError(f"{type(model).__name__} must have hidden_states, logits and head_weight to be scored")
+    return model
+
+
+def _noisy_hidden(
+    model: ScoredModel, batch: CanvasBatch, view: View, tape: RouteTape | None
+) -> Float[Tensor, "batch noisy hidden"]:
+    """Hidden states of the noisy half."""
+    layout = composite_layout(batch)
+    clean = batch.tokens if view.context is None else view.context
+    ids = torch.cat([view.noisy[:, layout.start :], clean[:, : layout.clean_length]], dim=1)
     device = ids.device
-    positions = torch.cat([torch.arange(start, length), torch.arange(layout.clean_length)]).to(device)
-    hidden = model.hidden_states(ids, positions.expand_as(ids), composite_mask(layout, device))
+    positions = torch.cat([torch.arange(layout.start, layout.length), torch.arange(layout.clean_length)]).to(device)
+    inputs = ids, positions.expand_as(ids), composite_mask(layout, device)
+    hidden = model.hidden_states(*inputs) if tape is None else routed(model).hidden_states(*inputs, tape=tape)
     return hidden[:, : layout.num_noisy]

@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rl.alarm import AlarmConfig, CollapseAlarm, CollapseError
 from rl.checkpoint import save_checkpoint
 from rl.codec import Codec
 from rl.config import RunConfig
-from rl.data import rows_fingerprint, step_indices
+from rl.data import rows_fingerprint
 from rl.evaluate import evaluate
-from rl.experience import completion_metrics, make_experience, reward_metrics, shuffled
+from rl.experience import completion_metrics, make_experience, reward_metrics, shaped_rewards, shuffled
 from rl.protocols import PolicyLearner, RewardPool, RolloutPool
 from rl.recorder import Recorder
+from rl.sampling import Sampler
 from rl.tasks import Row
 
 
@@ -49,18 +51,30 @@ def train(
 
     Returns:
         Number of steps done.
+
+    Raises:
+        CollapseError: The collapse alarm fired and the recipe lets it stop the run; a checkpoint is written.
     """
-    done = start
+    done, alarm = start, CollapseAlarm(AlarmConfig())
     parts.rollouts.sync(parts.learner.weights())
     for step in range(start, config.trainer.total_steps):
         if config.evaluation and step % config.evaluation.eval_steps == 0:
             recorder.metrics("eval", step, _evaluate(config, parts, data))
         metrics = _learn_step(config, parts, data, recorder, step)
         done = step + 1
-        recorder.metrics("train", done, metrics)
-        stop = stopping() and done < config.trainer.total_steps
+        collapse = alarm.observe(metrics) if config.trainer.collapse_alarm != "off" else None
+        recorder.metrics("train", done, metrics | {"alarm/collapse": float(collapse is not None)})
+        if collapse:
+            recorder.warn(f"step {done}: collapse? {collapse}")
+        collapsed = collapse is not None and config.trainer.collapse_alarm == "stop"
+        stop = (collapsed or stopping()) and done < config.trainer.total_steps
         if stop or done % config.trainer.save_steps == 0 or done == config.trainer.total_steps:
             _save(config, parts, data, recorder, done)
+        if stop and collapsed:
+            raise CollapseError(
+                f"stopped after step {done}, with a checkpoint: {collapse}; continue in spite of it with"
+                " trainer.collapse_alarm=warn --resume"
+            )
         if stop:
             return done
     if config.evaluation:
@@ -70,26 +84,20 @@ def train(
 
 def _learn_step(config: RunConfig, parts: Parts, data: RunData, recorder: Recorder, step: int) -> dict[str, float]:
     """One on-policy step: every completion is written by the weights that this step updates."""
-    rows = [data.train[i] for i in step_indices(len(data.train), config.rollout.prompts_per_step, config.seed, step)]
-    prompts = parts.codec.prompts(rows, config.rollout.num_generations, "rollout", step)
-
     clock = _Clock()
-    completions = parts.rollouts.generate(prompts, config.rollout.decode)
-    metrics = completion_metrics(completions, clock.lap())
+    sampled = Sampler(config, data.train, parts.codec, parts.rollouts, parts.rewards).step(step)
+    metrics = completion_metrics(sampled.completions, sampled.rollout_s)
+    metrics |= reward_metrics(sampled.prompts, sampled.scored) | {"time/reward_s": sampled.reward_s}
 
-    samples = parts.codec.samples(rows, prompts, completions)
-    scored = parts.rewards.score(samples)
-    metrics |= reward_metrics(prompts, scored) | {"time/reward_s": clock.lap()}
-
-    rewards = [one.total for one in scored]
+    rewards = shaped_rewards(sampled, config)
     if config.trainer.shuffle_rewards:
         rewards = shuffled(rewards, config.seed, step)
-    experience = make_experience(prompts, completions, rewards, config.algorithm.advantage)
+    experience = make_experience(*sampled.learnable(rewards), config.algorithm)
     metrics |= parts.learner.update(experience)
     clock.lap()
     version = parts.rollouts.sync(parts.learner.weights())
     metrics |= {"policy_version": float(version), "time/sync_s": clock.lap(), "time/step_s": clock.total()}
-    recorder.samples(step + 1, samples, completions, scored)
+    recorder.samples(step + 1, sampled.samples, sampled.completions, sampled.scored)
     return metrics
 
 

@@ -250,3 +250,8 @@ def test_logits_that_are_not_finite_stop_the_decode():
     policy.readout[0, 0] = torch.nan
     with pytest.raises(FloatingPointError, match="not finite"):
         decode(policy, ragged_prompts(2, seed=0), GREEDY[0], TOKENS)
+
+
+def test_a_policy_that_records_no_routes_is_asked_in_vain():
+    with pytest.raises(TypeError, match="ToyPolicy records no routes: it has no open_recording"):
+        decode(toy(), ragged_prompts(1, seed=0), GREEDY[0].model_copy(update={"record_routes": True}), TOKENS)
