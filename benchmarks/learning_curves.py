@@ -8,8 +8,6 @@ warm start of its seed and differs only in `trainer.shuffle_rewards=true`: it mu
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -22,7 +20,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from rl.recorder import environment
+from record import write_record
 
 COMMAND = [sys.executable, "-m", "rl.cli.main", "train"]
 
@@ -103,17 +101,7 @@ def main() -> None:
         start = options.runs / f"{name}_{seed}" / "sft" / "hf"
         overrides = [*options.overrides, "trainer.shuffle_rewards=true", f"model.path={start}"]
         results["shuffled rewards"].append(run(options.recipe, folder, seed, overrides))
-    options.out.mkdir(parents=True, exist_ok=True)
-    record = {
-        "command": " ".join(["python", *sys.argv]),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip(),
-        "device": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-        "versions": environment()["versions"],
-        "results": results,
-    }
-    (options.out / f"{name}.json").write_text(json.dumps(record, indent=1))
+    write_record(options.out / f"{name}.json", results)
     draw(results, name, options.out / f"{name}.png")
     print(table(results))
 

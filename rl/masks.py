@@ -15,8 +15,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 Mask = Bool[Tensor, "1 rows rows"] | BlockMask
 MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-FLEX_LEAST_ROWS = 1024
-"""Below it FlexAttention has hardly a tile (128 x 128) to skip and SDPA needs no compilation."""
+FLEX_LEAST_ROWS = 512
+"""Below it there are hardly any tiles (128 x 128) to skip, and on CUDA SDPA needs no compilation."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,11 @@ class CompositeLayout:
 
 
 def composite_mask(layout: CompositeLayout, device: torch.device) -> Mask:
-    """The attention mask of a composite input: for FlexAttention on CUDA, for SDPA elsewhere and for short inputs."""
-    if device.type == "cuda" and layout.num_rows >= FLEX_LEAST_ROWS:
+    """The attention mask of a composite input: for FlexAttention, and dense for short inputs.
+
+    On a CPU the network makes tiles for SDPA of FlexAttention's mask.
+    """
+    if layout.num_rows >= FLEX_LEAST_ROWS:
         return flex_mask(layout, device)
     return dense_mask(layout, device)
 

@@ -80,13 +80,18 @@ def test_flex_attention_skips_only_empty_tiles_and_leaves_only_full_ones_unteste
             assert kept[query, key] == tile.any()
 
 
-def test_the_network_gives_the_same_hidden_states_under_both_masks():
-    model, layout = tiny_model(), CompositeLayout(8, 40, 36, 4)
+@pytest.mark.parametrize("layout", [CompositeLayout(8, 40, 36, 4), LAYOUTS["several tiles of FlexAttention"]])
+def test_the_network_gives_the_same_hidden_states_and_gradients_under_both_masks(layout):
+    model = tiny_model()
     ids = torch.randint(0, 7, (2, layout.num_rows), generator=torch.Generator().manual_seed(0))
-    positions = torch.cat([torch.arange(8, 40), torch.arange(36)]).expand_as(ids)
-    with torch.no_grad():
-        dense, flex = (model.hidden_states(ids, positions, build(layout, CPU)) for build in (dense_mask, flex_mask))
-    torch.testing.assert_close(flex, dense, rtol=0, atol=1e-12)
+    positions = torch.cat([torch.arange(layout.start, layout.length), torch.arange(layout.clean_length)]).expand_as(ids)
+    found = []
+    for build in (dense_mask, flex_mask):
+        hidden = model.hidden_states(ids, positions, build(layout, CPU))
+        gradient = torch.autograd.grad(hidden.sin().sum(), model.layers[0].attention.query_key_value.weight)
+        found.append((hidden, *gradient))
+    for flex, dense in zip(*found, strict=True):
+        torch.testing.assert_close(flex, dense, rtol=1e-12, atol=1e-11)
 
 
 @every_layout
@@ -94,9 +99,10 @@ def test_no_row_is_left_without_a_key(layout):
     assert dense_mask(layout, CPU).any(-1).all()
 
 
-def test_without_a_gpu_the_mask_is_dense():
-    layout = CompositeLayout(0, 1024, 992, 32)
-    assert composite_mask(layout, CPU) is dense_mask(layout, CPU)
+def test_short_inputs_get_the_dense_mask_and_long_ones_that_with_tiles():
+    short, long = CompositeLayout(0, 128, 96, 32), CompositeLayout(0, 512, 480, 32)
+    assert composite_mask(short, CPU) is dense_mask(short, CPU)
+    assert composite_mask(long, CPU) is flex_mask(long, CPU)
 
 
 @pytest.mark.parametrize("build", [dense_mask, flex_mask])

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,17 @@ from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_atten
 from rl.models.llada2.config import LLaDA2Config
 
 Mask = Bool[Tensor, "#b q k"] | BlockMask
+
+
+class MaskTile(NamedTuple):
+    """Consecutive queries, the keys that any of them may attend, and which of these each of them may."""
+
+    queries: slice
+    keys: Int[Tensor, " k"]
+    allowed: Bool[Tensor, "#b q k"]
+
+
+UsableMask = Mask | tuple[MaskTile, ...]
 Tables = tuple[Float[Tensor, "#b 1 q half"], Float[Tensor, "#b 1 q half"]]
 
 
@@ -47,14 +58,20 @@ def attend(
     query: Float[Tensor, "b heads q head_dim"],
     key: Float[Tensor, "b kv_heads k head_dim"],
     value: Float[Tensor, "b kv_heads k head_dim"],
-    mask: Mask,
+    mask: UsableMask,
 ) -> Float[Tensor, "b heads q head_dim"]:
     """Softmax attention with scale ``head_dim^-0.5`` over the keys where ``mask`` allows it.
 
-    Consecutive query heads share one key head. A `BlockMask` goes to FlexAttention, a tensor to SDPA.
+    Consecutive query heads share one key head. A `BlockMask` goes to FlexAttention, a tensor to SDPA, tiles one by one.
     """
     if isinstance(mask, BlockMask):
         return _compiled_flex_attention()(query, key, value, block_mask=mask, enable_gqa=True)
+    if isinstance(mask, tuple):
+        parts = [
+            attend(query[:, :, tile.queries], key.index_select(2, tile.keys), value.index_select(2, tile.keys), tile[2])
+            for tile in mask
+        ]
+        return torch.cat(parts, dim=2)
     if query.is_cuda:
         # With a mask, CUDA's fused kernels want equal head counts; enable_gqa would fall back to the slow math kernel.
         group = query.shape[1] // key.shape[1]
@@ -68,20 +85,33 @@ def _compiled_flex_attention() -> Callable[..., Tensor]:
     return torch.compile(flex_attention)
 
 
-def usable_mask(mask: Mask, device: torch.device) -> Mask:
-    """A mask that `attend` can use on ``device``: FlexAttention has no backward on CPU, so its masks become dense.
+def usable_mask(mask: Mask, device: torch.device) -> UsableMask:
+    """A mask that `attend` can use on ``device``: FlexAttention has no backward on CPU, so its masks become tiles.
 
     Raises:
         TypeError: A tensor that is not boolean, which SDPA would add to the scores instead of masking.
     """
     if isinstance(mask, BlockMask):
-        if device.type != "cpu":
-            return mask
-        batch, _, queries, keys = mask.shape
-        return create_mask(mask.mask_mod, batch, 1, queries, keys, device=str(device))[:, 0]
+        return mask if device.type != "cpu" else mask_tiles(mask)
     if mask.dtype != torch.bool:
         raise TypeError(f"attention_mask must be boolean (True = attend) or a BlockMask, got {mask.dtype}")
     return mask
+
+
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)  # what is cached must serve training, whoever asked for it first
+def mask_tiles(mask: BlockMask) -> tuple[MaskTile, ...]:
+    """The mask as rows of tiles without the keys that none of their queries may attend, for SDPA."""
+    batch, _, queries, keys = mask.shape
+    dense = create_mask(mask.mask_mod, batch, 1, queries, keys, device="cpu")[:, 0]
+    tiles = []
+    for start in range(0, queries, mask.BLOCK_SIZE[0]):
+        rows = slice(start, min(start + mask.BLOCK_SIZE[0], queries))
+        seen = dense[:, rows].any(dim=(0, 1)).nonzero()[:, 0]
+        if not len(seen):  # SDPA needs a key, even one that nobody may attend
+            seen = torch.zeros(1, dtype=torch.int64)
+        tiles.append(MaskTile(rows, seen, dense[:, rows, seen]))
+    return tuple(tiles)
 
 
 class Attention(nn.Module):
@@ -98,7 +128,7 @@ class Attention(nn.Module):
         self.dense = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
 
     def forward(
-        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: Mask, cache: KeyValueCache | None = None
+        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: UsableMask, cache: KeyValueCache | None = None
     ) -> Float[Tensor, "b q hidden"]:
         """Attend from the given positions to themselves and, with a cache, to everything it holds."""
         heads = self.query_key_value(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

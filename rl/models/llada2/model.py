@@ -4,7 +4,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl.models.llada2.attention import Attention, KeyValueCache, Mask, Tables, rotary_tables, usable_mask
+from rl.models.llada2.attention import (
+    Attention,
+    KeyValueCache,
+    Mask,
+    Tables,
+    UsableMask,
+    rotary_tables,
+    usable_mask,
+)
 from rl.models.llada2.config import LLaDA2Config
 from rl.models.llada2.moe import GatedMLP, MoE
 from rl.route_tape import Routes, RouteTape
@@ -26,7 +34,7 @@ class DecoderLayer(nn.Module):
         self,
         hidden: Float[Tensor, "b q hidden"],
         tables: Tables,
-        mask: Mask,
+        mask: UsableMask,
         cache: KeyValueCache | None = None,
         tape: RouteTape | None = None,
     ) -> Float[Tensor, "b q hidden"]:

@@ -11,7 +11,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 from oracles.llada2_reference import rotate_pairs
 from rl.models.llada2 import LLADA2_FLASH, LLADA2_MINI, LLaDA2Config, LLaDA2Model, init_weights, load_pretrained
 from rl.models.llada2 import attention as attention_module
-from rl.models.llada2.attention import attend, rotary_tables, rotate
+from rl.models.llada2.attention import attend, mask_tiles, rotary_tables, rotate
 from rollout.blocks import block_causal_mask
 
 GOLDEN = Path(os.environ.get("REDRAFT_GOLDEN", Path(__file__).parents[4] / "shared" / "golden")) / "llada2_tiny"
@@ -194,6 +194,25 @@ def test_flex_attention_equals_sdpa(monkeypatch):
     with torch.no_grad():
         expected = attend(query, key, value, dense)
         torch.testing.assert_close(attend(query, key, value, flex), expected, rtol=0, atol=1e-12)
+
+
+def test_tiles_of_a_block_mask_hold_the_keys_that_some_query_sees_and_attend_to_the_same_result():
+    def sees(b, h, q, k):
+        return (k // 32 <= q // 32) & (q < 128)  # the last rows see nothing
+
+    tiles = mask_tiles(create_block_mask(sees, None, None, 192, 96, device="cpu", BLOCK_SIZE=64))
+    assert [(tile.queries, len(tile.keys)) for tile in tiles] == [
+        (slice(0, 64), 64),
+        (slice(64, 128), 96),
+        (slice(128, 192), 1),
+    ]
+    generator = torch.Generator().manual_seed(6)
+    query = torch.randn(2, 4, 192, 16, generator=generator, dtype=torch.float64)
+    key, value = torch.randn(2, 2, 2, 96, 16, generator=generator, dtype=torch.float64)
+    dense = sees(None, None, torch.arange(192)[:, None], torch.arange(96)[None])[None]
+    found, expected = attend(query, key, value, tiles), attend(query, key, value, dense)
+    torch.testing.assert_close(found[:, :, :128], expected[:, :, :128], rtol=0, atol=1e-12)
+    assert found.isfinite().all()
 
 
 def test_attention_is_the_softmax_average_with_consecutive_query_heads_sharing_a_key_head():
