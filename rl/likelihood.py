@@ -110,7 +110,8 @@ def path_mismatch(
     reading = read(suppress_mask_(policy.logits(hidden[shown]), mask_id))
     masked = editable & (tokens == mask_id)
     limit = reading.top_prob.new_ones(len(tokens), dtype=torch.float64)
-    filled = unmask_set(masked, reading.top_prob, reading.top_prob, decode.threshold * limit)
+    leftmost = decode.unmask_fallback == "leftmost"
+    filled = unmask_set(masked, reading.top_prob, reading.top_prob, decode.threshold * limit, leftmost)
     acting = filled | edit_set(tokens, editable & ~masked, reading, decode.editing_threshold * limit)
     differs = torch.zeros_like(view.step, dtype=torch.bool)
     differs[:, start // block_length :][shown] = (acting != view.acted[:, start:].reshape(shape)[shown]).any(-1)

@@ -29,6 +29,7 @@ _SHARED_FIELDS = (
     "top_p",
     "edit_sampling",
     "unmask_confidence",
+    "unmask_fallback",
     "record_routes",
 )
 
