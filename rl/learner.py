@@ -185,8 +185,9 @@ class Learner:
     def _score(self, model: nn.Module, micro: MicroBatch, number: int) -> tuple[Scores, RouteTape | None]:
         """Log-probabilities of one view, and the tape of its routes where they are recorded or replayed."""
         algorithm, view = self.config.algorithm, micro.views[number]
-        # What was drawn in a state of the decoder was drawn at the rollout's temperature.
-        temperature = 1.0 if view.step is None else self.config.rollout.decode.temperature
+        # What was drawn in a state of the decoder, a left-to-right one too, was drawn at the rollout's temperature.
+        replayed = view.step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
+        temperature = self.config.rollout.decode.temperature if replayed else 1.0
         tape = None
         if algorithm.route_replay != "none" and model is not self.reference:
             tape = routed(model).route_tape(micro.routes[number], replay=algorithm.route_replay != "compare")
