@@ -59,13 +59,13 @@ def softmax(values: Sequence[float], scale: float) -> list[float]:
 
 
 def whiten(advantages: Sequence[float | None]) -> list[float | None]:
-    """Mean 0 and standard deviation 1 over a batch (REINFORCE++); unchanged where they are all the same."""
+    """Mean 0 and standard deviation 1 over a batch (REINFORCE++); all 0 where they are all the same."""
     known = [value for value in advantages if value is not None]
-    spread = pstdev(known) if known else 0.0
-    if spread <= _TINY:
+    if not known:
         return list(advantages)
-    mean = fmean(known)
-    return [None if value is None else (value - mean) / spread for value in advantages]
+    mean, spread = fmean(known), pstdev(known)
+    scale = 1 / spread if spread > _TINY else 0.0
+    return [None if value is None else (value - mean) * scale for value in advantages]
 
 
 def normalised_sum(parts: Sequence[Mapping[str, float | None]], weights: Mapping[str, float]) -> list[float | None]:

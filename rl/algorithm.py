@@ -118,6 +118,11 @@ class AlgorithmConfig(Section):
         return self.needs_reference or self.loss_type == "sandwich" or self.rollout_correction != "none"
 
     @property
+    def compares_in_groups(self) -> bool:
+        """The loss of a completion depends on its group's others, so a group must not be split over minibatches."""
+        return self.loss_type in {"stable", "dpo"} or (self.kl == "k1_reward" and self.beta > 0)
+
+    @property
     def needs_all_rows(self) -> bool:
         """Completions without an advantage matter too: they enter the KL, or their group's normaliser."""
         return self.needs_reference or self.loss_type in {"stable", "squared"}
@@ -178,4 +183,6 @@ class AlgorithmConfig(Section):
                     f"{name} compares with what the engine recorded at each step; use estimator trajectory or"
                     " trajectory_sampled without shrink, merge and lookahead"
                 )
+        if self.path_check == "mask" and self.loss_type == "dpo":
+            raise ValueError("path_check 'mask' would leave out one half of a dpo pair; use path_check: log")
         return self

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from rl.algorithm import AlgorithmConfig
 from rl.batch import CanvasBatch, Experience, collate, redrawn, split_by_tokens
 from rl.config import RunConfig
 from rl.likelihood import Scores, draft_tokens, path_mismatch, score_view
@@ -66,8 +67,7 @@ class Learner:
         """
         started, algorithm = time.perf_counter(), self.config.algorithm
         learned = [row for row in rows if row.advantage != 0 or algorithm.needs_all_rows]
-        size = -(-len(learned) // algorithm.num_minibatches)
-        minibatches = [learned[start : start + size] for start in range(0, len(learned), size)] if learned else []
+        minibatches = _minibatches(learned, algorithm)
         off_policy = len(minibatches) * algorithm.num_iterations > 1
         passes = algorithm.num_iterations if algorithm.redraw else 1
         sums: Sums = defaultdict(float)
@@ -122,8 +122,13 @@ class Learner:
                 differs |= mismatch.any(-1)
                 add(sums, {"path_mismatch": mismatch.sum().item(), "path_steps": (view.step >= 0).sum().item()})
         if self.config.algorithm.path_check == "mask":
-            kept = torch.where(differs, 0.0, micro.batch.advantages)
-            micro.batch = replace(micro.batch, advantages=kept)
+            # Nothing of them is scored: without an advantage alone they would still be in the KL.
+            kept = ~differs
+            micro.batch = replace(micro.batch, advantages=micro.batch.advantages * kept)
+            micro.views = [
+                replace(view, scored=view.scored & kept[:, None], weight=view.weight * kept[:, None])
+                for view in micro.views
+            ]
         return micro
 
     def _optimizer_step(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> Sums:
@@ -152,14 +157,20 @@ class Learner:
         policies = Policies.joined(current, old, reference)
         loss, sums = policy_loss(policies, terms, self.config.algorithm, normaliser)
         (slope,) = torch.autograd.grad(loss, policies.current)
-        totals = {name: value.item() for name, value in sums.items()} | {"loss": loss.item()}
         parts = iter(slope.split([size for micro in micros for size in micro.sizes]))
+        totals: Sums = {}
+        values: list[Tensor] = []
         for micro in micros:
             for number, view in enumerate(micro.views):
                 scores, tape = self._score(self.model, micro, number)
                 (scores.log_prob * next(parts)).sum().backward()
+                values.append(scores.log_prob.detach().double())
                 add(totals, view_sums(scores, view) | route_sums(tape))
-        return totals | {"rows": float(len(terms.advantage))}
+        if fresh and self.config.algorithm.anchor:  # its slope needs no values, but its value does
+            now = torch.cat(values)
+            loss, sums = policy_loss(Policies(now, now, policies.reference), terms, self.config.algorithm, normaliser)
+        totals |= {name: value.item() for name, value in sums.items()}
+        return totals | {"loss": loss.item(), "rows": float(len(terms.advantage))}
 
     @torch.no_grad()
     def _score_all(self, model: nn.Module, micro: MicroBatch, keep_routes: bool = False) -> LogProbs:
@@ -174,7 +185,9 @@ class Learner:
     def _score(self, model: nn.Module, micro: MicroBatch, number: int) -> tuple[Scores, RouteTape | None]:
         """Log-probabilities of one view, and the tape of its routes where they are recorded or replayed."""
         algorithm, view = self.config.algorithm, micro.views[number]
-        temperature = 1.0 if view.anchor or not algorithm.on_trajectory else self.config.rollout.decode.temperature
+        # What was drawn in a state of the decoder, a left-to-right one too, was drawn at the rollout's temperature.
+        replayed = view.step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
+        temperature = self.config.rollout.decode.temperature if replayed else 1.0
         tape = None
         if algorithm.route_replay != "none" and model is not self.reference:
             tape = routed(model).route_tape(micro.routes[number], replay=algorithm.route_replay != "compare")
@@ -184,6 +197,15 @@ class Learner:
         tokens = sum(len(row.completion.canvas_ids) for row in rows)
         longest = self.config.rollout.decode.max_completion_length
         return Normaliser(num_rows=len(rows) * share, max_tokens=longest, num_tokens=tokens * share)
+
+
+def _minibatches(learned: Sequence[Experience], algorithm: AlgorithmConfig) -> list[list[Experience]]:
+    """Rows of each optimizer step of a pass; whole groups where the loss compares inside groups."""
+    units: dict[int, list[Experience]] = {}
+    for index, row in enumerate(learned):
+        units.setdefault(row.prompt.group if algorithm.compares_in_groups else index, []).append(row)
+    size, kept = max(1, -(-len(units) // algorithm.num_minibatches)), list(units.values())
+    return [[row for unit in kept[start : start + size] for row in unit] for start in range(0, len(kept), size)]
 
 
 def _flatten(micros: Sequence[MicroBatch]) -> Terms:

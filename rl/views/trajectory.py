@@ -48,7 +48,7 @@ class StepLaw:
 def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[View]:
     """Views of the decoder's own steps: the state before a step, scored at the positions the step acted on.
 
-    A block that took m acting steps is scored at all of them (`num_views` None, or m <= num_views with uniform steps),
+    A block that took m acting steps is scored at all of them (`num_views` None, or m <= num_views),
     or at one step from each of `num_views` strata with weight 1 / (num_views q): unbiased for the sum over all steps
     (math.md eq 15).
 

@@ -79,7 +79,8 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor], a
 def rows() -> list[Experience]:
     made = rollouts(tiny_model(), LENGTHS, SHORT)
     assert sum(row.completion.trace.num_edits for row in made) > 2
-    return made
+    pairs = [dataclasses.replace(row.prompt, group=index // 2) for index, row in enumerate(made)]
+    return [dataclasses.replace(row, prompt=prompt) for row, prompt in zip(made, pairs, strict=True)]
 
 
 # --- the loss and its gradient ------------------------------------------------------------------------------------
@@ -110,7 +111,8 @@ class PlainTrainer:
         batch = collate(rows, decode.block_length, TOKENS.pad, "cpu")
         terms: list[Scored] = []
         for number, view in enumerate(make_views(batch, algorithm, TOKENS.mask, score_edits=True)):
-            temperature = decode.temperature if algorithm.on_trajectory and not view.anchor else 1.0
+            replayed = view.step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
+            temperature = decode.temperature if replayed else 1.0
             new = view_log_probs(self.model, batch, view, TOKENS.mask, temperature)
             with torch.no_grad():
                 before, anchor = (

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig
-from rl.losses import clipped_surrogate, k2
 from rl.objective import Normaliser, Policies, Terms, make_units, policy_loss
 
 
@@ -16,48 +15,6 @@ def doubles(*values: float) -> torch.Tensor:
 
 def logs(*ratios: float) -> torch.Tensor:
     return doubles(*ratios).log()
-
-
-CLIP_CASES = {
-    # ratio, advantage -> surrogate, its derivative by the log-ratio; clip range [0.8, 1.28]
-    "inside, good": (1.1, 2.0, 2.2, 2.2),
-    "inside, bad": (1.1, -3.0, -3.3, -3.3),
-    "exactly one, good": (1.0, 2.0, 2.0, 2.0),
-    "exactly one, bad": (1.0, -3.0, -3.0, -3.0),
-    "above, good: clipped": (1.5, 2.0, 2.56, 0.0),
-    "above, bad: pessimistic, not clipped": (1.5, -3.0, -4.5, -4.5),
-    "below, good: pessimistic, not clipped": (0.5, 2.0, 1.0, 1.0),
-    "below, bad: clipped": (0.5, -3.0, -2.4, 0.0),
-    "between the two bounds, good: clip-higher leaves it": (1.25, 2.0, 2.5, 2.5),
-    "below one by more than the low bound allows, bad": (0.75, -3.0, -2.4, 0.0),
-    "no advantage": (1.5, 0.0, 0.0, 0.0),
-}
-
-
-@pytest.mark.parametrize(("ratio", "advantage", "value", "slope"), CLIP_CASES.values(), ids=CLIP_CASES.keys())
-def test_the_clipped_surrogate_follows_every_branch(ratio, advantage, value, slope):
-    log_ratio = logs(ratio).requires_grad_()
-    surrogate = clipped_surrogate(log_ratio, doubles(advantage), 0.2, 0.28)
-    (gradient,) = torch.autograd.grad(surrogate.sum(), log_ratio)
-    assert surrogate.item() == pytest.approx(value, abs=1e-12)
-    assert gradient.item() == pytest.approx(slope, abs=1e-12)
-
-
-def test_k2_is_half_the_squared_log_ratio_and_its_slope_is_the_log_ratio():
-    log_ratio = doubles(-2.0, 0.0, 3.0).requires_grad_()
-    (slope,) = torch.autograd.grad(k2(log_ratio).sum(), log_ratio)
-    assert k2(log_ratio).tolist() == [2.0, 0.0, 4.5]
-    assert slope.tolist() == [-2.0, 0.0, 3.0]
-
-
-def test_the_k2_slope_on_own_draws_is_the_gradient_of_the_reverse_kl():
-    logits = doubles(0.3, -1.0, 0.8).requires_grad_()
-    reference = doubles(1.0, 0.2, -0.5).log_softmax(-1)
-    log_prob = logits.log_softmax(-1)
-    kl = (log_prob.exp() * (log_prob - reference)).sum()
-    (exact,) = torch.autograd.grad(kl, logits, retain_graph=True)
-    (found,) = torch.autograd.grad((log_prob.detach().exp() * k2(log_prob - reference)).sum(), logits)
-    torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
 
 
 def make_terms(row, weight, edit, advantage, editable, **more) -> Terms:
