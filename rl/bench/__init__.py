@@ -1,0 +1,1 @@
+"""Benchmarks of Redraft itself: `redraft bench`. Nothing else in `rl` imports this package."""
