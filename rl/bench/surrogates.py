@@ -8,15 +8,16 @@ their gradient one backward pass.
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import fields, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl.batch import CanvasBatch
+from rl.batch import CanvasBatch, Experience, collate
 from rl.bench.exact import BlockSpace
 from rl.views import View
-from rollout.trajectory import DecodeTrace
+from rollout.trajectory import Completion, DecodeTrace, Prompt
 
 Table = Float[Tensor, "states length vocab_size"]
 
@@ -31,7 +32,12 @@ def view_coefficients(
         views: Of the batch.
         worth: Of each row.
         space: The states of the last block.
+
+    Raises:
+        ValueError: If a view changes the prompt: the table holds the states behind one prompt.
     """
+    if any(view.context is not None for view in views):
+        raise ValueError("views with a changed prompt are not in the table of one prompt; use prompt_mask_ratio: 0")
     coefficients = torch.zeros(space.size, space.length, space.vocab_size, dtype=torch.float64)
     for view in views:
         row, slot = view.scored[:, -space.length :].nonzero(as_tuple=True)
@@ -93,19 +99,24 @@ def _masks(length: int) -> list[tuple[Tensor, float]]:
 
 def canvases(prompt: tuple[int, ...], blocks: Int[Tensor, "rows length"], first_seed: int) -> CanvasBatch:
     """Completions without a story, one noise seed each."""
-    rows, length = blocks.shape
-    empty = DecodeTrace(-1, 0, (), (), (), (), (), ())
-    editable = torch.zeros(rows, len(prompt) + length, dtype=torch.bool)
-    editable[:, len(prompt) :] = True
-    return CanvasBatch(
-        tokens=torch.cat([torch.tensor(prompt, dtype=torch.int64).expand(rows, -1), blocks], dim=1),
-        editable=editable,
-        advantages=torch.ones(rows, dtype=torch.float64),
-        noise_seeds=first_seed + torch.arange(rows),
-        traces=(empty,) * rows,
-        prompt_lengths=(len(prompt),) * rows,
-        block_length=length,
-    )
+    untold = DecodeTrace(-1, 0, (), (), (), (), (), ())
+    rows = [
+        Experience(Prompt("", prompt, 0), Completion("", ids, ids, "length", untold), 1.0, first_seed + row)
+        for row, ids in enumerate(map(tuple, blocks.tolist()))
+    ]
+    return collate(rows, blocks.shape[1], 0, "cpu")
+
+
+def take_rows(batch: CanvasBatch, rows: Sequence[int]) -> CanvasBatch:
+    """Some rows of a batch, any number of times."""
+    index, columns = torch.tensor(rows), {}
+    for field in fields(batch):
+        value = getattr(batch, field.name)
+        if isinstance(value, Tensor):
+            columns[field.name] = value[index]
+        elif isinstance(value, tuple):
+            columns[field.name] = tuple(value[row] for row in rows)
+    return replace(batch, **columns)
 
 
 def flat_gradient(value: Float[Tensor, ""], model: nn.Module) -> Float[Tensor, " weights"]:
