@@ -129,6 +129,9 @@ class TrainerConfig(Section):
     save_steps: int = Field(default=50, gt=0)
     save_total_limit: int = Field(default=2, gt=0)
     shuffle_rewards: bool = Field(default=False, description="control experiment: permute rewards inside each batch")
+    collapse_alarm: Literal["warn", "stop", "off"] = Field(
+        default="warn", description="when confidence rises fast while reward falls, see rl.alarm"
+    )
 
 
 class ClusterConfig(Section):

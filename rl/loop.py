@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rl.alarm import AlarmConfig, CollapseAlarm, CollapseError
 from rl.checkpoint import save_checkpoint
 from rl.codec import Codec
 from rl.config import RunConfig
@@ -49,18 +50,30 @@ def train(
 
     Returns:
         Number of steps done.
+
+    Raises:
+        CollapseError: The collapse alarm fired and the recipe lets it stop the run; a checkpoint is written.
     """
-    done = start
+    done, alarm = start, CollapseAlarm(AlarmConfig())
     parts.rollouts.sync(parts.learner.weights())
     for step in range(start, config.trainer.total_steps):
         if config.evaluation and step % config.evaluation.eval_steps == 0:
             recorder.metrics("eval", step, _evaluate(config, parts, data))
         metrics = _learn_step(config, parts, data, recorder, step)
         done = step + 1
-        recorder.metrics("train", done, metrics)
-        stop = stopping() and done < config.trainer.total_steps
+        collapse = alarm.observe(metrics) if config.trainer.collapse_alarm != "off" else None
+        recorder.metrics("train", done, metrics | {"alarm/collapse": float(collapse is not None)})
+        if collapse:
+            recorder.warn(f"step {done}: collapse? {collapse}")
+        collapsed = collapse is not None and config.trainer.collapse_alarm == "stop"
+        stop = (collapsed or stopping()) and done < config.trainer.total_steps
         if stop or done % config.trainer.save_steps == 0 or done == config.trainer.total_steps:
             _save(config, parts, data, recorder, done)
+        if stop and collapsed:
+            raise CollapseError(
+                f"stopped after step {done}, with a checkpoint: {collapse}; continue in spite of it with"
+                " trainer.collapse_alarm=warn --resume"
+            )
         if stop:
             return done
     if config.evaluation:

@@ -25,6 +25,10 @@ class Display(Protocol):
         """Metrics of one optimizer step or evaluation."""
         ...
 
+    def warn(self, text: str) -> None:
+        """Something that a person should look at; the run goes on."""
+        ...
+
 
 @runtime_checkable
 class Tracker(Protocol):
@@ -85,6 +89,10 @@ class Recorder:
         for tracker in self.trackers if stage != "sft" else ():
             tracker.log(dict(values), step)
         self.display.step(stage, step, values)
+
+    def warn(self, text: str) -> None:
+        """Show what a person should look at."""
+        self.display.warn(text)
 
     def samples(
         self, step: int, samples: Sequence[Sample], completions: Sequence[Completion], scored: Sequence[Scored]

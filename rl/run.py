@@ -34,6 +34,7 @@ MAY_CHANGE = {
     "trainer.total_steps",
     "trainer.save_steps",
     "trainer.save_total_limit",
+    "trainer.collapse_alarm",
     "evaluation.eval_steps",
 }
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -63,11 +63,15 @@ class ConsoleDisplay:
                 self.tasks[stage] = self.bar.add_task(stage, total=total, completed=step)  # a resumed run starts late
             self.bar.update(self.tasks[stage], completed=step)
 
+    def warn(self, text: str) -> None:
+        """Something that a person should look at, in yellow where there are colours."""
+        self._say(text, style="yellow")
+
     def _total(self, stage: str) -> int:
         return self.config.sft.max_steps if stage == "sft" and self.config.sft else self.config.trainer.total_steps
 
-    def _say(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+    def _say(self, line: str, style: str | None = None) -> None:
+        self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def summary(self, run: Path) -> None:
         """The closing table: the whole run's first and last evaluation and reward; then time and place."""
@@ -126,6 +130,16 @@ def metrics_table(title: str, metrics: Mapping[str, float]) -> None:
     console = _console()
     console.print(title, highlight=False, markup=False, soft_wrap=True)
     console.print(table)
+
+
+def text_table(title: str, header: Sequence[str], body: Sequence[Sequence[str]]) -> None:
+    """A table of text, numbers to the right of their names."""
+    table = Table(title=title or None, title_justify="left")
+    for index, column in enumerate(header):
+        table.add_column(column, justify="right" if index else "left")
+    for row in body:
+        table.add_row(*row)
+    _console().print(table)
 
 
 def _console() -> Console:

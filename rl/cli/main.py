@@ -7,12 +7,13 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from rl.cli.bench import app as bench
 from rl.cli.evaluate import evaluate
 from rl.cli.export import export
 from rl.cli.generate import generate
 from rl.cli.train import sft, train
 
-EXPECTED = {"RewardError", "ClusterError", "WeightSyncError", "RayError", "OutOfMemoryError"}
+EXPECTED = {"RewardError", "ClusterError", "WeightSyncError", "RayError", "OutOfMemoryError", "CollapseError"}
 
 
 class Verbs(TyperGroup):
@@ -41,6 +42,7 @@ app.command()(sft)
 app.command(name="eval")(evaluate)
 app.command()(generate)
 app.command()(export)
+app.add_typer(bench)
 
 
 def main() -> None:

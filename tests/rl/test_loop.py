@@ -19,10 +19,13 @@ from tiny import DECODE, SHAPE, make_policy, recipe, write_recipe
 
 class Lines:
     def __init__(self):
-        self.rows = []
+        self.rows, self.warnings = [], []
 
     def step(self, stage, step, metrics):
         self.rows.append((stage, step, dict(metrics)))
+
+    def warn(self, text):
+        self.warnings.append(text)
 
 
 def run(folder, *overrides, resume=False, **sections):

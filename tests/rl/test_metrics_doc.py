@@ -14,12 +14,15 @@ from rl.run import run_training
 from tiny import SHAPE, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-LABELS = {"tokens/forward"}  # of the console line
+LABELS = {"tokens/forward", "benchmarks/results", "runs/bench_learning"}  # of the console line; folders
 NAME = re.compile(r"[a-z]+/[a-z0-9_]+")
 
 
 class Silent:
     def step(self, stage, step, metrics):
+        pass
+
+    def warn(self, text):
         pass
 
 

@@ -13,6 +13,9 @@ class Silent:
     def step(self, stage, step, metrics):
         pass
 
+    def warn(self, text):
+        pass
+
 
 class Sink:
     def __init__(self):

@@ -36,6 +36,9 @@ class Silent:
     def step(self, stage, step, metrics):
         pass
 
+    def warn(self, text):
+        pass
+
 
 def config(folder, *trackers):
     return load_recipe([write_recipe(folder, report_to=list(trackers))], [])

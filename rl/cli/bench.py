@@ -1,0 +1,57 @@
+"""`redraft bench`: benchmarks of Redraft itself. Each command imports its work when it runs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(name="bench", help="Benchmarks of Redraft itself.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.callback()
+def bench() -> None:
+    """Benchmarks of Redraft itself."""
+
+
+@app.command()
+def learning(
+    presets: Annotated[list[str] | None, typer.Option(help="Algorithm, repeatable; default: all.")] = None,
+    tasks: Annotated[list[str] | None, typer.Option(help="Task, repeatable; default: all.")] = None,
+    modes: Annotated[list[str] | None, typer.Option(help="Decode mode (q, s), repeatable; default: both.")] = None,
+    rates: Annotated[list[float] | None, typer.Option(help="Learning rate, repeatable.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="Runs per cell; default: 5, or 8 in the long form.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Batches of rollouts per run.")] = 50,
+    forwards: Annotated[int, typer.Option(min=1, help="Composite forwards per completion and update.")] = 2,
+    warm_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the warm starts.")] = 1500,
+    long: Annotated[bool, typer.Option("--long", help="More seeds.")] = False,
+    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
+    out: Annotated[Path, typer.Option(help="Folder of learning.json, .md and .png.")] = Path("benchmarks/results"),
+    runs: Annotated[Path, typer.Option(help="Folder of finished runs; they are not run again.")] = Path(
+        "runs/bench_learning"
+    ),
+) -> None:
+    """Compare algorithms by their learning curves at equal rollouts and forwards."""
+    from rl.bench.compare import LONG_SEEDS, SHORT_SEEDS, Comparison, compare
+    from rl.bench.learning_report import HEADER, cell_title, rate_rows, rows
+    from rl.bench.summary import cells
+    from rl.cli.display import progress, text_table
+
+    comparison = Comparison(
+        presets=tuple(presets or ()),
+        tasks=tuple(tasks or ()),
+        modes=tuple(modes or ()),
+        rates=tuple(rates or ()),
+        seeds=seeds or (LONG_SEEDS if long else SHORT_SEEDS),
+        steps=steps,
+        forwards=forwards,
+        warm_steps=warm_steps,
+        workers=workers,
+        runs=runs,
+        out=out,
+    )
+    with progress("runs (warm starts first)") as advance:
+        records = compare(comparison, advance)
+    for cell, found in cells(records).items():
+        text_table(cell_title(cell), HEADER, rows(found))
+        text_table("", *rate_rows(found))
+    typer.echo(f"written to {out}: learning.json, learning.md, learning.png")
