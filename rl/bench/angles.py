@@ -1,4 +1,4 @@
-"""The angle between what an estimator's gradient tends to, or is after so many rollouts, and the true policy gradient."""
+"""Angles between gradients of estimators, in the limit or after so many rollouts, and the true policy gradient."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -101,9 +101,7 @@ def _measure(policy: SumPolicy, batch: CanvasBatch, views: list[View], log_prob:
     )
 
 
-def _row_values(
-    batch: CanvasBatch, views: list[View], log_prob: Table, space: BlockSpace
-) -> Float[Tensor, " batch"]:
+def _row_values(batch: CanvasBatch, views: list[View], log_prob: Table, space: BlockSpace) -> Float[Tensor, " batch"]:
     """Each row's estimate, in nats."""
     total = torch.zeros(len(batch.tokens), dtype=torch.float64)
     for view in views:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.table import Table
 
 from rl.recorder import environment
 
@@ -32,17 +31,8 @@ class Section:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
 
-    def to_rich(self) -> Table:
-        """For the terminal."""
-        table = Table(title=self.title, caption=self.note, title_justify="left", caption_justify="left")
-        for index, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if index else "left")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
-
-    def to_markdown(self) -> str:
-        """For a file."""
+    def __str__(self) -> str:
+        """As Markdown."""
         lines = [self.columns, ["---", *["--:"] * (len(self.columns) - 1)], *self.rows]
         return "\n".join([f"## {self.title}", "", self.note, "", *(f"| {' | '.join(line)} |" for line in lines), ""])
 
@@ -54,7 +44,7 @@ def write_report(folder: Path, name: str, record: Mapping[str, Any], markdown: s
         folder: Made if it is not there.
         name: Of the benchmark.
         record: What was measured; command, commit, device and versions are added.
-        markdown: The same for readers, without a heading of the first level.
+        markdown: The same for readers; where it comes from is added.
     """
     folder.mkdir(parents=True, exist_ok=True)
     origin = {
@@ -64,24 +54,22 @@ def write_report(folder: Path, name: str, record: Mapping[str, Any], markdown: s
         "versions": environment()["versions"],
     }
     (folder / f"{name}.json").write_text(json.dumps({**origin, **record}, indent=1) + "\n")
-    made = f"`{origin['command']}` at {origin['commit'][:12]} on {origin['device']}"
-    (folder / f"{name}.md").write_text(f"# {name}\n\n{made}\n\n{markdown}")
+    made = f"Made by `{origin['command']}` at commit {origin['commit'][:12]} on {origin['device']}."
+    (folder / f"{name}.md").write_text(f"{markdown.rstrip()}\n\n{made}\n")
 
 
 def _commit() -> str:
-    """Of the checkout that holds this code; "+" behind it where files differ from it."""
-    here = Path(__file__).parent
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
+    """Of the checkout that holds this code."""
+    words = ["git", "rev-parse", "HEAD"]
     try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "unknown (not a git checkout)"
+    return found.stdout.strip()
 
 
 def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    cpu = (
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    )
+    return f"{cpu}; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else cpu

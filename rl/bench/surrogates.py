@@ -62,7 +62,7 @@ def elbo_coefficients(worth: Float[Tensor, " states"], space: BlockSpace) -> Tab
 
 
 def weighted_sum(coefficients: Table, log_prob: Table) -> Float[Tensor, ""]:
-    """sum C log p; the mask token, at -inf, has no coefficient."""
+    """The sum of C log p; the mask token, at -inf, has no coefficient."""
     return (coefficients * log_prob.masked_fill(coefficients == 0, 0.0)).sum()
 
 

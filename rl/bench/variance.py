@@ -78,9 +78,7 @@ class Spread(NamedTuple):
         return Spread(self.gradient / count, self.gradient_error / count, self.value / count)
 
 
-def score_together(
-    model: nn.Module, batch: CanvasBatch, views: Sequence[View], mask: int
-) -> Float[Tensor, " batch"]:
+def score_together(model: nn.Module, batch: CanvasBatch, views: Sequence[View], mask: int) -> Float[Tensor, " batch"]:
     """Each row's weighted sum of log-probabilities over all views, in one forward."""
     tall = take_rows(batch, list(range(len(batch.tokens))) * len(views))
     noisy, target, scored, weight, edit = (
@@ -112,7 +110,7 @@ def gradient_spread(
         views = make_views(batch, config, mask, score_edits=False)
         with torch.no_grad():
             values.append(score_together(model, batch, views, mask).var().item())
-        total, squares = 0.0, []
+        total, squares = torch.zeros(()), []
         for draw in range(draws):
             one, own = take_rows(batch, [draw]), [_view_row(view, draw) for view in views]
             vector = flat_gradient(score_together(model, one, own, mask).sum(), model)
@@ -124,9 +122,7 @@ def gradient_spread(
         errors.append(deviations.std().item() / draws**0.5)
         tick()
     count = len(rows)
-    return Spread(
-        sum(gradient) / count, math.sqrt(sum(error**2 for error in errors)) / count, sum(values) / count
-    )
+    return Spread(sum(gradient) / count, math.sqrt(sum(error**2 for error in errors)) / count, sum(values) / count)
 
 
 def _view_row(view: View, row: int) -> View:
