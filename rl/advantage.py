@@ -1,17 +1,28 @@
-"""Advantages of a group of completions of one prompt: pure functions of rewards."""
+"""Advantages: what a completion's reward says about it beside the other completions of its prompt. Pure functions."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean, pstdev
+from typing import Final
+
+Rewards = Sequence[float | None]
+_TINY: Final = 1e-6  # in units of reward: a group whose rewards differ by less has nothing to say
 
 
-def group_advantages(rewards: Sequence[float | None], kind: str) -> list[float | None]:
-    """Advantages inside one group.
+def group_advantages(rewards: Rewards, kind: str, psi: float = 1.0) -> list[float | None]:
+    """Advantages inside one group (docs/math.md eq 30 to 34).
 
     * `dr_grpo`: r - mean(r).
     * `leave_one_out`: r - mean of the others' rewards = n / (n - 1) (r - mean(r)): unbiased as a baseline.
+    * `grpo`: (r - mean(r)) / std(r): easy and hard prompts weigh more than middling ones.
+    * `reinforce_plus_plus`: r - mean(r), to be whitened over the batch (`whiten`).
+    * `signed_softmax`: softmax(a / psi) - softmax(-a / psi) with a = r - mean(r): wd1's weights.
+    * `softmax`: softmax(r / psi) - 1 / n: DMPO's weights less their mean.
 
     Args:
         rewards: One per completion; None where a completion could not be scored.
         kind: One of the names above.
+        psi: Reward difference, in units of reward, that changes a softmax weight by a factor of e.
 
     Returns:
         One advantage per completion; None where the reward is None or no other completion of the group has one
@@ -20,6 +31,70 @@ def group_advantages(rewards: Sequence[float | None], kind: str) -> list[float |
     known = [reward for reward in rewards if reward is not None]
     if len(known) < 2:
         return [None] * len(rewards)
-    mean = sum(known) / len(known)
-    scale = len(known) / (len(known) - 1) if kind == "leave_one_out" else 1.0
-    return [None if reward is None else scale * (reward - mean) for reward in rewards]
+    weights = iter(_advantages(known, kind, psi))
+    return [None if reward is None else next(weights) for reward in rewards]
+
+
+def _advantages(rewards: Sequence[float], kind: str, psi: float) -> list[float]:
+    mean, n = sum(rewards) / len(rewards), len(rewards)
+    centred = [reward - mean for reward in rewards]
+    if kind == "leave_one_out":
+        return [n / (n - 1) * value for value in centred]
+    if kind == "grpo":
+        spread = pstdev(rewards)
+        return [value / spread for value in centred] if spread > _TINY else [0.0] * n
+    if kind == "signed_softmax":
+        good, bad = softmax(centred, psi), softmax([-value for value in centred], psi)
+        return [up - down for up, down in zip(good, bad, strict=True)]
+    if kind == "softmax":
+        return [weight - 1 / n for weight in softmax(rewards, psi)]
+    return centred
+
+
+def softmax(values: Sequence[float], scale: float) -> list[float]:
+    """exp(v / scale) over their sum."""
+    top = max(values)
+    powers = [math.exp((value - top) / scale) for value in values]
+    return [power / sum(powers) for power in powers]
+
+
+def whiten(advantages: Sequence[float | None]) -> list[float | None]:
+    """Mean 0 and standard deviation 1 over a batch (REINFORCE++); unchanged where they are all the same."""
+    known = [value for value in advantages if value is not None]
+    spread = pstdev(known) if known else 0.0
+    if spread <= _TINY:
+        return list(advantages)
+    mean = fmean(known)
+    return [None if value is None else (value - mean) / spread for value in advantages]
+
+
+def normalised_sum(parts: Sequence[Mapping[str, float | None]], weights: Mapping[str, float]) -> list[float | None]:
+    """Rewards of one group, each part normalised inside the group before the weighted sum.
+
+    A part that varies little, such as a format reward, then counts as much as its weight says, instead of drowning.
+
+    Args:
+        parts: Unweighted scores by reward name, per completion; None where a reward does not apply.
+        weights: Weight by reward name.
+
+    Returns:
+        Weighted sum per completion; None where no part with a weight applies.
+    """
+    normalised = {name: whiten([part[name] for part in parts]) for name in weights if weights[name]}
+    sums: list[float | None] = []
+    for index in range(len(parts)):
+        known = {name: values[index] for name, values in normalised.items()}
+        applying = [weights[name] * value for name, value in known.items() if value is not None]
+        sums.append(sum(applying) if applying else None)
+    return sums
+
+
+def overlong_penalty(length: int, longest: int, buffer: int) -> float:
+    """0 up to `longest - buffer` tokens, then linear down to -1 at `longest` (DAPO's soft overlong punishment).
+
+    Args:
+        length: Tokens of the completion up to and with its first stop token.
+        longest: Tokens at which completions are cut.
+        buffer: Tokens over which the penalty grows; 0: none.
+    """
+    return -min(max(0, length - (longest - buffer)) / buffer, 1.0) if buffer else 0.0

@@ -1,13 +1,14 @@
 """Completions as tensors: the canvas of every completion on the block grid, and its split into micro-batches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from rollout.blocks import padded_length
+from rollout.sampling import mix
 from rollout.trajectory import Completion, DecodeTrace, Prompt
 
 
@@ -33,6 +34,7 @@ class CanvasBatch:
     editable: Bool[Tensor, "batch length"]
     advantages: Float[Tensor, " batch"]
     noise_seeds: Int[Tensor, " batch"]
+    groups: Int[Tensor, " batch"]  # completions of one prompt share it
     traces: tuple[DecodeTrace, ...]
     prompt_lengths: tuple[int, ...]
     block_length: int
@@ -53,10 +55,16 @@ def collate(rows: Sequence[Experience], block_length: int, pad_id: int, device: 
         editable=editable.to(device),
         advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float64, device=device),
         noise_seeds=torch.tensor([row.noise_seed for row in rows], device=device),
+        groups=torch.tensor([row.prompt.group for row in rows], device=device),
         traces=tuple(row.completion.trace for row in rows),
         prompt_lengths=tuple(map(len, prompts)),
         block_length=block_length,
     )
+
+
+def redrawn(batch: CanvasBatch, update: int) -> CanvasBatch:
+    """The same canvases with the noise of another pass over them; pass 0 keeps its own."""
+    return batch if update == 0 else replace(batch, noise_seeds=mix(batch.noise_seeds + update))
 
 
 def lay_out(

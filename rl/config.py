@@ -2,16 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from rewards.reward import RewardTerm
+from rl.algorithm import AlgorithmConfig, Section
 from rollout.config import DecodeConfig
-
-
-class Section(BaseModel):
-    """A frozen block of a recipe; an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class ModelConfig(Section):
@@ -80,6 +75,11 @@ class RolloutConfig(Section):
     decode: RolloutDecode = RolloutDecode()
     num_actors: int = Field(default=1, gt=0)
     max_rows: int = Field(default=512, gt=0, description="completions decoded together in one actor")
+    max_sampling_rounds: int = Field(
+        default=1,
+        gt=0,
+        description="DAPO dynamic sampling: up to this many batches of prompts to replace groups of one reward",
+    )
 
 
 class EvaluationConfig(Section):
@@ -88,31 +88,6 @@ class EvaluationConfig(Section):
     data: DataConfig
     decode: DecodeConfig = DecodeConfig()
     eval_steps: int = Field(default=20, gt=0, description="optimizer steps between evaluations")
-
-
-class AlgorithmConfig(Section):
-    """Estimator, ratio, advantage and regulariser: the axes of design/ALGORITHMS.md."""
-
-    estimator: Literal["trajectory", "trajectory_sampled", "elbo"] = "trajectory_sampled"
-    num_mc: int = Field(default=2, gt=0, description="views, i.e. composite forwards, per completion")
-    noise: Literal["exact_count", "stratified", "bernoulli"] = Field(
-        default="stratified", description="ELBO noise levels"
-    )
-    ratio: Literal["token", "sequence"] = "token"
-    gamma: float = Field(default=1.0, ge=0, le=1, description="sequence ratio: log ratio / editable tokens ** gamma")
-    epsilon: float = Field(default=0.2, gt=0)
-    epsilon_high: float = Field(default=0.28, gt=0)
-    advantage: Literal["dr_grpo", "leave_one_out"] = "dr_grpo"
-    beta: float = Field(default=0.0, ge=0, description="weight of the k2 KL to the starting policy")
-    t2t_weight: float = Field(default=1.0, ge=0, description="weight of T2T terms beside M2T terms")
-    num_iterations: int = Field(default=1, gt=0, description="passes over each batch of rollouts")
-    num_minibatches: int = Field(default=1, gt=0, description="optimizer steps per pass")
-
-    @model_validator(mode="after")
-    def _ratio_fits_estimator(self) -> "AlgorithmConfig":
-        if self.estimator == "elbo" and self.ratio == "token":
-            raise ValueError("ratio 'token' needs a trajectory: an ELBO has no token ratio; use ratio: sequence")
-        return self
 
 
 class TrainerConfig(Section):
@@ -172,12 +147,12 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _rollouts_can_be_learned_from(self) -> "RunConfig":
         decode, estimator = self.rollout.decode, self.algorithm.estimator
-        if estimator != "elbo" and (decode.top_k or decode.top_p < 1):
+        if self.algorithm.on_trajectory and (decode.top_k or decode.top_p < 1):
             raise ValueError(
                 f"estimator {estimator!r} replays the sampling distribution, which top_k={decode.top_k}"
                 f" and top_p={decode.top_p} truncate; use top_k: 0 and top_p: 1.0"
             )
-        if estimator != "elbo" and decode.unmask_confidence != "top":
+        if self.algorithm.on_trajectory and decode.unmask_confidence != "top":
             raise ValueError(
                 f"estimator {estimator!r} needs rollout.decode.unmask_confidence: top; with 'drawn' the draw decides"
                 " which positions are filled, and the sum of log-probabilities is not the trajectory's likelihood"

@@ -6,31 +6,64 @@ from statistics import fmean, pstdev
 import torch
 
 from rewards.mixture import Scored, status_counts
-from rl.advantage import group_advantages
+from rl.advantage import group_advantages, normalised_sum, overlong_penalty, whiten
 from rl.batch import Experience
+from rl.config import AlgorithmConfig, RunConfig
+from rl.sampling import Sampled
 from rl.seeding import derive_seed, make_generator
 from rollout.trajectory import Completion, Prompt, group_rollouts
 
 
 def make_experience(
-    prompts: Sequence[Prompt], completions: Sequence[Completion], rewards: Sequence[float | None], kind: str
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    rewards: Sequence[float | None],
+    algorithm: AlgorithmConfig,
 ) -> list[Experience]:
     """Completions with their group advantages; those that cannot be compared (None) are left out.
 
     Args:
         prompts: Requests, in groups.
         completions: Answers, aligned with the prompts.
-        rewards: Total rewards, None where a sample is masked.
-        kind: Advantage, see `rl.advantage.group_advantages`.
+        rewards: What is learned from; None where a sample is masked.
+        algorithm: Names the advantage.
     """
     reward_of = {prompt.id: reward for prompt, reward in zip(prompts, rewards, strict=True)}
-    made = []
+    pairs: list[tuple[Prompt, Completion]] = []
+    advantages: list[float | None] = []
     for group in group_rollouts(prompts, completions):
-        advantages = group_advantages([reward_of[prompt.id] for prompt in group.prompts], kind)
-        for prompt, completion, advantage in zip(group.prompts, group.completions, advantages, strict=True):
-            if advantage is not None:
-                made.append(Experience(prompt, completion, advantage, derive_seed(prompt.seed, "noise")))
-    return made
+        pairs += zip(group.prompts, group.completions, strict=True)
+        own = [reward_of[prompt.id] for prompt in group.prompts]
+        advantages += group_advantages(own, algorithm.advantage, algorithm.psi)
+    if algorithm.advantage == "reinforce_plus_plus":
+        advantages = whiten(advantages)
+    return [
+        Experience(prompt, completion, advantage, derive_seed(prompt.seed, "noise"))
+        for (prompt, completion), advantage in zip(pairs, advantages, strict=True)
+        if advantage is not None
+    ]
+
+
+def shaped_rewards(sampled: Sampled, config: RunConfig) -> list[float | None]:
+    """What is learned from: the total rewards, or their parts normalised per group, less the overlong penalty.
+
+    Metrics and evaluation keep the unshaped rewards.
+    """
+    totals = [one.total for one in sampled.scored]
+    if config.algorithm.normalise_rewards:
+        weights = {term.name: term.weight for term in config.rewards}
+        members: dict[int, list[int]] = {}
+        for index, prompt in enumerate(sampled.prompts):
+            members.setdefault(prompt.group, []).append(index)
+        for indices in members.values():
+            sums = normalised_sum([sampled.scored[index].parts for index in indices], weights)
+            for index, value in zip(indices, sums, strict=True):
+                totals[index] = value
+    longest, buffer = config.rollout.decode.max_completion_length, config.algorithm.overlong_buffer
+    return [
+        None if total is None else total + overlong_penalty(len(completion.token_ids), longest, buffer)
+        for total, completion in zip(totals, sampled.completions, strict=True)
+    ]
 
 
 def shuffled(rewards: Sequence[float | None], seed: int, step: int) -> list[float | None]:

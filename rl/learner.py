@@ -4,27 +4,43 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from rl.batch import CanvasBatch, Experience, collate, split_by_tokens
+from rl.batch import CanvasBatch, Experience, collate, redrawn, split_by_tokens
 from rl.config import RunConfig
-from rl.likelihood import Scores, score_view
-from rl.noising import View, make_views
-from rl.objective import Normaliser, Terms, policy_loss
+from rl.likelihood import Scores, draft_tokens, path_mismatch, score_view
+from rl.objective import LogProbs, Normaliser, Policies, Terms, policy_loss
 from rl.optim import freeze_router, make_optimizer, set_learning_rate
+from rl.update_metrics import Sums, add, update_metrics, view_sums
+from rl.views import View, draft_view, fingerprint, make_views
 from rollout.trajectory import SpecialTokens
 
-Sums = dict[str, float]
+
+@dataclass
+class MicroBatch:
+    """Completions that are scored together, their views, and log-probabilities that do not change in an update."""
+
+    batch: CanvasBatch
+    views: list[View]
+    draw: int
+    old: LogProbs | None = None  # None: the policy is still the one that made the rollouts
+    reference: LogProbs | None = None
+
+    @property
+    def sizes(self) -> list[int]:
+        """Scored positions per view."""
+        return [int(view.scored.sum()) for view in self.views]
 
 
 class Learner:
-    """Holds the policy, the reference policy of the KL term if there is one, and the optimizer."""
+    """Holds the policy, the reference policy if the loss needs one, and the optimizer."""
 
     def __init__(self, model: nn.Module, config: RunConfig, tokens: SpecialTokens) -> None:
         self.model, self.config, self.tokens = model, config, tokens
-        self.reference = copy.deepcopy(model).requires_grad_(False) if config.algorithm.beta > 0 else None
+        self.reference = copy.deepcopy(model).requires_grad_(False) if config.algorithm.needs_reference else None
         if config.trainer.freeze_router:
             freeze_router(model)
         self.optimizer = make_optimizer(model, config.trainer)
@@ -33,7 +49,7 @@ class Learner:
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch of rollouts.
 
-        Rows with advantage 0 have no gradient; they are left out unless a KL term needs them, and still count in
+        Rows with advantage 0 have no gradient; they are left out unless the loss needs them, and still count in
         every normaliser.
 
         Args:
@@ -45,124 +61,134 @@ class Learner:
         Raises:
             FloatingPointError: A gradient is not finite; that optimizer step was not taken.
         """
-        started = time.perf_counter()
-        algorithm = self.config.algorithm
-        learned = [row for row in rows if row.advantage != 0 or self.reference is not None]
+        started, algorithm = time.perf_counter(), self.config.algorithm
+        learned = [row for row in rows if row.advantage != 0 or algorithm.needs_all_rows]
         size = -(-len(learned) // algorithm.num_minibatches)
         minibatches = [learned[start : start + size] for start in range(0, len(learned), size)] if learned else []
-        old = None
-        if len(minibatches) * algorithm.num_iterations > 1:
-            old = [self._old_log_probs(minibatch) for minibatch in minibatches]
+        off_policy = len(minibatches) * algorithm.num_iterations > 1
+        passes = algorithm.num_iterations if algorithm.redraw else 1
         sums: Sums = defaultdict(float)
+        # Whatever depends on the old policy is made before the first step changes it.
+        plan = [[self._prepare(some, update, off_policy, sums) for some in minibatches] for update in range(passes)]
         for iteration in range(algorithm.num_iterations):
             for index, minibatch in enumerate(minibatches):
+                share = len(minibatch) / len(learned)
                 fresh = iteration == 0 and index == 0
-                share = float(len(rows)) * len(minibatch) / len(learned)
-                _add(sums, self._optimizer_step(minibatch, old[index] if old and not fresh else None, share))
+                add(sums, self._optimizer_step(plan[iteration % passes][index], self._normaliser(rows, share), fresh))
         self.policy_version += 1
-        return _metrics(sums) | {
+        return update_metrics(sums) | {
             "objective/learned_rows": float(len(learned)),
             "time/update_s": time.perf_counter() - started,
         }
 
-    def _optimizer_step(self, rows: Sequence[Experience], old: list[Tensor] | None, share: float) -> Sums:
-        """One optimizer step; `old` None: the policy is still the one that made the rollouts, all ratios are 1."""
+    def _prepare(self, rows: Sequence[Experience], update: int, off_policy: bool, sums: Sums) -> list[MicroBatch]:
+        """Views of a minibatch, and what the old and the reference policy say about them."""
+        budget, block_length = self.config.trainer.tokens_per_microbatch, self.config.rollout.decode.block_length
+        device, made = next(self.model.parameters()).device, []
+        for some in split_by_tokens(rows, block_length, budget):
+            batch = redrawn(collate(some, block_length, self.tokens.pad, device), update)
+            micro = self._with_views(batch)
+            if self.config.algorithm.path_check != "off":
+                micro = self._check_paths(micro, sums)
+            if off_policy or self.config.algorithm.needs_values:
+                micro.old = self._score_all(self.model, micro)
+            if self.reference is not None:
+                micro.reference = self._score_all(self.reference, micro)
+            made.append(micro)
+        return made
+
+    def _with_views(self, batch: CanvasBatch) -> MicroBatch:
+        algorithm, decode = self.config.algorithm, self.config.rollout.decode
+        views = make_views(batch, algorithm, self.tokens.mask, decode.edit_sampling == "sample")
+        if algorithm.t2t_views == "draft" and not algorithm.on_trajectory:
+            for number, view in enumerate(views[: algorithm.num_t2t]):
+                draft = draft_tokens(self.model, batch, view, number, self.tokens.mask)
+                views.append(draft_view(batch, view, draft, number))
+        return MicroBatch(batch, views, fingerprint(views))
+
+    def _check_paths(self, micro: MicroBatch, sums: Sums) -> MicroBatch:
+        """Compare the slots that the policy would act on with the recorded ones; leave out rows that differ if told."""
+        decode, differs = self.config.rollout.decode, torch.zeros_like(micro.batch.advantages, dtype=torch.bool)
+        for view in micro.views:
+            if view.step is not None:
+                mismatch = path_mismatch(self.model, micro.batch, view, decode, self.tokens.mask)
+                differs |= mismatch.any(-1)
+                add(sums, {"path_mismatch": mismatch.sum().item(), "path_steps": (view.step >= 0).sum().item()})
+        if self.config.algorithm.path_check == "mask":
+            kept = torch.where(differs, 0.0, micro.batch.advantages)
+            micro.batch = replace(micro.batch, advantages=kept)
+        return micro
+
+    def _optimizer_step(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> Sums:
+        """One optimizer step; `fresh`: no step was taken on these rollouts yet, so all ratios are 1."""
         rate = set_learning_rate(self.optimizer, self.config.trainer, self.policy_version)
         self.optimizer.zero_grad(set_to_none=True)
-        normaliser = Normaliser(num_rows=share, max_tokens=self.config.rollout.decode.max_completion_length)
-        sums: Sums = defaultdict(float)
-        for index, micro in enumerate(self._split(rows)):
-            _add(sums, self._accumulate(micro, old[index] if old else None, normaliser))
+        sums = self._accumulate(micros, normaliser, fresh)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.max_grad_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"gradient norm is {norm.item()} at policy version {self.policy_version}")
         self.optimizer.step()
-        _add(sums, {"steps": 1.0, "grad_norm": norm.item(), "learning_rate": rate})
+        add(sums, {"steps": 1.0, "grad_norm": norm.item(), "learning_rate": rate})
         return sums
 
-    def _accumulate(self, rows: Sequence[Experience], old: Tensor | None, normaliser: Normaliser) -> Sums:
-        """Add the gradient of some rows: the loss's slope by the log-probs, replayed through the network."""
-        batch, views = self._views(rows)
-        if not any(view.scored.any() for view in views):
+    def _accumulate(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> Sums:
+        """Add the gradient: the loss's slope by all log-probs, replayed through the network view by view."""
+        if not any(size for micro in micros for size in micro.sizes):
             return {}
-        terms = _flatten(batch, views)
-        if old is not None or self.reference is not None:
-            current = self._score_all(self.model, batch, views)
-        else:  # before the first update every log ratio is exactly 0, whatever the values: no pass is spent on them
-            current = torch.zeros_like(terms.weight)
-        reference = self._score_all(self.reference, batch, views) if self.reference is not None else None
-        old = current if old is None else old
-        leaf = current.clone().requires_grad_()
-        loss, sums = policy_loss(leaf, old, reference, terms, self.config.algorithm, normaliser)
-        (slope,) = torch.autograd.grad(loss, leaf)
+        terms = _flatten(micros)
+        blank = [LogProbs(torch.zeros(sum(micro.sizes), dtype=torch.float64, device=terms.row.device), micro.draw)
+                 for micro in micros]  # fmt: skip
+        # Before the first update every log ratio is exactly 0, whatever the values: no pass is spent on them.
+        old = [micro.old or none for micro, none in zip(micros, blank, strict=True)]
+        current = old if fresh else [self._score_all(self.model, micro) for micro in micros]
+        reference = [micro.reference for micro in micros]
+        policies = Policies.joined(current, old, reference)
+        loss, sums = policy_loss(policies, terms, self.config.algorithm, normaliser)
+        (slope,) = torch.autograd.grad(loss, policies.current)
         totals = {name: value.item() for name, value in sums.items()} | {"loss": loss.item()}
-        for view, part in zip(views, slope.split([int(view.scored.sum()) for view in views]), strict=True):
-            scores = self._score(self.model, batch, view)
-            (scores.log_prob * part).sum().backward()
-            _add(totals, _view_sums(scores, view))
-        return totals | {"rows": float(len(rows))}
+        parts = iter(slope.split([size for micro in micros for size in micro.sizes]))
+        for micro in micros:
+            for view in micro.views:
+                scores = self._score(self.model, micro.batch, view)
+                (scores.log_prob * next(parts)).sum().backward()
+                add(totals, view_sums(scores, view))
+        return totals | {"rows": float(len(terms.advantage))}
 
     @torch.no_grad()
-    def _old_log_probs(self, rows: Sequence[Experience]) -> list[Tensor]:
-        return [self._score_all(self.model, *self._views(micro)) for micro in self._split(rows)]
-
-    @torch.no_grad()
-    def _score_all(self, model: nn.Module, batch: CanvasBatch, views: Sequence[View]) -> Tensor:
-        return torch.cat([self._score(model, batch, view).log_prob for view in views]).double()
+    def _score_all(self, model: nn.Module, micro: MicroBatch) -> LogProbs:
+        values = [self._score(model, micro.batch, view).log_prob for view in micro.views]
+        device = micro.batch.tokens.device
+        return LogProbs(torch.cat(values).double() if values else torch.zeros(0).double().to(device), micro.draw)
 
     def _score(self, model: nn.Module, batch: CanvasBatch, view: View) -> Scores:
-        temperature = 1.0 if self.config.algorithm.estimator == "elbo" else self.config.rollout.decode.temperature
+        replayed = self.config.algorithm.on_trajectory and not view.anchor
+        temperature = self.config.rollout.decode.temperature if replayed else 1.0
         return score_view(model, batch, view, self.tokens.mask, temperature)
 
-    def _views(self, rows: Sequence[Experience]) -> tuple[CanvasBatch, list[View]]:
-        device = next(self.model.parameters()).device
-        batch = collate(rows, self.config.rollout.decode.block_length, self.tokens.pad, device)
-        score_edits = self.config.rollout.decode.edit_sampling == "sample"
-        return batch, make_views(batch, self.config.algorithm, self.tokens.mask, score_edits)
-
-    def _split(self, rows: Sequence[Experience]) -> list[list[Experience]]:
-        budget = self.config.trainer.tokens_per_microbatch
-        return split_by_tokens(rows, self.config.rollout.decode.block_length, budget)
+    def _normaliser(self, rows: Sequence[Experience], share: float) -> Normaliser:
+        tokens = sum(len(row.completion.canvas_ids) for row in rows)
+        longest = self.config.rollout.decode.max_completion_length
+        return Normaliser(num_rows=len(rows) * share, max_tokens=longest, num_tokens=tokens * share)
 
 
-def _flatten(batch: CanvasBatch, views: Sequence[View]) -> Terms:
-    return Terms(
-        row=torch.cat([view.scored.nonzero(as_tuple=True)[0] for view in views]),
-        weight=torch.cat([view.weight[view.scored] for view in views]).double(),
-        edit=torch.cat([view.edit[view.scored] for view in views]),
-        advantage=batch.advantages,
-        editable=batch.editable.sum(-1).double(),
-    )
-
-
-def _view_sums(scores: Scores, view: View) -> Sums:
-    sums = {
-        "scored": float(len(scores.log_prob)),
-        "entropy": scores.entropy.sum().item(),
-        "log_prob": (scores.log_prob.detach() * view.weight[view.scored]).sum().item(),
-    }
-    if view.rollout_log_prob is not None:
-        gap = scores.log_prob.detach() - view.rollout_log_prob[view.scored]
-        sums |= {"mismatch": gap.abs().sum().item(), "replayed": float(len(gap))}
-    return sums
-
-
-def _add(sums: Sums, extra: Sums) -> None:
-    for name, value in extra.items():
-        sums[name] = sums.get(name, 0.0) + value
-
-
-def _metrics(sums: Sums) -> dict[str, float]:
-    """Means from sums; a metric whose denominator never occurred is left out."""
-    table = {
-        "objective/loss": ("loss", "steps"),
-        "objective/kl": ("kl", "steps"),
-        "objective/grad_norm": ("grad_norm", "steps"),
-        "objective/learning_rate": ("learning_rate", "steps"),
-        "objective/clip_fraction": ("clip_fraction", "ratios"),
-        "objective/log_ratio_abs": ("log_ratio_abs", "ratios"),
-        "objective/entropy": ("entropy", "scored"),
-        "objective/log_prob": ("log_prob", "rows"),
-        "mismatch/log_prob_abs": ("mismatch", "replayed"),
-    }
-    return {name: sums[top] / sums[bottom] for name, (top, bottom) in table.items() if top in sums and sums.get(bottom)}
+def _flatten(micros: Sequence[MicroBatch]) -> Terms:
+    """The scored positions of all views, view by view, with rows numbered through."""
+    columns: dict[str, list[Tensor]] = defaultdict(list)
+    first = 0
+    for micro in micros:
+        for number, view in enumerate(micro.views):
+            row, position = view.scored.nonzero(as_tuple=True)
+            columns["row"].append(row + first)
+            columns["position"].append(position)
+            columns["view"].append(torch.full_like(row, number))
+            columns["weight"].append(view.weight[view.scored].double())
+            columns["edit"].append(view.edit[view.scored])
+            columns["anchor"].append(torch.full_like(row, view.anchor, dtype=torch.bool))
+            engine = view.rollout_log_prob
+            nothing = torch.full(row.shape, torch.nan, dtype=torch.float64, device=row.device)
+            columns["engine"].append(nothing if engine is None else engine[view.scored].double())
+        columns["advantage"].append(micro.batch.advantages)
+        columns["editable"].append(micro.batch.editable.sum(-1).double())
+        columns["group"].append(micro.batch.groups)
+        first += len(micro.batch.tokens)
+    return Terms(**{name: torch.cat(parts) for name, parts in columns.items()})

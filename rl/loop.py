@@ -9,11 +9,12 @@ from rl.alarm import AlarmConfig, CollapseAlarm, CollapseError
 from rl.checkpoint import save_checkpoint
 from rl.codec import Codec
 from rl.config import RunConfig
-from rl.data import rows_fingerprint, step_indices
+from rl.data import rows_fingerprint
 from rl.evaluate import evaluate
-from rl.experience import completion_metrics, make_experience, reward_metrics, shuffled
+from rl.experience import completion_metrics, make_experience, reward_metrics, shaped_rewards, shuffled
 from rl.protocols import PolicyLearner, RewardPool, RolloutPool
 from rl.recorder import Recorder
+from rl.sampling import Sampler
 from rl.tasks import Row
 
 
@@ -83,26 +84,20 @@ def train(
 
 def _learn_step(config: RunConfig, parts: Parts, data: RunData, recorder: Recorder, step: int) -> dict[str, float]:
     """One on-policy step: every completion is written by the weights that this step updates."""
-    rows = [data.train[i] for i in step_indices(len(data.train), config.rollout.prompts_per_step, config.seed, step)]
-    prompts = parts.codec.prompts(rows, config.rollout.num_generations, "rollout", step)
-
     clock = _Clock()
-    completions = parts.rollouts.generate(prompts, config.rollout.decode)
-    metrics = completion_metrics(completions, clock.lap())
+    sampled = Sampler(config, data.train, parts.codec, parts.rollouts, parts.rewards).step(step)
+    metrics = completion_metrics(sampled.completions, sampled.rollout_s)
+    metrics |= reward_metrics(sampled.prompts, sampled.scored) | {"time/reward_s": sampled.reward_s}
 
-    samples = parts.codec.samples(rows, prompts, completions)
-    scored = parts.rewards.score(samples)
-    metrics |= reward_metrics(prompts, scored) | {"time/reward_s": clock.lap()}
-
-    rewards = [one.total for one in scored]
+    rewards = shaped_rewards(sampled, config)
     if config.trainer.shuffle_rewards:
         rewards = shuffled(rewards, config.seed, step)
-    experience = make_experience(prompts, completions, rewards, config.algorithm.advantage)
+    experience = make_experience(*sampled.learnable(rewards), config.algorithm)
     metrics |= parts.learner.update(experience)
     clock.lap()
     version = parts.rollouts.sync(parts.learner.weights())
     metrics |= {"policy_version": float(version), "time/sync_s": clock.lap(), "time/step_s": clock.total()}
-    recorder.samples(step + 1, samples, completions, scored)
+    recorder.samples(step + 1, sampled.samples, sampled.completions, sampled.scored)
     return metrics
 
 

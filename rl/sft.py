@@ -15,9 +15,9 @@ from rl.batch import CanvasBatch, lay_out
 from rl.config import SFTConfig
 from rl.data import located
 from rl.likelihood import score_view
-from rl.noising import supervised_view
 from rl.seeding import derive_seed
 from rl.tasks import Row
+from rl.views import supervised_view
 from rollout.blocks import padded_length
 from rollout.chat import Tokenizer, encode_prompt
 from rollout.trajectory import SpecialTokens
@@ -103,6 +103,7 @@ class MixtureLoss(nn.Module):
             editable=editable,
             advantages=torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device),
             noise_seeds=noise_seeds,
+            groups=torch.zeros_like(noise_seeds),
             traces=(),
             prompt_lengths=tuple(prompt_lengths.tolist()),
             block_length=self.block_length,

@@ -103,7 +103,7 @@ class Step(NamedTuple):
     proposal: Proposal
 
 
-def suppress_mask_(logits: Float[Tensor, "rows slots vocab"], mask: int) -> Float[Tensor, "rows slots vocab"]:
+def suppress_mask_(logits: Float[Tensor, "*n vocab"], mask: int) -> Float[Tensor, "*n vocab"]:
     """Sets the mask token's logit to -inf in place: it has no probability and is never written."""
     logits[..., mask] = -torch.inf
     return logits

@@ -9,8 +9,8 @@ from torch.optim import AdamW
 
 from rl.batch import CanvasBatch, lay_out
 from rl.likelihood import score_view
-from rl.noising import supervised_view
 from rl.seeding import derive_seed, make_generator
+from rl.views import supervised_view
 from rollout.blocks import padded_length
 from rollout.trajectory import SpecialTokens
 
@@ -95,6 +95,7 @@ def _canvases(rows: Rows, tokens: SpecialTokens, block_length: int, device: torc
         editable=editable.to(device),
         advantages=torch.zeros(len(rows), dtype=torch.float64, device=device),
         noise_seeds=torch.zeros(len(rows), dtype=torch.int64, device=device),
+        groups=torch.zeros(len(rows), dtype=torch.int64, device=device),
         traces=(),
         prompt_lengths=tuple(map(len, prompts)),
         block_length=block_length,
@@ -120,6 +121,7 @@ def _select(everything: CanvasBatch, chosen: torch.Tensor, first_seed: int) -> C
         tokens=everything.tokens[chosen],
         editable=everything.editable[chosen],
         advantages=everything.advantages[chosen],
+        groups=everything.groups[chosen],
         noise_seeds=first_seed + torch.arange(len(chosen), device=chosen.device),
         prompt_lengths=tuple(everything.prompt_lengths[index] for index in chosen.tolist()),
     )

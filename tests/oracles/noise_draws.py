@@ -30,6 +30,7 @@ def repeated(batch: CanvasBatch, count: int) -> CanvasBatch:
         editable=batch.editable.repeat(count, 1),
         advantages=batch.advantages.repeat(count),
         noise_seeds=torch.arange(count),
+        groups=batch.groups.repeat(count),
         traces=batch.traces * count,
         prompt_lengths=batch.prompt_lengths * count,
         block_length=batch.block_length,

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from rl.batch import CanvasBatch
-from rl.noising import View
+from rl.views import View
 from rollout.trajectory import DecodeTrace
 
 
@@ -57,10 +57,11 @@ def action_log_probs(
 def view_log_probs(model: nn.Module, batch: CanvasBatch, view: View, mask_id: int, temperature: float) -> list[Tensor]:
     """Log-probability of every scored position of a view, in row-major order."""
     size, blocks, result = batch.block_length, {}, []
+    clean = batch.tokens if view.context is None else view.context
     for row, position in view.scored.nonzero().tolist():
         start = position // size * size
         if (row, start) not in blocks:
-            earlier, block = batch.tokens[row, :start].tolist(), view.noisy[row, start : start + size].tolist()
+            earlier, block = clean[row, :start].tolist(), view.noisy[row, start : start + size].tolist()
             blocks[row, start] = block_log_probs(model, earlier, block, mask_id, temperature)
         result.append(blocks[row, start][position - start, view.target[row, position]])
     return result

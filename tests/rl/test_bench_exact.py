@@ -15,7 +15,7 @@ from rl.batch import CanvasBatch, Experience, collate
 from rl.bench.exact import BlockSpace, block_logits, expected_return, make_chain, visits
 from rl.config import RolloutDecode
 from rl.likelihood import score_view
-from rl.noising import trajectory_views
+from rl.views import StepLaw, trajectory_views
 from rollout.trajectory import Completion, Prompt
 
 MODES = {
@@ -85,7 +85,7 @@ def test_the_trajectory_views_of_all_trajectories_together_have_the_true_policy_
     batch = one_batch(trajectories, prompt, space)
     weight = torch.stack([one.log_prob().exp().detach() * reward[final(one, space)] for one in trajectories])
     surrogate = torch.zeros((), dtype=torch.float64)
-    for view in trajectory_views(batch, None, space.mask, score_edits=True):
+    for view in trajectory_views(batch, StepLaw(None), space.mask):
         scores = score_view(model, batch, view, space.mask, config.temperature)
         surrogate = surrogate + (weight[scores.row] * view.weight[view.scored] * scores.log_prob).sum()
     chain = make_chain(block_logits(model, prompt, space), space, config)

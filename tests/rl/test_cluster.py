@@ -21,6 +21,7 @@ from rl.cluster import (
     start_parts,
 )
 from rl.codec import Codec
+from rl.config import AlgorithmConfig
 from rl.data import load_rows
 from rl.experience import make_experience
 from rl.policy import load_text_side
@@ -86,7 +87,7 @@ def test_a_killed_rollout_actor_is_replaced_and_its_prompts_are_issued_again(
     rollouts = RayRollouts(str(place / "policy"), config, text_side[1])
     assert rollouts.sync(learner.weights()) == 0
     before = rollouts.generate(prompts, config.rollout.decode)
-    rows = make_experience(prompts, before, [float(len(c.token_ids)) for c in before], "dr_grpo")
+    rows = make_experience(prompts, before, [float(len(c.token_ids)) for c in before], AlgorithmConfig())
     learner.update(rows)
     assert rollouts.sync(learner.weights()) == 1
     calm = rollouts.generate(prompts, config.rollout.decode)

@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from rewards.mixture import Scored
+from rl.config import AlgorithmConfig
 from rl.experience import completion_metrics, make_experience, reward_metrics, shuffled
 from rl.seeding import derive_seed
 from rollout.trajectory import Completion, DecodeTrace, Prompt
 
+DR_GRPO, LEAVE_ONE_OUT = AlgorithmConfig(advantage="dr_grpo"), AlgorithmConfig(advantage="leave_one_out")
 PROMPTS = [Prompt(f"p{i}", (1, 2), seed=10 + i, group=i // 3) for i in range(6)]
 
 
@@ -45,27 +47,27 @@ SCORED = [
 
 
 def test_experience_holds_prompts_with_their_completions_and_group_advantages():
-    rows = make_experience(PROMPTS, COMPLETIONS, [1.0, 2.0, 6.0, 0.0, 0.0, 3.0], "dr_grpo")
+    rows = make_experience(PROMPTS, COMPLETIONS, [1.0, 2.0, 6.0, 0.0, 0.0, 3.0], DR_GRPO)
     assert [row.prompt for row in rows] == PROMPTS
     assert [row.completion for row in rows] == COMPLETIONS
     assert [row.advantage for row in rows] == [-2.0, -1.0, 3.0, -1.0, -1.0, 2.0]
 
 
 def test_a_reward_of_none_leaves_the_sample_and_its_group_mean_out():
-    rows = make_experience(PROMPTS, COMPLETIONS, [1.0, None, 6.0, None, None, 3.0], "dr_grpo")
+    rows = make_experience(PROMPTS, COMPLETIONS, [1.0, None, 6.0, None, None, 3.0], DR_GRPO)
     assert [(row.prompt.id, row.advantage) for row in rows] == [("p0", -2.5), ("p2", 2.5)]
 
 
 def test_interleaved_groups_are_compared_among_themselves():
     prompts = [dataclasses.replace(prompt, group=i % 2) for i, prompt in enumerate(PROMPTS)]
-    rows = make_experience(prompts, COMPLETIONS, [1.0, 10.0, 2.0, 20.0, 3.0, 30.0], "leave_one_out")
+    rows = make_experience(prompts, COMPLETIONS, [1.0, 10.0, 2.0, 20.0, 3.0, 30.0], LEAVE_ONE_OUT)
     assert {row.prompt.id: row.advantage for row in rows} == pytest.approx(
         {"p0": -1.5, "p1": -15.0, "p2": 0.0, "p3": 0.0, "p4": 1.5, "p5": 15.0}
     )
 
 
 def test_noise_seeds_are_streams_of_their_own_beside_the_rollouts_seed():
-    rows = make_experience(PROMPTS, COMPLETIONS, [1.0, 2.0, 6.0, 0.0, 0.0, 3.0], "dr_grpo")
+    rows = make_experience(PROMPTS, COMPLETIONS, [1.0, 2.0, 6.0, 0.0, 0.0, 3.0], DR_GRPO)
     assert [row.noise_seed for row in rows] == [derive_seed(prompt.seed, "noise") for prompt in PROMPTS]
     assert len({row.noise_seed for row in rows} | {prompt.seed for prompt in PROMPTS}) == 12
     # As many bits as a tensor holds: micro-batches carry them as int64.

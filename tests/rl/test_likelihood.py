@@ -10,7 +10,7 @@ from oracles.plain_forward import action_log_probs, block_log_probs, view_log_pr
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, rollouts, tiny_model
 from rl.batch import CanvasBatch, collate, lay_out
 from rl.likelihood import score_view
-from rl.noising import View, trajectory_views
+from rl.views import StepLaw, View, trajectory_views
 from rollout.decoder import decode
 from rollout.torch_engine import TorchEngine
 from rollout.trajectory import SpecialTokens
@@ -34,6 +34,7 @@ def random_batch(shape: list[tuple[int, int]], seed: int = 0) -> CanvasBatch:
         editable=editable,
         advantages=torch.ones(len(shape), dtype=torch.float64),
         noise_seeds=torch.arange(len(shape)),
+        groups=torch.zeros(len(shape), dtype=torch.int64),
         traces=(),
         prompt_lengths=tuple(prompt for prompt, _ in shape),
         block_length=4,
@@ -147,7 +148,7 @@ def test_padding_of_the_batch_reaches_nothing(model):
     rows = rollouts(model, [2, 13])
     together, alone = (collate(some, 4, TOKENS.pad, "cpu") for some in (rows, rows[:1]))
     assert together.tokens.shape[1] > alone.tokens.shape[1]
-    steps = [trajectory_views(batch, None, MASK, score_edits=True)[0] for batch in (together, alone)]
+    steps = [trajectory_views(batch, StepLaw(None), MASK)[0] for batch in (together, alone)]
     scores = [score_view(model, batch, view, MASK, 1.0) for batch, view in zip((together, alone), steps, strict=True)]
     torch.testing.assert_close(scores[0].log_prob[scores[0].row == 0], scores[1].log_prob, rtol=0, atol=1e-12)
     filled = dataclasses.replace(together, tokens=together.tokens.clone())
@@ -193,7 +194,7 @@ def test_trajectory_scores_are_the_log_probs_that_the_engine_recorded(model, tem
     assert sum(row.completion.trace.num_edits for row in rows) > 5
     batch = collate(rows, 4, TOKENS.pad, "cpu")
     scored = 0
-    for view in trajectory_views(batch, None, MASK, score_edits=edit_sampling == "sample"):
+    for view in trajectory_views(batch, StepLaw(None, actions="all" if edit_sampling == "sample" else "unmask"), MASK):
         scores = score_view(model, batch, view, MASK, temperature)
         torch.testing.assert_close(scores.log_prob, view.rollout_log_prob[view.scored], rtol=0, atol=1e-9)
         scored += len(scores.log_prob)
@@ -213,7 +214,7 @@ def test_an_argmax_edit_was_not_drawn_so_its_recorded_log_prob_is_no_likelihood(
     config = DECODE.model_copy(update={"edit_sampling": "argmax"})
     rows = rollouts(model, [4, 5, 9], config)
     batch = collate(rows, 4, TOKENS.pad, "cpu")
-    for view in trajectory_views(batch, None, MASK, score_edits=True):
+    for view in trajectory_views(batch, StepLaw(None), MASK):
         assert (view.rollout_log_prob[view.edit & view.scored] == 0).all()
 
 

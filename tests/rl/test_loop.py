@@ -10,6 +10,7 @@ from rl.data import DataError, load_rows
 from rl.held_out import load_held_out
 from rl.loop import Parts, RunData, train
 from rl.policy import load_text_side
+from rl.presets import PRESETS
 from rl.recipe import RecipeError, load_recipe
 from rl.recorder import Recorder
 from rl.run import backend, run_training
@@ -79,19 +80,25 @@ def test_the_loop_learns(place):
 @pytest.mark.parametrize(
     "algorithm",
     [
-        {"estimator": "trajectory"},
-        {"estimator": "elbo", "ratio": "sequence", "noise": "stratified"},
-        {"estimator": "elbo", "ratio": "sequence", "noise": "bernoulli", "gamma": 0.5, "advantage": "leave_one_out"},
-        {"estimator": "trajectory_sampled", "ratio": "sequence", "beta": 0.1},
-        {"num_iterations": 2, "num_minibatches": 2, "beta": 0.05},
+        *({"preset": name} for name in PRESETS),
+        {"estimator": "elbo", "ratio": "sequence", "noise": "bernoulli", "gamma": 0.5, "t2t_views": "draft"},
+        {"estimator": "trajectory_sampled", "ratio": "sequence", "beta": 0.1, "kl": "k1_reward", "path_check": "mask"},
+        {"num_iterations": 2, "num_minibatches": 2, "beta": 0.05, "rollout_correction": "token", "anchor": 0.05},
+        {"advantage": "reinforce_plus_plus", "loss_type": "cispo", "step_sampling": "surprisal"},
+        {"advantage": "softmax", "normalise_rewards": True, "overlong_buffer": 4},
     ],
+    ids=str,
 )
-def test_every_estimator_and_objective_runs(place, algorithm):
-    _, rows = run(place, "trainer.total_steps=2", algorithm=algorithm)
-    trained = [metrics for stage, _, metrics in rows if stage == "train"]
-    assert all(metrics["objective/grad_norm"] > 0 for metrics in trained)
-    if algorithm.get("beta"):
-        assert trained[-1]["objective/kl"] > 0
+def test_every_preset_and_every_setting_runs(place, algorithm):
+    _, rows = run(place, "trainer.total_steps=1", algorithm={**algorithm, "num_iterations": 2})
+    (trained,) = [metrics for stage, _, metrics in rows if stage == "train"]
+    assert trained["objective/grad_norm"] > 0
+    if algorithm.get("beta") and algorithm.get("kl") != "k1_reward":
+        assert trained["objective/kl"] > 0
+    if "path_check" in algorithm:
+        assert trained["mismatch/path_fraction"] == 0.0
+    if "rollout_correction" in algorithm:
+        assert trained["mismatch/correction"] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_rewards_can_be_shuffled_as_a_control(place):

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig
-from rl.objective import Normaliser, Terms, clipped_surrogate, k2, policy_loss, sequence_log_ratio
+from rl.losses import clipped_surrogate, k2
+from rl.objective import Normaliser, Policies, Terms, make_units, policy_loss
 
 
 def doubles(*values: float) -> torch.Tensor:
@@ -59,8 +60,18 @@ def test_the_k2_slope_on_own_draws_is_the_gradient_of_the_reverse_kl():
     torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
 
 
+def make_terms(row, weight, edit, advantage, editable, **more) -> Terms:
+    """Scored positions of one view, every one at a position of its own, each row a group."""
+    number = torch.arange(len(row))
+    named = {
+        "position": number, "view": torch.zeros_like(number), "anchor": number < 0,
+        "engine": torch.full_like(weight, torch.nan), "group": torch.arange(len(advantage)),
+    }  # fmt: skip
+    return Terms(row=row, weight=weight, edit=edit, advantage=advantage, editable=editable, **{**named, **more})
+
+
 # Row 0: two M2T terms and one T2T term; row 1: one M2T term; row 2: nothing scored.
-TERMS = Terms(
+TERMS = make_terms(
     row=torch.tensor([0, 1, 0, 0]),
     weight=doubles(1.0, 2.0, 3.0, 4.0),
     edit=torch.tensor([False, False, False, True]),
@@ -70,12 +81,13 @@ TERMS = Terms(
 
 
 @pytest.mark.parametrize(
-    ("gamma", "expected"), [(0.0, [1.8, -0.4, 0.0]), (0.5, [0.9, -0.4 / 3, 0.0]), (1.0, [0.45, -0.4 / 9, 0.0])]
+    ("gamma", "expected"), [(0.0, [1.0, 0.8, -0.4]), (0.5, [0.5, 0.4, -0.4 / 3]), (1.0, [0.25, 0.2, -0.4 / 9])]
 )
 def test_the_sequence_ratio_is_a_weighted_sum_over_editable_tokens_to_the_gamma(gamma, expected):
     difference = doubles(0.1, -0.2, 0.3, 0.2)
-    found = sequence_log_ratio(difference, TERMS, TERMS.weight, gamma)
-    assert found.tolist() == pytest.approx(expected, abs=1e-12)
+    units = make_units(TERMS, config(ratio="sequence", gamma=gamma), Normaliser(5.0, 10, 50.0))
+    assert units.sum(difference).tolist() == pytest.approx(expected, abs=1e-12)
+    assert list(zip(units.row.tolist(), units.edit.tolist(), strict=True)) == [(0, False), (0, True), (1, False)]
 
 
 def config(**changes) -> AlgorithmConfig:
@@ -83,7 +95,8 @@ def config(**changes) -> AlgorithmConfig:
 
 
 def losses(current, old, reference, algorithm, terms=TERMS, num_rows=5.0, max_tokens=10):
-    loss, sums = policy_loss(current, old, reference, terms, algorithm, Normaliser(num_rows, max_tokens))
+    policies = Policies(current, old, reference)
+    loss, sums = policy_loss(policies, terms, algorithm, Normaliser(num_rows, max_tokens, 100.0))
     return loss.item(), {name: value.item() for name, value in sums.items()}
 
 
@@ -93,9 +106,10 @@ def test_the_token_loss_is_divided_by_rows_times_longest_completion():
     surrogates = [1 * 1.1 * 1.0, 2 * 0.8 * -2.0, 3 * 1.28 * 1.0, 4 * 0.9 * 1.0]
     loss, sums = losses(current, old, None, config())
     assert loss == pytest.approx(-sum(surrogates) / (5 * 10), abs=1e-12)
-    assert sums["ratios"] == 4
-    assert sums["clip_fraction"] == 2
-    assert sums["log_ratio_abs"] == pytest.approx(sum(abs(math.log(r)) for r in (1.1, 0.5, 1.5, 0.9)), abs=1e-12)
+    assert (sums["ratios"], sums["t2t_ratios"]) == (3, 1)
+    assert (sums["clip_fraction"], sums["t2t_clip_fraction"]) == (2, 0)
+    assert sums["log_ratio_abs"] == pytest.approx(sum(abs(math.log(r)) for r in (1.1, 0.5, 1.5)), abs=1e-12)
+    assert sums["t2t_log_ratio_abs"] == pytest.approx(abs(math.log(0.9)), abs=1e-12)
     assert "kl" not in sums
 
 
@@ -119,16 +133,19 @@ def test_the_token_kl_is_the_weighted_k2_with_the_same_constants():
 
 def test_the_sequence_loss_is_a_mean_over_rows_and_its_kl_a_k2_of_sequence_ratios():
     current, old, reference = doubles(0.1, -0.2, 0.3, 0.2), doubles(0, 0, 0, 0), doubles(0, 0, 0, 0.4)
-    # gamma 1, T2T weight 0.5: log ratios (0.1 + 0.9 + 0.4) / 4 = 0.35 and -0.4 / 9; row 2 has ratio 1 exactly.
-    surrogates = [1.28 * 1.0, -2.0 * math.exp(-0.4 / 9), 5.0]
-    to_reference = [(0.1 + 0.9 - 0.4) / 4, -0.4 / 9, 0.0]
-    penalty = sum(0.5 * x**2 for x in to_reference)
-    algorithm = config(ratio="sequence", gamma=1.0, t2t_weight=0.5, beta=0.3)
+    # gamma 1: log ratios (0.1 + 0.9) / 4 and 0.8 / 4 (T2T, of weight 0.5 in the loss) and -0.4 / 9; row 2 has no ratio.
+    surrogates = [math.exp(0.25) * 1.0, 0.5 * math.exp(0.2) * 1.0, -2.0 * math.exp(-0.4 / 9)]
+    to_reference = [(1.0, (0.1 + 0.9) / 4), (0.5, (0.8 - 1.6) / 4), (1.0, -0.4 / 9)]
+    penalty = sum(share * 0.5 * x**2 for share, x in to_reference)
+    algorithm = config(ratio="sequence", gamma=1.0, t2t_weight=0.5, beta=0.3, epsilon_high=0.3, t2t_epsilon_high=0.25)
     loss, sums = losses(current, old, reference, algorithm)
     assert loss == pytest.approx(-sum(surrogates) / 5 + 0.3 * penalty / 5, abs=1e-12)
-    assert sums["ratios"] == 3
-    assert sums["clip_fraction"] == 1
+    assert (sums["ratios"], sums["t2t_ratios"]) == (2, 1)
+    assert (sums["clip_fraction"], sums["t2t_clip_fraction"]) == (0, 0)
     assert sums["kl"] == pytest.approx(penalty / 5, abs=1e-12)
+    clipped, sums = losses(current, old, reference, algorithm.model_copy(update={"t2t_epsilon_high": 0.1}))
+    assert clipped - loss == pytest.approx(0.5 * (math.exp(0.2) - 1.1) / 5, abs=1e-12)
+    assert (sums["clip_fraction"], sums["t2t_clip_fraction"]) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +153,7 @@ def test_the_sequence_loss_is_a_mean_over_rows_and_its_kl_a_k2_of_sequence_ratio
     [(0.5, 1.0, 1), (0.5, -1.0, 0), (-0.5, 1.0, 0), (-0.5, -1.0, 1), (-0.5, 0.0, 0), (0.0, 1.0, 0), (0.24, 1.0, 0)],
 )
 def test_a_ratio_counts_as_clipped_only_where_the_clip_stops_its_gradient(log_ratio, advantage, counted):
-    terms = Terms(torch.tensor([0]), doubles(1.0), torch.tensor([False]), doubles(advantage), doubles(1.0))
+    terms = make_terms(torch.tensor([0]), doubles(1.0), torch.tensor([False]), doubles(advantage), doubles(1.0))
     _, sums = losses(doubles(log_ratio), doubles(0.0), None, config(), terms)
     assert sums["clip_fraction"] == counted
 
@@ -144,7 +161,8 @@ def test_a_ratio_counts_as_clipped_only_where_the_clip_stops_its_gradient(log_ra
 @pytest.mark.parametrize("ratio", ["token", "sequence"])
 def test_before_the_first_update_the_gradient_is_advantage_times_weight(ratio):
     current = logs(0.1, 0.2, 0.3, 0.4).requires_grad_()
-    loss, _ = policy_loss(current, current.detach(), None, TERMS, config(ratio=ratio, gamma=0.0), Normaliser(5.0, 10))
+    policies = Policies(current, current.detach())
+    loss, _ = policy_loss(policies, TERMS, config(ratio=ratio, gamma=0.0), Normaliser(5.0, 10, 50.0))
     (gradient,) = torch.autograd.grad(loss, current)
     scale = 50 if ratio == "token" else 5
     assert gradient.tolist() == pytest.approx([-1.0 / scale, 4.0 / scale, -3.0 / scale, -4.0 / scale], abs=1e-12)
@@ -158,15 +176,15 @@ def test_the_losses_of_a_split_batch_sum_to_the_loss_of_the_whole(ratio):
         return torch.randn(size, dtype=torch.float64, generator=source)
 
     row = torch.arange(6).repeat_interleave(5)
-    whole = Terms(row, random(30).abs(), random(30) > 0, random(6), random(6).abs() * 5 + 1)
+    whole = make_terms(row, random(30).abs(), random(30) > 0, random(6), random(6).abs() * 5 + 1)
     current, old, reference = random(30), random(30), random(30)
     algorithm = config(ratio=ratio, beta=0.2, t2t_weight=0.3, gamma=0.5)
     loss, sums = losses(current, old, reference, algorithm, whole, num_rows=6.0)
     parts = []
     for start, end in [(0, 1), (1, 4), (4, 6)]:
         mine = (row >= start) & (row < end)
-        some = Terms(row[mine] - start, whole.weight[mine], whole.edit[mine], whole.advantage[start:end],
-                     whole.editable[start:end])  # fmt: skip
+        some = make_terms(row[mine] - start, whole.weight[mine], whole.edit[mine], whole.advantage[start:end],
+                          whole.editable[start:end])  # fmt: skip
         parts.append(losses(current[mine], old[mine], reference[mine], algorithm, some, num_rows=6.0))
     assert sum(part for part, _ in parts) == pytest.approx(loss, abs=1e-12)
     for name, value in sums.items():

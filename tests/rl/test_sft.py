@@ -11,9 +11,9 @@ from oracles.plain_forward import view_log_probs
 from oracles.tiny_policy import TOKENS, tiny_model
 from rl.config import DataConfig, SFTConfig
 from rl.data import DataError
-from rl.noising import supervised_view
 from rl.policy import build_policy
 from rl.sft import Demonstration, MixtureLoss, TrainOptions, _arguments, encode_rows, train_supervised
+from rl.views import supervised_view
 from tiny import SHAPE
 
 MASK = TOKENS.mask

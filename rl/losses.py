@@ -1,0 +1,144 @@
+"""Surrogate losses, bounds and penalties: small pure functions of log-ratios.
+
+Equation numbers are those of docs/math.md. Surrogates are maximised (the objective takes their negative), penalties
+minimised.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Bound = float | Float[Tensor, " n"]
+
+
+def clipped_surrogate(
+    log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"], low: Bound, high: Bound
+) -> Float[Tensor, " n"]:
+    """PPO's pessimistic surrogate min(rho A, clip(rho, 1 - low, 1 + high) A), per ratio (eq 20).
+
+    Source: PPO (arXiv 1707.06347) eq 7; clip-higher from DAPO (arXiv 2503.14476).
+    """
+    ratio = log_ratio.exp()
+    return torch.minimum(ratio * advantage, clamp(ratio, low, high) * advantage)
+
+
+def cispo_surrogate(log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"], high: Bound) -> Float[Tensor, " n"]:
+    """min(rho, 1 + high) without gradient, times A log rho: clipped terms keep their gradient (eq 21).
+
+    Source: CISPO, MiniMax-M1 (arXiv 2506.13585).
+    """
+    return clamp(log_ratio.detach().exp(), 1.0, high) * advantage * log_ratio  # low 1: no lower edge
+
+
+def stable_surrogate(
+    log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"], low: Bound, high: Bound, group: Int[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """Unconditionally clipped, self-normalised weights: c_i A_i log rho_i / (mean of c over the group) (eq 22).
+
+    Unlike PPO's clip it bounds every weight on both sides, whatever the sign of the advantage: a noisy ratio cannot
+    make a large step.
+
+    Source: StableDRL (arXiv 2603.06743).
+    """
+    weight = clamp(log_ratio.detach().exp(), low, high)
+    _, member = torch.unique(group, return_inverse=True)
+    total = torch.zeros_like(weight).index_add(0, member, weight)
+    number = torch.zeros_like(weight).index_add(0, member, torch.ones_like(weight))
+    return weight / (total / number.clamp_min(1))[member] * advantage * log_ratio
+
+
+def linear_bound(log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """A lower bound of A exp(mean_j d_j) as a mean over views j: A (1 + d) where A >= 0, A exp(d) where A < 0 (eq 23).
+
+    Source: BGPO (arXiv 2510.11683).
+    """
+    return advantage * torch.where(advantage >= 0, 1 + log_ratio, log_ratio.exp())
+
+
+def squared_surrogate(
+    log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"], psi: float, low: Bound, high: Bound
+) -> Float[Tensor, " n"]:
+    """-(clip(log rho) - psi A)^2, the log-ratio clipped to [log(1 - low), log(1 + high)] (eq 24).
+
+    Source: GDSD (arXiv 2605.29398).
+    """
+    floor, ceiling = _edges(log_ratio, low, high)
+    return -(log_ratio.clamp(floor.log(), ceiling.log()) - psi * advantage).square()
+
+
+def preference_pairs(advantage: Float[Tensor, " rows"], group: Int[Tensor, " rows"]) -> Int[Tensor, "pairs 2"]:
+    """Rows of the best and the worst completion of every group whose advantages differ (the first of equal ones)."""
+    pairs = []
+    for name in torch.unique(group).tolist():
+        rows = (group == name).nonzero()[:, 0]
+        best, worst = rows[advantage[rows].argmax()], rows[advantage[rows].argmin()]
+        if advantage[best] > advantage[worst]:
+            pairs.append(torch.stack([best, worst]))
+    return torch.stack(pairs) if pairs else torch.zeros(0, 2, dtype=torch.int64, device=group.device)
+
+
+def preference_surrogate(
+    margin: Float[Tensor, " rows"], pairs: Int[Tensor, "pairs 2"], beta: float
+) -> Float[Tensor, " pairs"]:
+    """Log sigmoid(beta (margin of the better - margin of the worse)), margins being log p / p_ref (eq 25).
+
+    Source: DPO (arXiv 2305.18290) with VRPO's ELBO margins (arXiv 2505.19223).
+    """
+    return F.logsigmoid(beta * (margin[pairs[:, 0]] - margin[pairs[:, 1]]))
+
+
+def upper_bound(
+    log_prob: Float[Tensor, " n"], weight: Float[Tensor, " n"], slot: Int[Tensor, " n"], slots: int, beta: float
+) -> Float[Tensor, " slots"]:
+    """Renyi upper bound of each position's evidence, (1 / beta) log sum_views weight p^beta (eq 26).
+
+    The logarithm of a Monte-Carlo mean lies below the bound on average (Jensen), by O(1 / views).
+
+    Args:
+        log_prob: Nats, one per (view, position) that was masked.
+        weight: 1 / (views k q(k)), as in the ELBO.
+        slot: Position that each term belongs to, below `slots`; every slot has a term.
+        slots: Number of positions.
+        beta: Order, at least 1.
+
+    Source: SPG (arXiv 2510.09541) eq 9.
+    """
+    exponent = beta * log_prob + weight.log()
+    peak = torch.full((slots,), -torch.inf, dtype=log_prob.dtype, device=log_prob.device)
+    peak = peak.scatter_reduce(0, slot, exponent.detach(), "amax")
+    total = torch.zeros_like(peak).index_add(0, slot, (exponent - peak[slot]).exp())
+    return (total.log() + peak) / beta
+
+
+def k2(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """0.5 (log p - log p_ref)^2: as a loss on the policy's own draws its gradient is that of KL(policy || ref)."""
+    return 0.5 * log_ratio.square()
+
+
+def k3(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """p_ref / p - 1 + log(p / p_ref): not negative, but exponential in the noise of an ELBO; for compatibility.
+
+    Source: http://joschu.net/blog/kl-approx.html.
+    """
+    return (-log_ratio).exp() - 1 + log_ratio
+
+
+def clamp(ratio: Float[Tensor, " n"], low: Bound, high: Bound) -> Float[Tensor, " n"]:
+    """The ratio limited to [1 - low, 1 + high]."""
+    return ratio.clamp(*_edges(ratio, low, high))
+
+
+def clips_gradient(
+    log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"], low: Bound, high: Bound
+) -> Bool[Tensor, " n"]:
+    """Ratios outside their range on the side where PPO's clip stops the gradient."""
+    ratio = log_ratio.detach().exp()
+    floor, ceiling = _edges(ratio, low, high)
+    return torch.where(advantage > 0, ratio > ceiling, ratio < floor) & (advantage != 0)
+
+
+def _edges(like: Tensor, low: Bound, high: Bound) -> tuple[Tensor, Tensor]:
+    """1 - low and 1 + high; a lower edge that is not positive is as good as none."""
+    floor = 1 - torch.as_tensor(low, dtype=like.dtype, device=like.device)
+    return floor.clamp_min(1e-12), 1 + torch.as_tensor(high, dtype=like.dtype, device=like.device)

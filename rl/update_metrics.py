@@ -1,0 +1,54 @@
+"""Metrics of an update: sums that micro-batches add up, and the means that are reported."""
+
+from rl.likelihood import Scores
+from rl.views import View
+
+Sums = dict[str, float]
+
+_MEANS = {
+    "objective/loss": ("loss", "steps"),
+    "objective/kl": ("kl", "steps"),
+    "objective/anchor": ("anchor", "steps"),
+    "objective/grad_norm": ("grad_norm", "steps"),
+    "objective/learning_rate": ("learning_rate", "steps"),
+    "objective/clip_fraction": ("clip_fraction", "ratios"),
+    "objective/log_ratio_abs": ("log_ratio_abs", "ratios"),
+    "objective/t2t_clip_fraction": ("t2t_clip_fraction", "t2t_ratios"),
+    "objective/t2t_log_ratio_abs": ("t2t_log_ratio_abs", "t2t_ratios"),
+    "objective/entropy": ("entropy", "scored"),
+    "objective/log_prob": ("log_prob", "rows"),
+    "mismatch/log_prob_abs": ("mismatch", "replayed"),
+    "mismatch/path_fraction": ("path_mismatch", "path_steps"),
+    "mismatch/correction": ("correction", "ratios_all"),
+    "mismatch/truncated_fraction": ("truncated", "ratios_all"),
+}
+"""Metric: which sum is divided by which."""
+
+
+def view_sums(scores: Scores, view: View) -> Sums:
+    """What one scored view adds."""
+    sums = {
+        "scored": float(len(scores.log_prob)),
+        "entropy": scores.entropy.sum().item(),
+        "log_prob": 0.0 if view.anchor else (scores.log_prob.detach() * view.weight[view.scored]).sum().item(),
+    }
+    if view.rollout_log_prob is not None:
+        gap = scores.log_prob.detach() - view.rollout_log_prob[view.scored]
+        sums |= {"mismatch": gap.abs().sum().item(), "replayed": float(len(gap))}
+    return sums
+
+
+def add(sums: Sums, extra: Sums) -> None:
+    """Add up."""
+    for name, value in extra.items():
+        sums[name] = sums.get(name, 0.0) + value
+
+
+def update_metrics(sums: Sums) -> dict[str, float]:
+    """Means from sums; a metric whose denominator never occurred is left out."""
+    counts = sums | {"ratios_all": sums.get("ratios", 0.0) + sums.get("t2t_ratios", 0.0)}
+    return {
+        name: counts[top] / counts[bottom]
+        for name, (top, bottom) in _MEANS.items()
+        if top in counts and counts.get(bottom)
+    }

@@ -1,0 +1,48 @@
+"""T2T views for estimators without a trajectory: a draft in place of masks, scored where it has to be repaired.
+
+The editor must learn to correct the policy's own fluent mistakes, so drafts come from the old policy; random tokens are
+kept as an ablation (their gradient has a cosine of about one half with that of real edits).
+"""
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from rl.batch import CanvasBatch
+from rl.views.view import View, block_counter, draw, position_counter, spread
+
+KEPT_WEIGHT = 0.5
+
+
+def random_draft(batch: CanvasBatch, view: int) -> Int[Tensor, "batch length"]:
+    """For every position a token drawn from the completion's own canvas: right tokens of wrong places."""
+    first = torch.tensor(batch.prompt_lengths, device=batch.tokens.device)[:, None]
+    place = draw(batch, "draft", view, position_counter(batch)) * batch.editable.sum(-1, keepdim=True)
+    return batch.tokens.gather(1, first + place.long())
+
+
+def draft_view(batch: CanvasBatch, source: View, draft: Int[Tensor, "batch length"], view: int) -> View:
+    """The canvas with a draft in the masked positions of another view; wrong slots and as many right ones are scored.
+
+    Only completions with an advantage of at least 0: pulling a visible token away from a bad completion's token says
+    nothing about which token to write instead.
+
+    Args:
+        batch: Canvases.
+        source: A masked view; its masked positions are drafted.
+        draft: A token for every position; read at the masked ones.
+        view: Number of the view, for its draws.
+
+    Returns:
+        A T2T view with the source's weights n / k for wrong slots and half of them for kept ones.
+    """
+    noisy = torch.where(source.scored, draft, batch.tokens)
+    good = batch.advantages[:, None] >= 0
+    wrong = source.scored & (noisy != batch.tokens) & good
+    right = source.scored & (noisy == batch.tokens) & good
+    chance = draw(batch, "keep", view, position_counter(batch))
+    blocks = batch.editable.view(*block_counter(batch).shape, -1)
+    place = chance.masked_fill(~right, 2.0).view_as(blocks).argsort(-1).argsort(-1).flatten(1)
+    kept = right & (place < spread(wrong.view_as(blocks).sum(-1).double(), batch))
+    weight = source.weight * (wrong + KEPT_WEIGHT * kept)
+    return View(noisy, batch.tokens, wrong | kept, weight, wrong | kept)

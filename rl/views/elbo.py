@@ -1,0 +1,160 @@
+"""ELBO views: masked copies of the canvas whose weighted log-probability sums estimate the block ELBO.
+
+A law of noise is three independent choices: how the number k of masked positions of a block is drawn, how the draws of
+several views depend on each other, and which positions are masked given their number. Equations are in docs/math.md.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from rl.batch import CanvasBatch
+from rl.views.view import View, block_counter, draw, masked_view, position_counter, ranks, spread
+
+Noise = Literal["exact_count", "bernoulli", "cyclic", "gauss", "coupled", "folded"]
+PAIRED: tuple[str, ...] = ("coupled", "folded")
+
+BlockInts = Int[Tensor, "batch blocks"]
+BlockFloats = Float[Tensor, "batch blocks"]
+
+
+@dataclass(frozen=True)
+class MaskLaw:
+    """How masks are drawn. All laws but `gauss` are unbiased for the ELBO of every block.
+
+    Attributes:
+        num_mc: Views.
+        noise: `exact_count`: k ~ q on 1..n (math.md eq 6); `bernoulli`: t ~ U(0, 1), each position with probability t,
+            weight 1 / t (eq 1); `cyclic`: exact count, levels on a grid over (view, block) cells with one random shift
+            (DARE's EBPO); `gauss`: k = round(t n) at Gauss-Legendre nodes t (GDPO; biased); `coupled`: pairs of
+            complements, k ~ U{0..n} (ESPO); `folded`: pairs of complements, k ~ U{1..n}.
+        stratify: The views' levels come from separate strata of the unit interval, in random order per block.
+        count_exponent: q(k) ~ k^-a for exact counts; 0 is uniform.
+        tiles: Views mask consecutive arcs of one random order of the block's positions.
+        masks_per_level: Views that share one level (VRPO's n_y); 1 is the best use of a budget.
+    """
+
+    num_mc: int
+    noise: Noise = "exact_count"
+    stratify: bool = True
+    count_exponent: float = 0.0
+    tiles: bool = False
+    masks_per_level: int = 1
+
+    @property
+    def views_per_level(self) -> int:
+        """Views that one level decides."""
+        return 2 if self.noise in PAIRED else self.masks_per_level
+
+
+def elbo_views(batch: CanvasBatch, law: MaskLaw, mask_id: int) -> list[View]:
+    """`law.num_mc` masked views of the final canvas, M2T only; the sum over them estimates the ELBO.
+
+    Source: math.md eq 1 to 12; LLaDA2.0 (block diffusion), EBPO (arXiv 2602.08676), ESPO (2512.03759).
+    """
+    blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
+    levels = _levels(batch, law)
+    if law.noise == "bernoulli":
+        return [_bernoulli_view(batch, levels[v // law.views_per_level], v, law, mask_id) for v in range(law.num_mc)]
+    size = blocks.sum(-1)
+    views, covered, group = [], torch.zeros_like(size), -1
+    order = ranks(batch, 0)
+    for view in range(law.num_mc):
+        if (own := _order_group(view, law)) != group:
+            group, covered, order = own, torch.zeros_like(size), ranks(batch, own)
+        count, weight = mask_count(levels[view // law.views_per_level], size, view, law)
+        masked = arc(order, covered, count, size) & blocks
+        views.append(masked_view(batch, masked.flatten(1), spread(weight, batch), mask_id))
+        covered = covered + count
+    return views
+
+
+def mask_count(level: BlockFloats, size: BlockInts, view: int, law: MaskLaw) -> tuple[BlockInts, BlockFloats]:
+    """Number of masked positions per block, and the weight of each in the ELBO, from a uniform level.
+
+    Args:
+        level: One number in [0, 1) per block (for `gauss`: the node).
+        size: Editable positions n of each block.
+        view: Which view; pairs take their complement at odd ones.
+        law: The law of noise.
+
+    Returns:
+        k and its weight; blocks without editable positions have k = 0.
+    """
+    if law.noise in PAIRED:
+        first, share = _pair(level, size, law.noise)
+        count = first if view % 2 == 0 else size - first
+        return count, torch.where(count > 0, share / count.clamp_min(1), 0.0) / (law.num_mc // 2)
+    if law.noise == "gauss":
+        _, node_weights = _gauss(law.num_mc // law.masks_per_level)
+        count = (level * size).round().long().clamp_min(1).minimum(size)
+        scale = float(node_weights[view // law.masks_per_level]) / law.masks_per_level
+        return count, scale * size.double() / count.clamp_min(1)
+    probability = count_law(size, int(size.max().clamp_min(1)), law.count_exponent)
+    count = (probability.cumsum(-1) <= level[..., None]).sum(-1).add(1).minimum(size)
+    chosen = probability.gather(-1, (count - 1).clamp_min(0)[..., None]).squeeze(-1)
+    return count, torch.where(count > 0, 1 / (law.num_mc * count.clamp_min(1) * chosen.clamp_min(1e-300)), 0.0)
+
+
+def count_law(size: BlockInts, most: int, exponent: float) -> Float[Tensor, "batch blocks most"]:
+    """q(k) proportional to k^-exponent on 1..n, for every block."""
+    k = torch.arange(1, most + 1, dtype=torch.float64, device=size.device)
+    mass = k**-exponent * (k <= size[..., None])
+    return mass / mass.sum(-1, keepdim=True).clamp_min(1e-300)
+
+
+def arc(
+    order: Int[Tensor, "batch blocks slots"], start: BlockInts, count: BlockInts, size: BlockInts
+) -> Bool[Tensor, "batch blocks slots"]:
+    """Positions whose place in the order lies in the arc of length `count` from `start`, around a circle of `size`."""
+    place = (order - start[..., None]) % size.clamp_min(1)[..., None]
+    return place < count[..., None]
+
+
+def _pair(level: BlockFloats, size: BlockInts, noise: str) -> tuple[BlockInts, BlockFloats]:
+    """Size of a pair's first mask, and what both masks' weights share: weight * k."""
+    if noise == "coupled":  # ESPO: size j occurs with probability 2 / (n + 1) in the pair, wants 1 / j
+        return (level * (size + 1)).floor().long().minimum(size), (size.double() + 1) / 2
+    first = (level * size).floor().long().add(1).minimum(size)
+    # The full mask stands alone and carries its whole weight; any other size occurs in either mask.
+    return first, torch.where(first == size, size.double(), size.double() / 2)
+
+
+def _order_group(view: int, law: MaskLaw) -> int:
+    """Views of one group mask consecutive arcs of one order."""
+    if law.noise in PAIRED:
+        return view // 2
+    return 0 if law.tiles else view
+
+
+def _levels(batch: CanvasBatch, law: MaskLaw) -> list[BlockFloats]:
+    """One level per block for each `views_per_level` views."""
+    block, number = block_counter(batch), law.num_mc // law.views_per_level
+    if law.noise == "gauss":
+        return [torch.full(block.shape, float(t), dtype=torch.float64, device=block.device) for t in _gauss(number)[0]]
+    if law.noise == "cyclic":
+        held = batch.editable.view(*block.shape, -1).any(-1)
+        index, blocks_held = held.cumsum(1) - 1, held.sum(1, keepdim=True).clamp_min(1)
+        shift = draw(batch, "level", 0, block[:, :1])
+        return [(shift + (view + index / blocks_held) / number) % 1.0 for view in range(number)]
+    levels = [draw(batch, "level", view, block) for view in range(number)]
+    if not law.stratify:
+        return levels
+    strata = torch.stack([draw(batch, "strata", view, block) for view in range(number)]).argsort(0)
+    return [(stratum + level) / number for stratum, level in zip(strata, levels, strict=True)]
+
+
+def _bernoulli_view(batch: CanvasBatch, level: BlockFloats, view: int, law: MaskLaw, mask_id: int) -> View:
+    level = spread(level, batch)
+    masked = batch.editable & (draw(batch, "rank", view, position_counter(batch)) < level)
+    return masked_view(batch, masked, 1 / (law.num_mc * level.clamp_min(1e-12)), mask_id)
+
+
+def _gauss(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights on (0, 1)."""
+    nodes, weights = np.polynomial.legendre.leggauss(number)
+    return (nodes + 1) / 2, weights / 2

@@ -1,0 +1,79 @@
+"""Views of the published surrogates that are no ELBO: mean field, coupled pairs and levels spaced from a random start.
+
+They are cheap and biased; docs/algorithms.md has the measured angles to the true gradient.
+"""
+
+import torch
+
+from rl.batch import CanvasBatch
+from rl.views.elbo import arc
+from rl.views.view import View, block_counter, draw, masked_view, position_counter, ranks, spread
+
+COUPLED_LEVELS = (0.2, 0.8)
+
+
+def mean_field_views(batch: CanvasBatch, num_mc: int, prompt_mask_ratio: float, mask_id: int) -> list[View]:
+    """Everything masked: one-step log-probabilities, as if tokens were independent.
+
+    With `prompt_mask_ratio` each view also masks prompt tokens, in both halves; without, all views would be equal and
+    one is made.
+
+    Source: d1 / diffu-GRPO (arXiv 2504.12216); wd1 (2507.08838).
+    """
+    views = []
+    for view in range(num_mc if prompt_mask_ratio else 1):
+        hidden = ~batch.editable & (draw(batch, "prompt_mask", view, position_counter(batch)) < prompt_mask_ratio)
+        ends = torch.tensor(batch.prompt_lengths, device=hidden.device)[:, None]
+        hidden &= position_counter(batch) < ends  # padding stays padding
+        context = torch.where(hidden, mask_id, batch.tokens)
+        weight = torch.full(
+            batch.tokens.shape, 1 / (num_mc if prompt_mask_ratio else 1), dtype=torch.float64, device=hidden.device
+        )
+        full = masked_view(batch, batch.editable, weight, mask_id)
+        views.append(
+            View(
+                noisy=torch.where(hidden, mask_id, full.noisy),
+                target=full.target,
+                scored=full.scored,
+                weight=full.weight,
+                edit=full.edit,
+                context=context if prompt_mask_ratio else None,
+            )
+        )
+    return views
+
+
+def coupled_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
+    """The full mask and pairs of complementary masks: 1/2 [log p(y_k | all masked) + w log p(y_k | its half masked)].
+
+    t ~ U(0.2, 0.8) per completion and pair; w = 1 / t in the half masked with probability t, 1 / (1 - t) in the other.
+
+    Source: coupled-GRPO, DiffuCoder (arXiv 2506.20639). Its weights add up to 1.5 units of likelihood, not one.
+    """
+    half = torch.full(batch.tokens.shape, 0.5, dtype=torch.float64, device=batch.tokens.device)
+    views, pairs = [masked_view(batch, batch.editable, half, mask_id)], num_mc // 2
+    low, high = COUPLED_LEVELS
+    for pair in range(pairs):
+        level = low + (high - low) * draw(batch, "level", pair, block_counter(batch)[:, :1])
+        first = batch.editable & (draw(batch, "rank", pair, position_counter(batch)) < level)
+        for masked, chance in ((first, level), (batch.editable & ~first, 1 - level)):
+            views.append(masked_view(batch, masked, half / (pairs * chance), mask_id))
+    return views
+
+
+def spaced_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
+    """Masks at levels spaced evenly from a random start t_0 up to 1; the mean over masked tokens times their number n.
+
+    Source: UniGRPO's structured noising, MMaDA (arXiv 2505.15809). The levels lean to 1, so this is no ELBO.
+    """
+    blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
+    size = blocks.sum(-1)
+    start = draw(batch, "level", 0, block_counter(batch)[:, :1])
+    views = []
+    for view in range(num_mc):
+        level = start + (1 - start) * view / max(1, num_mc - 1)
+        count = (level * size).floor().long().add(1).minimum(size)
+        masked = arc(ranks(batch, view), torch.zeros_like(count), count, size) & blocks
+        weight = size.double() / (num_mc * count.clamp_min(1))
+        views.append(masked_view(batch, masked.flatten(1), spread(weight, batch), mask_id))
+    return views
