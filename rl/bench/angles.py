@@ -69,6 +69,7 @@ class ExactPrompt:
         value: The return; with graph.
         reward: Of every state as the final one.
         final: Probability of every state as the final one.
+        forwards: Expected number of forwards on every state.
     """
 
     prompt: tuple[int, ...]
@@ -76,6 +77,7 @@ class ExactPrompt:
     value: Float[Tensor, ""]
     reward: Float[Tensor, " states"]
     final: Float[Tensor, " states"]
+    forwards: Float[Tensor, " states"]
 
     @property
     def worth(self) -> Float[Tensor, " states"]:
@@ -95,14 +97,27 @@ class ExactMode:
             chain = make_chain(logits, policy.space, mode.config, mode.order)
             reward = policy.reward(prompt)
             value = expected_return(chain, reward, policy.space, post_steps)[policy.space.blank]
-            final = visits(chain, policy.space, post_steps).final.detach()
-            self.prompts.append(ExactPrompt(prompt, chain, value, reward, final))
+            reached = visits(chain, policy.space, post_steps)
+            found = ExactPrompt(prompt, chain, value, reward, reached.final.detach(), reached.forwards.detach())
+            self.prompts.append(found)
         self.true = flat_gradient(torch.stack([one.value for one in self.prompts]).sum(), policy.model)
 
     def angle(self, surrogate: Callable[[ExactPrompt], Float[Tensor, ""]]) -> float:
         """Cosine of a surrogate's gradient, summed over prompts, with the true gradient."""
         total = torch.stack([surrogate(one) for one in self.prompts]).sum()
         return cosine(flat_gradient(total, self.policy.model), self.true)
+
+    def summary(self) -> dict[str, float]:
+        """Mean reward, forwards and redrawn visible tokens per completion, exactly."""
+        rows = [
+            (
+                one.value.item(),
+                one.forwards.sum().item(),
+                (one.forwards @ one.chain.edit.to(one.forwards.dtype).sum(-1)).item(),
+            )
+            for one in self.prompts
+        ]
+        return dict(zip(("reward", "forwards", "edits"), map(fmean, zip(*rows, strict=True)), strict=True))
 
     def of_unmasks(self, one: ExactPrompt) -> Float[Tensor, ""]:
         """The trajectory's likelihood without its edits."""
@@ -123,8 +138,9 @@ class ExactMode:
 
         def surrogate(one: ExactPrompt) -> Float[Tensor, ""]:
             total = torch.zeros(space.size, space.length, space.vocab_size, dtype=torch.float64)
+            plain = canvases(one.prompt, space.states[space.full], first_seed=0)
             for seed in range(draws):
-                batch = canvases(one.prompt, space.states[space.full], derive_seed(seed, "angle_views"))
+                batch = replace(plain, noise_seeds=plain.noise_seeds + derive_seed(seed, "angle_views"))
                 views = make_views(batch, config, space.mask, score_edits=True)
                 total += view_coefficients(batch, views, one.worth[space.full] / draws, space)
             return weighted_sum(total, one.chain.log_prob)

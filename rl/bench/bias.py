@@ -119,8 +119,9 @@ def expected_weights(config: AlgorithmConfig, length: int) -> Float[Tensor, " si
     Every view's level is uniform on [0, 1), alone (strata and grids only tie views together), or a fixed node; the
     learner's own `mask_count` maps it to k and its weight, and is constant between the edges integrated over here.
     """
-    if config.noise == "bernoulli":  # the integral of t^(k-1) (1 - t)^(L-k), times C(L, k), is 1 / k
-        return torch.tensor([0.0, *(math.comb(length, k) * _beta(k, length - k + 1) for k in range(1, length + 1))])
+    if config.noise == "bernoulli":  # C(L, k) times the integral of t^(k-1) (1 - t)^(L-k), which is 1 / k
+        chances = [math.comb(length, k) * _beta(k, length - k + 1) for k in range(1, length + 1)]
+        return torch.tensor([0.0, *chances], dtype=torch.float64)
     law, size = mask_law(config), torch.tensor([[length]])
     edges = {0.0, 1.0, *(i / length for i in range(length)), *(i / (length + 1) for i in range(length + 1))}
     edges |= set(count_law(size, length, config.count_exponent).cumsum(-1).flatten().tolist())

@@ -5,7 +5,7 @@ from typing import Any, Final, NamedTuple
 
 from rl.bench.angles import EDITING, mean_and_error
 from rl.bench.report import Section
-from rl.bench.variance import BERNOULLI, BEST, BUDGETS, IID
+from rl.bench.variance import BERNOULLI, BEST, BUDGETS, IID, SMALLEST_LEVEL
 
 Record = Mapping[str, Any]
 
@@ -57,6 +57,7 @@ def sections(record: Record) -> list[Section]:
         _bias(record),
         _variance(record),
         _log_ratio(record),
+        _decoding(record),
         _surrogates(record),
         *[_budgets(mode, rows) for mode, rows in record["budgets"].items()],
     ]
@@ -111,7 +112,8 @@ def _variance(record: Record) -> Section:
     note = (
         "Variance over draws of the gradient by all weights of one completion's ELBO (one block of 32 tokens), relative"
         " to iid exact counts at equal forwards, and the standard deviation of the ELBO estimate. Independent views are"
-        " measured one by one: n of them have exactly 1 / n of the variance. Gauss nodes are biased."
+        " measured one by one: n of them have exactly 1 / n of the variance. Gauss nodes are biased. Bernoulli 1/t is"
+        f" for t in [{SMALLEST_LEVEL}, 1), from the same draws as iid exact counts: on (0, 1) its variance is infinite."
     )
     return Section(
         "Gradient variance", note, ["law", *(f"n = {n}" for n in BUDGETS), "sd of value, n = 4 (nats)"], rows
@@ -131,6 +133,19 @@ def _log_ratio(record: Record) -> Section:
     ]
     note = "Log-ratio of two policies one AdamW step apart, 4 forwards each, with the same draws or each its own."
     return Section("Shared draws", note, ["law", "mean (nats)", "shared variance", "unshared", "ratio"], rows)
+
+
+def _decoding(record: Record) -> Section:
+    rows = [
+        [mode, *(_pair(found[name]) for name in ("reward", "forwards", "edits"))]
+        for mode, found in record["decoding"].items()
+    ]
+    note = (
+        f"{record['effort']['policies']} policies that write running sums modulo 3 in one block of 5 tokens,"
+        f" {record['effort']['prompts']} prompts each; means over policies ± standard error, exact for each policy."
+    )
+    columns = ["decoder mode", "reward", "forwards", "redrawn visible tokens"]
+    return Section("What the angles were measured on", note, columns, rows)
 
 
 def _surrogates(record: Record) -> Section:

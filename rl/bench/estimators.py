@@ -21,7 +21,18 @@ from rl.bench.angles import (
 from rl.bench.bias import measure_biases
 from rl.bench.fixtures import LANGUAGE, LONG_BLOCK, SumPolicy, language_tokens, train_language_policy, train_sum_policy
 from rl.bench.pretrain import PretrainConfig, pretrain
-from rl.bench.variance import BEST, BUDGETS, IID, LAWS, Law, Spread, gradient_spread, log_ratio
+from rl.bench.variance import (
+    BERNOULLI,
+    BEST,
+    BUDGETS,
+    IID,
+    LAWS,
+    Law,
+    Spread,
+    count_spreads,
+    gradient_spread,
+    log_ratio,
+)
 from rl.config import AlgorithmConfig
 from rl.seeding import derive_seed
 
@@ -59,8 +70,8 @@ class Effort:
     surrogate_rollouts: int
 
 
-SHORT: Final = Effort(2, 3, 800, 300, 3, 40, 150, 4000, 2, 4096)
-LONG: Final = Effort(5, 4, 800, 300, 6, 200, 1000, 40000, 6, 16384)
+SHORT: Final = Effort(2, 3, 800, 300, 3, 40, 300, 2000, 2, 2048)
+LONG: Final = Effort(5, 4, 800, 300, 6, 200, 1500, 40000, 6, 16384)
 
 SURROGATES: Final[dict[str, tuple[dict[str, Any], int]]] = {
     "coupled-GRPO": ({"estimator": "coupled", "num_mc": 3, "ratio": "position"}, 20),
@@ -81,7 +92,7 @@ BUDGET_ROWS: Final[dict[str, dict[str, Any]]] = {
     **{f"trajectory steps, {k}": {"estimator": "trajectory_sampled", "num_mc": k} for k in (1, 2, 4)},
     "trajectory, all steps": {"estimator": "trajectory"},
     **{f"ELBO, {n}": {**_ELBO, "num_mc": n} for n in (1, 2, 4, 8)},
-    **{name: {"preset": name} for name in ("vrbpo", "ebpo", "espo", "coupled_grpo", "unigrpo", "gdpo", "bgpo")},
+    **{name: {"preset": name} for name in ("vrbpo", "ebpo", "espo", "coupled_grpo", "unigrpo", "gdpo")},
     **{name: {"preset": name} for name in ("tracerl", "d2", "justgrpo")},
     "diffu_grpo (no prompt masks)": {"preset": "diffu_grpo", "prompt_mask_ratio": 0.0},
 }
@@ -132,7 +143,7 @@ def measure(effort: Effort, seed: int, advance: Advance) -> dict[str, Any]:
 
 def _units(effort: Effort) -> int:
     """Trainings, completions of each law and budget, modes and lots of rollouts; bias and log-ratios count one each."""
-    cells = sum(1 if law.independent else sum(_drawable(law, n) for n in BUDGETS) for law in LAWS)
+    cells = sum(1 if law.independent else sum(_drawable(law, n) for n in BUDGETS) for law in LAWS if law != BERNOULLI)
     lots = len(MODES) + sum(mode.order == "decoder" for mode in MODES) * effort.replicates
     return effort.policies * (1 + lots) + cells * effort.completions + 3
 
@@ -148,8 +159,11 @@ def _measure_noise(effort: Effort, seed: int, work: Work) -> dict[str, Any]:
     work.tick()
     rows = [torch.tensor(completion) for _, completion in text[: effort.completions]]
     spreads: dict[str, dict[int, Spread]] = {}
+    iid, bernoulli = count_spreads(model, rows, LANGUAGE, effort.single_draws, work.tick)
     for law in LAWS:
-        if law.independent:
+        if law in (IID, BERNOULLI):
+            spreads[law.name] = {n: (iid if law is IID else bernoulli).over(n) for n in BUDGETS}
+        elif law.independent:
             one = gradient_spread(model, rows, law.config(1), LANGUAGE, effort.single_draws, work.tick)
             spreads[law.name] = {n: one.over(n) for n in BUDGETS}
         else:
@@ -170,7 +184,7 @@ def _measure_noise(effort: Effort, seed: int, work: Work) -> dict[str, Any]:
 
 def _measure_angles(policy: SumPolicy, effort: Effort, seed: int, work: Work) -> dict[str, Any]:
     """Cosines of one policy: of surrogates by mode, and of finite budgets by decoder mode."""
-    surrogates, budgets = {}, {}
+    surrogates, budgets, decoding = {}, {}, {}
     for mode in MODES:
         exact = ExactMode(policy, mode)
         found = {
@@ -187,8 +201,9 @@ def _measure_angles(policy: SumPolicy, effort: Effort, seed: int, work: Work) ->
             }
             budgets[mode.name] = _measure_budgets(exact, effort.replicates, seed + 1, work)
         surrogates[mode.name] = {name: [value] for name, value in found.items()}
+        decoding[mode.name] = {name: [value] for name, value in exact.summary().items()}
         work.tick()
-    return {"surrogates": surrogates, "budgets": budgets}
+    return {"decoding": decoding, "surrogates": surrogates, "budgets": budgets}
 
 
 def _measure_budgets(exact: ExactMode, replicates: int, seed: int, work: Work) -> dict[str, dict[str, list[float]]]:

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from rl.batch import CanvasBatch
@@ -42,6 +43,7 @@ class Law:
 
 
 BUDGETS: Final = (1, 2, 4, 8)
+SMALLEST_LEVEL: Final = 1e-3  # of Bernoulli 1/t, as in LLaDA's published code
 IID: Final = Law("exact count, iid", {}, independent=True)
 BERNOULLI: Final = Law("Bernoulli 1/t", {"noise": "bernoulli"}, independent=True)
 BEST: Final = Law("stratified + importance + tiles (ebpo)", {"stratify": True, "count_exponent": 0.65, "tiles": True})
@@ -104,25 +106,95 @@ def gradient_spread(
         draws: Per completion.
         tick: Called after every completion.
     """
-    gradient, errors, values = [], [], []
+    return _average([_after(tick, _moments(model, block, config, mask, draws).spread()) for block in rows])
+
+
+def count_spreads(model: nn.Module, rows: Sequence[Tensor], mask: int, draws: int, tick: Tick) -> tuple[Spread, Spread]:
+    """Variances of one view of iid exact counts and of Bernoulli 1/t, t in [SMALLEST_LEVEL, 1), from the same draws.
+
+    Given their number k masked positions have one law in both, so second moments of the one are reweighted ones of
+    the other. Drawing Bernoulli masks instead would measure nothing: without a smallest t its variance is infinite
+    (a single mask has probability n t and weight 1 / t, and the integral of n t / t^2 diverges at 0).
+    """
+    counts, masks = [], []
     for block in rows:
-        batch = canvases((), block.expand(draws, -1), first_seed=0)
-        views = make_views(batch, config, mask, score_edits=False)
-        with torch.no_grad():
-            values.append(score_together(model, batch, views, mask).var().item())
-        total, squares = torch.zeros(()), []
-        for draw in range(draws):
-            one, own = take_rows(batch, [draw]), [_view_row(view, draw) for view in views]
-            vector = flat_gradient(score_together(model, one, own, mask).sum(), model)
-            total = total + vector
-            squares.append(vector.square().sum())
-        mean = total / draws
-        deviations = torch.stack(squares) - mean.square().sum()
-        gradient.append(deviations.sum().item() / (draws - 1))
-        errors.append(deviations.std().item() / draws**0.5)
-        tick()
-    count = len(rows)
-    return Spread(sum(gradient) / count, math.sqrt(sum(error**2 for error in errors)) / count, sum(values) / count)
+        found = _moments(model, block, IID.config(1), mask, draws)
+        counts.append(found.spread())
+        masks.append(_after(tick, found.reweighted(bernoulli_ratio(len(block))[found.counts]).spread()))
+    return _average(counts), _average(masks)
+
+
+def bernoulli_ratio(length: int) -> Float[Tensor, " counts"]:
+    """Of second moments, at each number k of masked positions: (Bernoulli's chance weight^2) / (exact count's).
+
+    Bernoulli: integral over t of C(n, k) t^(k - 2) (1 - t)^(n - k); exact count: (1 / n) (n / k)^2. k = 0 has no terms.
+    """
+    nodes, weights = np.polynomial.legendre.leggauss(4 * length)
+    low, ratio = math.log(SMALLEST_LEVEL), [0.0]
+    t = np.exp(low * (1 - nodes) / 2)  # nodes in log t: the integrand of k = 1 is nearly 1 / t
+    for k in range(1, length + 1):
+        integral = float((math.comb(length, k) * t ** (k - 1) * (1 - t) ** (length - k) * weights).sum() * -low / 2)
+        ratio.append(integral / (length / k**2))
+    return torch.tensor(ratio, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Draws of one completion's estimate.
+
+    Attributes:
+        squares: Squared norm of each gradient.
+        mean: The mean gradient.
+        values: Nats.
+        mean_value: Nats.
+        counts: Masked positions of each draw's first view.
+    """
+
+    squares: Float[Tensor, " draws"]
+    mean: Float[Tensor, " weights"]
+    values: Float[Tensor, " draws"]
+    mean_value: float
+    counts: Int[Tensor, " draws"]
+
+    def reweighted(self, ratio: Float[Tensor, " draws"]) -> "_Moments":
+        """Second moments under another law with the same mean."""
+        return replace(self, squares=self.squares * ratio, values=self.values * ratio.sqrt())
+
+    def spread(self) -> Spread:
+        """Variances; `draws - 1` degrees of freedom."""
+        draws = len(self.squares)
+        deviations = self.squares - self.mean.square().sum()
+        value = (self.values.square().sum() - draws * self.mean_value**2) / (draws - 1)
+        gradient = deviations.sum() / (draws - 1)
+        return Spread(gradient.item(), deviations.std().item() / draws**0.5, value.item())
+
+
+def _moments(model: nn.Module, block: Tensor, config: AlgorithmConfig, mask: int, draws: int) -> _Moments:
+    batch = canvases((), block.expand(draws, -1), first_seed=0)
+    views = make_views(batch, config, mask, score_edits=False)
+    with torch.no_grad():
+        values = score_together(model, batch, views, mask)
+    total, squares = torch.zeros(()), []
+    for draw in range(draws):
+        one, own = take_rows(batch, [draw]), [_view_row(view, draw) for view in views]
+        vector = flat_gradient(score_together(model, one, own, mask).sum(), model)
+        total = total + vector
+        squares.append(vector.square().sum())
+    return _Moments(torch.stack(squares), total / draws, values, values.mean().item(), views[0].scored.sum(-1))
+
+
+def _after(tick: Tick, found: Spread) -> Spread:
+    tick()
+    return found
+
+
+def _average(spreads: Sequence[Spread]) -> Spread:
+    count = len(spreads)
+    return Spread(
+        sum(one.gradient for one in spreads) / count,
+        math.sqrt(sum(one.gradient_error**2 for one in spreads)) / count,
+        sum(one.value for one in spreads) / count,
+    )
 
 
 def _view_row(view: View, row: int) -> View:

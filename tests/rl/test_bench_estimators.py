@@ -15,7 +15,17 @@ from rl.bench.estimators import BUDGET_ROWS, Effort
 from rl.bench.fixtures import SumPolicy, train_sum_policy
 from rl.bench.report import Section, write_report
 from rl.bench.surrogates import canvases, flat_gradient
-from rl.bench.variance import BEST, IID, LAWS, Spread, gradient_spread, log_ratio, score_together
+from rl.bench.variance import (
+    BEST,
+    IID,
+    LAWS,
+    Spread,
+    bernoulli_ratio,
+    count_spreads,
+    gradient_spread,
+    log_ratio,
+    score_together,
+)
 from rl.cli.main import app
 from rl.config import AlgorithmConfig
 from rl.views import make_views
@@ -43,16 +53,16 @@ def policy() -> SumPolicy:
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
 def test_every_unbiased_law_weighs_masks_of_k_slots_one_in_k(law):
     weights = expected_weights(law.config(2), length=5)
-    error = (weights[1:] - 1 / torch.arange(1, 6)).abs().max().item()
+    error = (weights[1:] - 1 / torch.arange(1.0, 6.0, dtype=torch.float64)).abs().max().item()
     assert (error < 1e-12) == law.unbiased
 
 
 def test_measured_biases_agree_with_the_exact_ones(policy: SumPolicy):
-    for name, bias in measure_biases(policy, 2000).items():
+    biases = measure_biases(policy, 800)
+    for name, bias in biases.items():
         if bias.exact is not None:
             assert abs(bias.measured - bias.exact) < 4.5 * bias.error, name
             assert abs(bias.exact) < 1e-9 or name.startswith("Gauss")
-    biases = measure_biases(policy, 2000)
     assert biases["coupled (DiffuCoder)"].measured < -20 * biases["coupled (DiffuCoder)"].error  # 1.5 units, not one
     assert biases["mean field (d1)"].gradient > 0.1
 
@@ -75,10 +85,32 @@ def test_the_spread_is_the_trace_of_the_gradients_covariance(law):
 
 def test_independent_views_share_their_variance_out():
     model = tiny_model(8)
-    one, four = (gradient_spread(model, [BLOCK], IID.config(n), 7, 150, tick=lambda: None) for n in (1, 4))
+    one, four = (gradient_spread(model, [BLOCK], IID.config(n), 7, 60, tick=lambda: None) for n in (1, 4))
     derived = one.over(4)
     assert derived == Spread(one.gradient / 4, one.gradient_error / 4, one.value / 4)
     assert abs(four.gradient - derived.gradient) < 4 * (four.gradient_error**2 + derived.gradient_error**2) ** 0.5
+
+
+def test_bernoulli_draws_have_the_moments_that_counted_draws_are_reweighted_to():
+    """At t in [0.001, 1): weights 1 / t, squared, by the number of masked positions of drawn masks."""
+    length, draws = 6, 400_000
+    source = torch.Generator().manual_seed(0)
+    t = 1e-3 + (1 - 1e-3) * torch.rand(draws, dtype=torch.float64, generator=source)
+    count = (torch.rand(draws, length, dtype=torch.float64, generator=source) < t[:, None]).sum(1)
+    ratio = bernoulli_ratio(length)
+    assert ratio[0] == 0
+    for k in range(1, length + 1):
+        drawn = (count == k) / t**2
+        expected = ratio[k].item() * length / k**2
+        assert abs(drawn.mean().item() * (1 - 1e-3) - expected) < 4.5 * drawn.std().item() / draws**0.5
+
+
+def test_reweighted_draws_measure_both_laws_of_counts():
+    model = tiny_model(8)
+    exact, bernoulli = count_spreads(model, [BLOCK], 7, 60, tick=lambda: None)
+    assert exact == gradient_spread(model, [BLOCK], IID.config(1), 7, 60, tick=lambda: None)
+    assert bernoulli.gradient > exact.gradient
+    assert bernoulli.value > exact.value
 
 
 def test_a_log_ratio_of_equal_policies_is_zero_in_every_shared_draw_and_in_no_other():
