@@ -62,6 +62,7 @@ def measure_biases(policy: SumPolicy, draws: int) -> dict[str, Bias]:
     worth[target] = 1.0
     truth = elbo_coefficients(worth, space)
     batch = canvases(prompt, space.states[target].expand(draws, -1), first_seed=0)
+    scale = flat_gradient(weighted_sum(truth, log_prob), policy.model).norm().item()
     found = {}
     for name, config in _configs().items():
         views = make_views(batch, config, space.mask, score_edits=True)
@@ -69,7 +70,10 @@ def measure_biases(policy: SumPolicy, draws: int) -> dict[str, Bias]:
         if config.estimator == "elbo":
             sizes = expected_weights(config, space.length)
             exact = weighted_sum(_by_size(truth, sizes, space) - truth, log_prob).item()
-        found[name] = _measure(policy, batch, views, log_prob, truth)._replace(exact=exact)
+        one = _measure(policy, batch, views, log_prob, truth)
+        found[name] = one._replace(
+            exact=exact, gradient=one.gradient / scale, gradient_floor=one.gradient_floor / scale
+        )
     return found
 
 
@@ -79,7 +83,10 @@ def _configs() -> dict[str, AlgorithmConfig]:
 
 
 def _measure(policy: SumPolicy, batch: CanvasBatch, views: list[View], log_prob: Table, truth: Table) -> Bias:
-    """Two halves of the draws: the product of their errors has the squared bias as its mean, without noise's square."""
+    """Over draws, the gradient's bias not yet relative to anything.
+
+    The product of the errors of two halves of the draws has the squared bias as its mean, without the noise's square.
+    """
     count, space = len(batch.tokens), policy.space
     values = _row_values(batch, views, log_prob.detach(), space) - weighted_sum(truth, log_prob).item()
     halves = torch.arange(count) < count // 2
@@ -89,15 +96,14 @@ def _measure(policy: SumPolicy, batch: CanvasBatch, views: list[View], log_prob:
         )
         for half in (halves.double(), (~halves).double())
     ]
-    scale = flat_gradient(weighted_sum(truth, log_prob), policy.model).norm()
     floor = (errors[0] - errors[1]).norm() / 2  # the noise of the mean of both halves
     bias = (errors[0] @ errors[1]).clamp_min(0.0).sqrt()
     return Bias(
         None,
         values.mean().item(),
         values.std().item() / count**0.5,
-        (bias / scale).item(),
-        (floor / scale).item(),
+        bias.item(),
+        floor.item(),
     )
 
 
