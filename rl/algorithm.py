@@ -85,8 +85,9 @@ class AlgorithmConfig(Section):
     path_check: Literal["off", "log", "mask"] = Field(
         default="off", description="recompute which slots a step acts on; mask: leave out completions that differ"
     )
-    route_replay: Literal["none", "rollout", "old"] = Field(
-        default="none", description="MoE: experts as the rollout engine or the old policy's pass chose them"
+    route_replay: Literal["none", "compare", "rollout", "old"] = Field(
+        default="none",
+        description="MoE: experts as the rollout engine or the old policy's pass chose them; compare: only measure",
     )
 
     num_iterations: int = Field(default=1, gt=0, description="passes over each batch of rollouts")
@@ -167,7 +168,7 @@ class AlgorithmConfig(Section):
         for name, asked in (
             ("rollout_correction", self.rollout_correction != "none"),
             ("path_check", self.path_check != "off"),
-            ("route_replay: rollout", self.route_replay == "rollout"),
+            (f"route_replay: {self.route_replay}", self.route_replay in {"rollout", "compare"}),
         ):
             if asked and not self.exact_steps:
                 raise ValueError(

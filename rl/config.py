@@ -157,6 +157,11 @@ class RunConfig(Section):
                 f"estimator {estimator!r} needs rollout.decode.unmask_confidence: top; with 'drawn' the draw decides"
                 " which positions are filled, and the sum of log-probabilities is not the trajectory's likelihood"
             )
+        if self.algorithm.route_replay in {"rollout", "compare"} and not decode.record_routes:
+            raise ValueError(
+                f"algorithm.route_replay: {self.algorithm.route_replay} reads the routes that the rollout recorded;"
+                " use rollout.decode.record_routes: true"
+            )
         if self.model.dtype == "bfloat16":
             raise ValueError(
                 "model.dtype: bfloat16 weights round small updates away (fp32 master weights are not there yet);"

@@ -115,7 +115,8 @@ def _output_row(row: Row, completion: Completion, tokenizer: Tokenizer | None, t
     }
     if trace:
         made["canvas_ids"] = list(completion.canvas_ids)
-        made["trace"] = dataclasses.asdict(completion.trace) | {
+        actions = {name: value for name, value in dataclasses.asdict(completion.trace).items() if name != "routes"}
+        made["trace"] = actions | {
             "unmask_forward": completion.trace.unmask_forward,
             "last_edit_forward": completion.trace.last_edit_forward,
             "edits": [edit._asdict() for edit in completion.trace.edits],

@@ -14,7 +14,9 @@ from rl.config import RunConfig
 from rl.likelihood import Scores, draft_tokens, path_mismatch, score_view
 from rl.objective import LogProbs, Normaliser, Policies, Terms, policy_loss
 from rl.optim import freeze_router, make_optimizer, set_learning_rate
-from rl.update_metrics import Sums, add, update_metrics, view_sums
+from rl.route_tape import Routes, RouteTape, routed
+from rl.routes import earlier_routes, trajectory_routes
+from rl.update_metrics import Sums, add, route_sums, update_metrics, view_sums
 from rl.views import View, draft_view, fingerprint, make_views
 from rollout.trajectory import SpecialTokens
 
@@ -26,6 +28,7 @@ class MicroBatch:
     batch: CanvasBatch
     views: list[View]
     draw: int
+    routes: list[Routes | None]  # per view: experts to replay or to compare with
     old: LogProbs | None = None  # None: the policy is still the one that made the rollouts
     reference: LogProbs | None = None
 
@@ -84,14 +87,15 @@ class Learner:
     def _prepare(self, rows: Sequence[Experience], update: int, off_policy: bool, sums: Sums) -> list[MicroBatch]:
         """Views of a minibatch, and what the old and the reference policy say about them."""
         budget, block_length = self.config.trainer.tokens_per_microbatch, self.config.rollout.decode.block_length
-        device, made = next(self.model.parameters()).device, []
+        device, algorithm = next(self.model.parameters()).device, self.config.algorithm
+        made: list[MicroBatch] = []
         for some in split_by_tokens(rows, block_length, budget):
             batch = redrawn(collate(some, block_length, self.tokens.pad, device), update)
             micro = self._with_views(batch)
-            if self.config.algorithm.path_check != "off":
+            if algorithm.path_check != "off":
                 micro = self._check_paths(micro, sums)
-            if off_policy or self.config.algorithm.needs_values:
-                micro.old = self._score_all(self.model, micro)
+            if off_policy or algorithm.needs_values:
+                micro.old = self._score_all(self.model, micro, keep_routes=algorithm.route_replay == "old")
             if self.reference is not None:
                 micro.reference = self._score_all(self.reference, micro)
             made.append(micro)
@@ -104,7 +108,10 @@ class Learner:
             for number, view in enumerate(views[: algorithm.num_t2t]):
                 draft = draft_tokens(self.model, batch, view, number, self.tokens.mask)
                 views.append(draft_view(batch, view, draft, number))
-        return MicroBatch(batch, views, fingerprint(views))
+        given = algorithm.route_replay in {"rollout", "compare"}
+        steps = [view.step if given else None for view in views]
+        routes = [None if step is None else trajectory_routes(batch, step) for step in steps]
+        return MicroBatch(batch, views, fingerprint(views), routes)
 
     def _check_paths(self, micro: MicroBatch, sums: Sums) -> MicroBatch:
         """Compare the slots that the policy would act on with the recorded ones; leave out rows that differ if told."""
@@ -148,22 +155,30 @@ class Learner:
         totals = {name: value.item() for name, value in sums.items()} | {"loss": loss.item()}
         parts = iter(slope.split([size for micro in micros for size in micro.sizes]))
         for micro in micros:
-            for view in micro.views:
-                scores = self._score(self.model, micro.batch, view)
+            for number, view in enumerate(micro.views):
+                scores, tape = self._score(self.model, micro, number)
                 (scores.log_prob * next(parts)).sum().backward()
-                add(totals, view_sums(scores, view))
+                add(totals, view_sums(scores, view) | route_sums(tape))
         return totals | {"rows": float(len(terms.advantage))}
 
     @torch.no_grad()
-    def _score_all(self, model: nn.Module, micro: MicroBatch) -> LogProbs:
-        values = [self._score(model, micro.batch, view).log_prob for view in micro.views]
-        device = micro.batch.tokens.device
-        return LogProbs(torch.cat(values).double() if values else torch.zeros(0).double().to(device), micro.draw)
+    def _score_all(self, model: nn.Module, micro: MicroBatch, keep_routes: bool = False) -> LogProbs:
+        values = [torch.zeros(0, dtype=torch.float64, device=micro.batch.tokens.device)]
+        for number in range(len(micro.views)):
+            scores, tape = self._score(model, micro, number)
+            values.append(scores.log_prob.double())
+            if keep_routes and tape is not None:
+                micro.routes[number] = earlier_routes(micro.batch, tape.routes)
+        return LogProbs(torch.cat(values), micro.draw)
 
-    def _score(self, model: nn.Module, batch: CanvasBatch, view: View) -> Scores:
-        replayed = self.config.algorithm.on_trajectory and not view.anchor
-        temperature = self.config.rollout.decode.temperature if replayed else 1.0
-        return score_view(model, batch, view, self.tokens.mask, temperature)
+    def _score(self, model: nn.Module, micro: MicroBatch, number: int) -> tuple[Scores, RouteTape | None]:
+        """Log-probabilities of one view, and the tape of its routes where they are recorded or replayed."""
+        algorithm, view = self.config.algorithm, micro.views[number]
+        temperature = 1.0 if view.anchor or not algorithm.on_trajectory else self.config.rollout.decode.temperature
+        tape = None
+        if algorithm.route_replay != "none" and model is not self.reference:
+            tape = routed(model).route_tape(micro.routes[number], replay=algorithm.route_replay != "compare")
+        return score_view(model, micro.batch, view, self.tokens.mask, temperature, tape), tape
 
     def _normaliser(self, rows: Sequence[Experience], share: float) -> Normaliser:
         tokens = sum(len(row.completion.canvas_ids) for row in rows)

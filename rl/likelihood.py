@@ -1,17 +1,39 @@
 """Log-probabilities of scored views. The only caller of the network during learning."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rl.batch import CanvasBatch
-from rl.masks import composite_mask
+from rl.masks import CompositeLayout, Mask, composite_mask
+from rl.route_tape import RouteTape, routed
+from rl.token_log_probs import token_log_probs
 from rl.views.view import View, draw, position_counter
 from rollout.config import DecodeConfig
 from rollout.editing import edit_set, read, suppress_mask_, unmask_set
 from rollout.sampling import draw as draw_token
+
+
+@runtime_checkable
+class ScoredModel(Protocol):
+    """What a policy must offer to be scored."""
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
+        """The language-model head."""
+        ...
+
+    def hidden_states(
+        self, input_ids: Int[Tensor, "b q"], position_ids: Int[Tensor, "b q"], attention_mask: Mask
+    ) -> Float[Tensor, "b q hidden"]:
+        """Hidden states after the final norm."""
+        ...
+
+    def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
+        """The head."""
+        ...
 
 
 class Scores(NamedTuple):
@@ -22,31 +44,39 @@ class Scores(NamedTuple):
     row: Int[Tensor, " scored"]
 
 
-def score_view(model: nn.Module, batch: CanvasBatch, view: View, mask_id: int, temperature: float) -> Scores:
+def score_view(
+    model: nn.Module,
+    batch: CanvasBatch,
+    view: View,
+    mask_id: int,
+    temperature: float,
+    tape: RouteTape | None = None,
+) -> Scores:
     """Score one view of every block by one composite forward `[noisy ; clean]`.
 
-    Hidden states are gathered at the scored positions before the head, so the logits never exist for the others.
+    Hidden states are gathered at the scored positions before the head, and the head's logits exist in slices of the
+    vocabulary only.
 
     Args:
-        model: The policy, with `hidden_states` and `logits`.
+        model: The policy, a `ScoredModel`.
         batch: Canvases; the clean half.
         view: The noisy half and what is scored.
         mask_id: Never written by the decoder: its logit is suppressed here as there.
         temperature: Of the distribution that was sampled from; 1 for an ELBO.
+        tape: Of a `rl.route_tape.RoutedPolicy`: notes the routes of the composite input, and may replace them.
 
     Returns:
         Log-probability and entropy per scored position.
+
+    Raises:
+        TypeError: The model lacks a part of `ScoredModel`, or is given a tape and is no `RoutedPolicy`.
     """
-    start = batch.first_editable
-    scored = view.scored[:, start:]
-    hidden = _composite_hidden(model, batch, view, start)
-    row, column = scored.nonzero(as_tuple=True)
-    logits = model.logits(hidden[row, column])  # pyright: ignore[reportCallIssue]
-    distribution = _log_softmax(logits, mask_id, temperature)
-    log_prob = distribution.gather(-1, view.target[:, start:][scored][:, None]).squeeze(-1)
-    with torch.no_grad():
-        entropy = torch.special.entr(distribution.exp()).sum(-1)
-    return Scores(log_prob, entropy, row)
+    policy = _scored_model(model)
+    scored = view.scored[:, batch.first_editable :]
+    hidden = _noisy_hidden(policy, batch, view, tape)[scored]
+    target = view.target[:, batch.first_editable :][scored]
+    log_prob, entropy = token_log_probs(hidden, policy.head_weight, target, mask_id, temperature)
+    return Scores(log_prob, entropy, scored.nonzero()[:, 0])
 
 
 @torch.no_grad()
@@ -54,10 +84,9 @@ def draft_tokens(
     model: nn.Module, batch: CanvasBatch, view: View, number: int, mask_id: int
 ) -> Int[Tensor, "batch length"]:
     """What the policy would write into a view's scored slots, drawn at temperature 1; other positions as they are."""
-    start = batch.first_editable
-    scored = view.scored[:, start:]
-    hidden = _composite_hidden(model, batch, view, start)
-    logits = suppress_mask_(model.logits(hidden[scored]), mask_id)  # pyright: ignore[reportCallIssue]
+    scored = view.scored[:, batch.first_editable :]
+    policy = _scored_model(model)
+    logits = suppress_mask_(policy.logits(_noisy_hidden(policy, batch, view, None)[scored]), mask_id)
     noise = draw(batch, "draft", number, position_counter(batch))[view.scored]
     drafted = batch.tokens.clone()
     drafted[view.scored] = draw_token(logits, noise, 1.0, 0, 1.0)[0]
@@ -73,29 +102,43 @@ def path_mismatch(
     assert view.acted is not None
     start, block_length = batch.first_editable, batch.block_length
     shape = (len(batch.tokens), -1, block_length)
-    hidden = _composite_hidden(model, batch, view, start).unflatten(1, (-1, block_length))
+    policy = _scored_model(model)
+    hidden = _noisy_hidden(policy, batch, view, None).unflatten(1, (-1, block_length))
     shown = view.step[:, start // block_length :] >= 0
     tokens = view.noisy[:, start:].reshape(shape)[shown]
     editable = batch.editable[:, start:].reshape(shape)[shown]
-    reading = read(suppress_mask_(model.logits(hidden[shown]), mask_id))  # pyright: ignore[reportCallIssue]
+    reading = read(suppress_mask_(policy.logits(hidden[shown]), mask_id))
     masked = editable & (tokens == mask_id)
     limit = reading.top_prob.new_ones(len(tokens), dtype=torch.float64)
-    filled = unmask_set(masked, reading.top_prob, reading.top_prob, decode.threshold * limit)
+    leftmost = decode.unmask_fallback == "leftmost"
+    filled = unmask_set(masked, reading.top_prob, reading.top_prob, decode.threshold * limit, leftmost)
     acting = filled | edit_set(tokens, editable & ~masked, reading, decode.editing_threshold * limit)
     differs = torch.zeros_like(view.step, dtype=torch.bool)
     differs[:, start // block_length :][shown] = (acting != view.acted[:, start:].reshape(shape)[shown]).any(-1)
     return differs
 
 
-def _composite_hidden(model: Any, batch: CanvasBatch, view: View, start: int) -> Tensor:
-    noisy, clean = view.noisy[:, start:], batch.tokens if view.context is None else view.context
-    positions = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    mask = composite_mask(positions[start:], positions, batch.block_length)
-    both = torch.cat([positions[start:], positions]).expand(len(noisy), -1)
-    hidden = model.hidden_states(torch.cat([noisy, clean], dim=1), both, mask[None])
-    return hidden[:, : noisy.shape[1]]
+def composite_layout(batch: CanvasBatch) -> CompositeLayout:
+    """The composite input of a batch; the clean half leaves out the last block, which no noisy row sees."""
+    length = batch.tokens.shape[1]
+    return CompositeLayout(batch.first_editable, length, length - batch.block_length, batch.block_length)
 
 
-def _log_softmax(logits: Tensor, mask_id: int, temperature: float) -> Tensor:
-    mask_column = torch.arange(logits.shape[-1], device=logits.device) == mask_id
-    return (logits / temperature).masked_fill(mask_column, -torch.inf).log_softmax(-1)
+def _scored_model(model: nn.Module) -> ScoredModel:
+    if not isinstance(model, ScoredModel):
+        raise TypeError(f"{type(model).__name__} must have hidden_states, logits and head_weight to be scored")
+    return model
+
+
+def _noisy_hidden(
+    model: ScoredModel, batch: CanvasBatch, view: View, tape: RouteTape | None
+) -> Float[Tensor, "batch noisy hidden"]:
+    """Hidden states of the noisy half."""
+    layout = composite_layout(batch)
+    clean = batch.tokens if view.context is None else view.context
+    ids = torch.cat([view.noisy[:, layout.start :], clean[:, : layout.clean_length]], dim=1)
+    device = ids.device
+    positions = torch.cat([torch.arange(layout.start, layout.length), torch.arange(layout.clean_length)]).to(device)
+    inputs = ids, positions.expand_as(ids), composite_mask(layout, device)
+    hidden = model.hidden_states(*inputs) if tape is None else routed(model).hidden_states(*inputs, tape=tape)
+    return hidden[:, : layout.num_noisy]

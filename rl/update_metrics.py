@@ -1,6 +1,7 @@
 """Metrics of an update: sums that micro-batches add up, and the means that are reported."""
 
 from rl.likelihood import Scores
+from rl.route_tape import RouteTape
 from rl.views import View
 
 Sums = dict[str, float]
@@ -18,6 +19,8 @@ _MEANS = {
     "objective/entropy": ("entropy", "scored"),
     "objective/log_prob": ("log_prob", "rows"),
     "mismatch/log_prob_abs": ("mismatch", "replayed"),
+    "moe/router_agreement": ("routes_used", "routes_known"),
+    "moe/live_agreement": ("routes_live", "routes_known"),
     "mismatch/path_fraction": ("path_mismatch", "path_steps"),
     "mismatch/correction": ("correction", "ratios_all"),
     "mismatch/truncated_fraction": ("truncated", "ratios_all"),
@@ -36,6 +39,14 @@ def view_sums(scores: Scores, view: View) -> Sums:
         gap = scores.log_prob.detach() - view.rollout_log_prob[view.scored]
         sums |= {"mismatch": gap.abs().sum().item(), "replayed": float(len(gap))}
     return sums
+
+
+def route_sums(tape: RouteTape | None) -> Sums:
+    """How many (layer, token) pairs ran on the experts they were given, and how many would have by themselves."""
+    if tape is None:
+        return {}
+    agreement = tape.agreement()
+    return {"routes_known": agreement.known, "routes_used": agreement.used, "routes_live": agreement.live}
 
 
 def add(sums: Sums, extra: Sums) -> None:

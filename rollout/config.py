@@ -33,6 +33,9 @@ class DecodeConfig(BaseModel):
         unmask_confidence: Confidence of a masked slot: the probability of the drawn token, or the highest
             probability. With "top" the positions are chosen before the draw, so the log-probabilities of a
             completion's actions sum to the log-likelihood of its trajectory exactly.
+        unmask_fallback: The slot that a step fills when none passes the threshold: the most confident one, or the
+            leftmost; with thresholds of 1.0 "leftmost" writes one token at a time from left to right.
+        record_routes: Keep in the trace which experts every forward of the active block visited.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -47,6 +50,8 @@ class DecodeConfig(BaseModel):
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     edit_sampling: Literal["argmax", "sample"] = "argmax"
     unmask_confidence: Literal["drawn", "top"] = "drawn"
+    unmask_fallback: Literal["confident", "leftmost"] = "confident"
+    record_routes: bool = False
 
     @field_validator("editing_threshold")
     @classmethod

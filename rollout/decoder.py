@@ -7,20 +7,31 @@ policy only through `rollout.engine.Engine`.
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.blocks import padded_length
 from rollout.config import DecodeConfig
 from rollout.editing import Step, StepRules, denoise, suppress_mask_
-from rollout.engine import DecodeSession, Engine
+from rollout.engine import DecodeSession, Engine, RecordingEngine
 from rollout.sampling import seed_tensor, uniform
 from rollout.trajectory import Completion, DecodeTrace, Prompt, SpecialTokens
 
 __all__ = ["SpecialTokens", "decode"]
 
-_SHARED_FIELDS = ("block_length", "temperature", "top_k", "top_p", "edit_sampling", "unmask_confidence")
+_SHARED_FIELDS = (
+    "block_length",
+    "temperature",
+    "top_k",
+    "top_p",
+    "edit_sampling",
+    "unmask_confidence",
+    "unmask_fallback",
+    "record_routes",
+)
 
 
 @torch.inference_mode()
@@ -46,6 +57,7 @@ def decode(
 
     Raises:
         ValueError: If a request does not fit the policy, or the configs do not go together.
+        TypeError: If routes are asked of a policy that has none to record.
         FloatingPointError: If the policy's logits are not finite.
     """
     configs = _one_config_per_prompt(prompts, config)
@@ -138,13 +150,19 @@ class _Batch:
         self.num_forwards = torch.zeros_like(self.active)
         self.num_post = torch.zeros_like(self.active)
         self.actions: list[_Actions] = []
+        self.routes: list[tuple[Int[Tensor, " live"], Tensor]] = []  # of each forward: its rows and their routes
 
     def run(self, engine: Engine) -> Iterator[Completion]:
         """Decodes all rows to their ends."""
-        session = engine.open(len(self.prompts), self.canvas.shape[1], self.block_length)
+        size = len(self.prompts), self.canvas.shape[1], self.block_length
+        recording = _recording(engine).open_recording(*size) if self.configs[0].record_routes else None
+        session = recording or engine.open(*size)
         live = torch.arange(len(self.prompts), device=self.canvas.device)
         while len(live):
-            live = live[~self._advance(session, live)]
+            done = self._advance(session, live)
+            if recording is not None:
+                self.routes.append((live, recording.routes()))
+            live = live[~done]
         return self._completions()
 
     def _advance(self, session: DecodeSession, rows: Int[Tensor, " live"]) -> Bool[Tensor, " live"]:
@@ -219,12 +237,26 @@ class _Batch:
         sizes = columns[0].bincount(minlength=len(self.prompts)).tolist()
         lists = [column[order].tolist() for column in columns[1:]]
         canvas, active, num_forwards = self.canvas.tolist(), self.active.tolist(), self.num_forwards.tolist()
-        begin = 0
+        routes, begin = self._routes_by_row(), 0
         for row, (prompt, config) in enumerate(zip(self.prompts, self.configs, strict=True)):
             span = slice(begin, begin := begin + sizes[row])
-            trace = DecodeTrace(self.tokens.mask, num_forwards[row], *(tuple(column[span]) for column in lists))
+            actions = (tuple(column[span]) for column in lists)
+            trace = DecodeTrace(self.tokens.mask, num_forwards[row], *actions, routes=routes[row])
             generated = tuple(canvas[row][len(prompt.token_ids) : active[row]])
             yield _complete(prompt.id, generated, config.max_completion_length, self.tokens.stops, trace)
+
+    def _routes_by_row(self) -> Sequence[NDArray[np.int16] | None]:
+        """Routes of every row's own forwards, in order; an array of its own for each, so that rows part cheaply."""
+        if not self.routes:
+            return [None] * len(self.prompts)
+        rows, routes = (torch.cat(column).cpu() for column in zip(*self.routes, strict=True))
+        return [routes[rows == row].numpy() for row in range(len(self.prompts))]
+
+
+def _recording(engine: Engine) -> RecordingEngine:
+    if not isinstance(engine, RecordingEngine):
+        raise TypeError(f"{type(engine).__name__} has no open_recording; use record_routes: false")
+    return engine
 
 
 def _complete(

@@ -28,6 +28,7 @@ class StepRules:
         top_p: Truncation of the sampling distribution; 1.0 is off.
         draw_edits: Edits redraw their slot instead of writing the argmax.
         confidence: Masked slots are tested on the drawn token, or on the top one.
+        leftmost: Where no slot passes, the leftmost masked one is filled instead of the most confident one.
     """
 
     threshold: Float[Tensor, " rows"]
@@ -37,6 +38,7 @@ class StepRules:
     top_p: float = 1.0
     draw_edits: bool = False
     confidence: Literal["drawn", "top"] = "drawn"
+    leftmost: bool = False
 
     @classmethod
     def from_configs(cls, configs: Sequence[DecodeConfig], device: torch.device) -> "StepRules":
@@ -52,6 +54,7 @@ class StepRules:
             top_p=shared.top_p,
             draw_edits=shared.edit_sampling == "sample",
             confidence=shared.unmask_confidence,
+            leftmost=shared.unmask_fallback == "leftmost",
         )
 
     def of(self, rows: Int[Tensor, " live"]) -> "StepRules":
@@ -129,13 +132,16 @@ def unmask_set(
     confidence: Float[Tensor, "rows slots"],
     top_prob: Float[Tensor, "rows slots"],
     threshold: Float[Tensor, " rows"],
+    leftmost: bool = False,
 ) -> Bool[Tensor, "rows slots"]:
-    """Gamma: masked slots with confidence above the threshold, else the masked slot with the highest `top_prob`.
+    """Gamma: masked slots with confidence above the threshold, else one masked slot.
 
-    The fallback ignores the draw, and takes the lowest position of equal ones.
+    That one is the slot with the highest `top_prob`, the lowest position of equal ones (the draw is ignored), or the
+    `leftmost`.
     """
     confident = masked & (confidence > threshold[:, None])
-    best = top_prob.masked_fill(~masked, -1.0).argmax(dim=-1, keepdim=True)
+    worth = masked.double() if leftmost else top_prob.masked_fill(~masked, -1.0)
+    best = worth.argmax(dim=-1, keepdim=True)
     fallback = torch.zeros_like(masked).scatter_(-1, best, ~confident.any(dim=-1, keepdim=True))
     return confident | (fallback & masked)
 
@@ -190,9 +196,11 @@ def denoise(
     reading = read(logits)
     edited = edit_set(tokens, ~masked & ~prompt, reading, rules.editing_threshold)
     on_draw = rules.confidence == "drawn"
-    fillable = masked if on_draw else unmask_set(masked, reading.top_prob, reading.top_prob, rules.threshold)
+    fillable = masked
+    if not on_draw:
+        fillable = unmask_set(masked, reading.top_prob, reading.top_prob, rules.threshold, rules.leftmost)
     proposal = propose(logits, reading, fillable | edited if rules.draw_edits else fillable, noise, rules)
     unmasked = fillable
     if on_draw:
-        unmasked = unmask_set(masked, proposal.log_prob_raw.exp(), reading.top_prob, rules.threshold)
+        unmasked = unmask_set(masked, proposal.log_prob_raw.exp(), reading.top_prob, rules.threshold, rules.leftmost)
     return Step(torch.where(unmasked | edited, proposal.token, tokens), unmasked, edited, proposal)

@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int16
 from torch import Tensor
 
 
@@ -56,4 +56,26 @@ class Engine(Protocol):
 
     def open(self, num_rows: int, length: int, block_length: int) -> DecodeSession:
         """Starts a decode of `num_rows` rows on canvases of `length` tokens (whole blocks)."""
+        ...
+
+
+@runtime_checkable
+class RecordingSession(DecodeSession, Protocol):
+    """A decode call that also tells which experts its tokens visited."""
+
+    def routes(self) -> Int16[Tensor, "live layers block k"]:
+        """Experts of the last forward at the slots of the active blocks, in the order of its `rows`."""
+        ...
+
+
+@runtime_checkable
+class RecordingEngine(Engine, Protocol):
+    """A policy with a mixture of experts that can record its routes."""
+
+    def open_recording(self, num_rows: int, length: int, block_length: int) -> RecordingSession:
+        """Starts a decode as `open` does, with routes.
+
+        Raises:
+            TypeError: If the policy's network has no routes to record.
+        """
         ...

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor, nn
 
 from rollout.blocks import block_causal_mask
@@ -56,6 +56,36 @@ class BlockModel(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """As of ``nn.Module``."""
+        ...
+
+
+@runtime_checkable
+class Tape(Protocol):
+    """The routes of one forward."""
+
+    @property
+    def routes(self) -> Int16[Tensor, "layers tokens k"]:
+        """Experts that every token visited in every routed layer."""
+        ...
+
+
+@runtime_checkable
+class RoutedModel(Protocol):
+    """What a block model with a mixture of experts can do besides."""
+
+    def route_tape(self) -> Tape:
+        """A fresh tape for one forward."""
+        ...
+
+    def hidden_states(
+        self,
+        input_ids: Int[Tensor, "batch query"],
+        position_ids: Int[Tensor, "batch query"],
+        attention_mask: Bool[Tensor, "batch query key"],
+        cache: "BlockCache",
+        tape: Tape,
+    ) -> Float[Tensor, "batch query hidden"]:
+        """As `BlockModel.hidden_states`; writes the routes of all positions, row by row, to the tape."""
         ...
 
 
@@ -114,8 +144,47 @@ class TorchSession:
         # The slots of a block see the same keys, so one row of the mask serves them all.
         mask = block_causal_mask(starts[:, None], keys, self._block_length).expand(-1, self._block_length, -1)
         self._cache.aim(batch_rows, positions, reach)
-        hidden = self._model.hidden_states(canvas[batch_rows[:, None], positions], positions, mask, self._cache)
+        hidden = self._hidden_states(canvas[batch_rows[:, None], positions], positions, mask)
         return self._model.logits(hidden[: len(rows)])
+
+    def _hidden_states(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        return self._model.hidden_states(tokens, positions, mask, self._cache)
+
+
+class RecordingTorchSession(TorchSession):
+    """One decode call on a torch model with a mixture of experts, whose routes are kept until the next forward."""
+
+    def __init__(self, model: BlockModel, num_rows: int, length: int, block_length: int) -> None:
+        """Opens an empty cache.
+
+        Raises:
+            TypeError: If the model cannot record routes.
+        """
+        super().__init__(model, num_rows, length, block_length)
+        if not isinstance(model, RoutedModel):
+            raise TypeError(f"{type(model).__name__} has no route_tape: its routes cannot be recorded")
+        self._routed: RoutedModel = model
+        self._live, self._tape = 0, model.route_tape()
+
+    def forward(
+        self,
+        canvas: Int[Tensor, "rows length"],
+        rows: Int[Tensor, " live"],
+        committed: Int[Tensor, " live"],
+        active: Int[Tensor, " live"],
+    ) -> Float[Tensor, "live block vocab"]:
+        """See `DecodeSession.forward`."""
+        self._live = len(rows)
+        return super().forward(canvas, rows, committed, active)
+
+    def routes(self) -> Int16[Tensor, "live layers block k"]:
+        """See `RecordingSession.routes`: the first blocks of a pass are the active ones."""
+        active = self._tape.routes[:, : self._live * self._block_length]
+        return active.unflatten(1, (self._live, self._block_length)).transpose(0, 1)
+
+    def _hidden_states(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
+        self._tape = self._routed.route_tape()
+        return self._routed.hidden_states(tokens, positions, mask, self._cache, self._tape)
 
 
 class TorchEngine:
@@ -152,6 +221,10 @@ class TorchEngine:
     def open(self, num_rows: int, length: int, block_length: int) -> TorchSession:
         """Starts a decode of ``num_rows`` rows on canvases of ``length`` tokens."""
         return TorchSession(self._model, num_rows, length, block_length)
+
+    def open_recording(self, num_rows: int, length: int, block_length: int) -> RecordingTorchSession:
+        """Starts the same with routes; raises TypeError if the model cannot record them."""
+        return RecordingTorchSession(self._model, num_rows, length, block_length)
 
 
 def lay_out(

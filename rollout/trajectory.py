@@ -1,9 +1,12 @@
 """What goes into a decode and what comes out: prompts, completions and the actions that made them. No torch here."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,8 @@ class DecodeTrace:
         log_prob: Nats, of `new` under the distribution it was drawn from (tempered and truncated); 0.0 where the
             action was not drawn but taken as the argmax.
         log_prob_raw: Nats, of `new` under the untempered softmax without the mask token.
+        routes: Experts of a mixture of experts, int16 `[num_forwards, layers, block_length, k]`: of every slot of the
+            active block, prompt slots in it included, in every forward. None: not recorded. Left out of comparisons.
     """
 
     mask: int
@@ -73,6 +78,7 @@ class DecodeTrace:
     new: tuple[int, ...]
     log_prob: tuple[float, ...]
     log_prob_raw: tuple[float, ...]
+    routes: NDArray[np.int16] | None = field(default=None, compare=False, repr=False)
 
     @cached_property
     def unmask_forward(self) -> tuple[int, ...]:

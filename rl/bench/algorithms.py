@@ -1,18 +1,41 @@
-"""The algorithms that `redraft bench learning` compares, each at one budget of forwards."""
+"""The algorithms that `redraft bench learning` compares: every preset, brought to one budget of forwards."""
+
+from typing import Any
 
 from rl.config import AlgorithmConfig
+from rl.presets import PRESETS
 
 DEFAULT_FORWARDS = 2
 
 
 def algorithms(forwards: int = DEFAULT_FORWARDS) -> dict[str, AlgorithmConfig]:
-    """Every algorithm by name, with `forwards` composite forwards per completion where it lets one choose.
+    """Every preset by name, see `at_budget`."""
+    return {name: at_budget(name, forwards) for name in PRESETS}
 
-    `trajectory` scores all steps that the decoder took, however many they are; what a run really spent stands in its
-    record.
+
+def at_budget(name: str, forwards: int) -> AlgorithmConfig:
+    """A preset that spends `forwards` composite forwards with a gradient per completion and batch of rollouts.
+
+    Where the preset's definition leaves a choice: `num_mc` for sampled views; the number of segments for merged
+    trajectories; passes over the batch where a single forward per pass is the definition and there are several.
+    Anchor and T2T views beside the estimator's own count too. Others keep what defines them: `coupled` needs at least
+    3, complementary pairs an even number, one-pass mean field 1, and an unmerged trajectory as many as the decoder
+    took steps. What a run really spent stands in its record.
     """
-    return {
-        "trajectory": AlgorithmConfig(estimator="trajectory"),
-        "trajectory_sampled": AlgorithmConfig(estimator="trajectory_sampled", num_mc=forwards),
-        "elbo": AlgorithmConfig(estimator="elbo", ratio="sequence", num_mc=forwards),
-    }
+    preset = AlgorithmConfig(preset=name)
+    beside = preset.anchor_mc if preset.anchor > 0 and preset.estimator != "elbo" else 0
+    if preset.t2t_views != "none" and not preset.on_trajectory:
+        beside += preset.num_t2t
+    return AlgorithmConfig.model_validate({"preset": name, **_budget(preset, max(1, forwards - beside))})
+
+
+def _budget(preset: AlgorithmConfig, forwards: int) -> dict[str, Any]:
+    if preset.estimator == "trajectory":
+        return {"merge": forwards} if preset.merge else {}
+    if preset.estimator == "mean_field":
+        return {"num_iterations": forwards} if preset.num_iterations > 1 else {}
+    if preset.estimator == "coupled":
+        return {"num_mc": max(3, forwards - 1 + forwards % 2)}
+    if preset.noise in {"coupled", "folded"} or preset.loss_type == "sandwich":
+        return {"num_mc": 2 * max(1, forwards // 2)}
+    return {"num_mc": forwards}

@@ -149,7 +149,8 @@ def _position_sets(
     threshold, editing_threshold = (
         torch.full((space.size,), value, dtype=torch.float64) for value in (config.threshold, config.editing_threshold)
     )
-    unmask = unmask_set(space.masked, reading.top_prob, reading.top_prob, threshold)
+    leftmost = config.unmask_fallback == "leftmost"
+    unmask = unmask_set(space.masked, reading.top_prob, reading.top_prob, threshold, leftmost)
     return unmask, edit_set(space.states, ~space.masked, reading, editing_threshold)
 
 

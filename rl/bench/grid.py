@@ -90,10 +90,11 @@ def _finished(
 ) -> dict[RunSpec, Record]:
     """Records of earlier runs with the same spec, warm start and algorithm; of several, the newest."""
     wanted = set(specs)
+    policies = {task: start.folder(runs).name for task, start in starts.items()}
     done: dict[RunSpec, Record] = {}
     for record in read_records(runs):
         spec = RunSpec(**record["spec"])
-        if spec not in wanted or record["warm_start"] != starts[spec.task].folder(runs).name:
+        if spec not in wanted or record["warm_start"] != policies[spec.task]:
             continue
         if _is_same(record["algorithm"], algorithms[spec.preset].model_dump(mode="json")):
             done[spec] = record

@@ -154,7 +154,7 @@ def _learn_step(learner: Learner, task: Task, step: int) -> dict[str, float]:
     seconds = time.perf_counter() - clock
     rewards = _rewards(problems, prompts, completions)
     scored = [Scored(total=value, parts={}, status={}, detail={}) for value in rewards]
-    experience = make_experience(prompts, completions, rewards, config.algorithm.advantage)
+    experience = make_experience(prompts, completions, rewards, config.algorithm)
     updated = learner.update(experience)
     return completion_metrics(completions, seconds) | reward_metrics(prompts, scored) | updated
 

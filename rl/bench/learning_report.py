@@ -48,7 +48,7 @@ def _row(standing: Standing, compared: int) -> tuple[str, ...]:
         f"{standing.rate:g}",
         _text(own.area),
         "" if standing.rank == 1 else _text(standing.gap),
-        "yes" if standing.tied else "no",
+        ("yes" if standing.tied_paired else "unpaired") if standing.tied else "no",
         _text(own.best),
         _text(own.final),
         _text(own.held_out),
@@ -86,11 +86,12 @@ def markdown(records: Sequence[Record], title: str, figure: str | None = None) -
 
 _LEGEND = (
     "AUC: training reward, mean over steps, then over seeds ± standard error; every preset at its best rate of the"
-    " grid. Gap: to the first preset, paired by seed (same policy, prompts and random streams); tied: at most one"
-    " standard error of the gap. Best and final: training reward averaged over 5 steps. Held out: sampled reward on"
-    " problems that were never trained on. Tokens/forward: at the start, in the middle, at the end. Forwards:"
-    " composite forwards per completion with a gradient + without one, as counted; completions whose group has one"
-    " reward cost none. Next hotter rate: AUC there, and rank among the presets that have one."
+    " grid. Gap: to the first preset, paired by seed (same policy, prompts and random streams). Tied: the gap is at"
+    " most one standard error of the first preset's AUC; `unpaired` where it still exceeds its own, smaller one. Best"
+    " and final: training reward averaged over 5 steps. Held out: sampled reward on problems that were never trained"
+    " on. Tokens/forward: at the start, in the middle, at the end. Forwards: composite forwards per completion with a"
+    " gradient + without one, as counted; completions whose group has one reward mostly cost none. Next hotter rate:"
+    " AUC there, and rank among the presets that have one."
 )
 
 

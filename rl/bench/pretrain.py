@@ -95,8 +95,8 @@ def _canvases(rows: Rows, tokens: SpecialTokens, block_length: int, device: torc
         editable=editable.to(device),
         advantages=torch.zeros(len(rows), dtype=torch.float64, device=device),
         noise_seeds=torch.zeros(len(rows), dtype=torch.int64, device=device),
-        groups=torch.zeros(len(rows), dtype=torch.int64, device=device),
         traces=(),
+        groups=torch.zeros(len(rows), dtype=torch.int64, device=device),
         prompt_lengths=tuple(map(len, prompts)),
         block_length=block_length,
     )
@@ -121,7 +121,7 @@ def _select(everything: CanvasBatch, chosen: torch.Tensor, first_seed: int) -> C
         tokens=everything.tokens[chosen],
         editable=everything.editable[chosen],
         advantages=everything.advantages[chosen],
-        groups=everything.groups[chosen],
         noise_seeds=first_seed + torch.arange(len(chosen), device=chosen.device),
+        groups=everything.groups[chosen],
         prompt_lengths=tuple(everything.prompt_lengths[index] for index in chosen.tolist()),
     )

@@ -60,7 +60,8 @@ class Standing:
         scores: At that rate.
         rank: 1 for the largest area.
         gap: The best preset's area minus this one's, by seed: all start from one policy and see the same prompts.
-        tied: The gap is at most one standard error of its own.
+        tied: The one-standard-error rule: the mean gap is at most the standard error of the first preset's area.
+        tied_paired: The stricter one: the mean gap is at most its own standard error.
         hotter_rate: The next higher rate of the grid; None where the best one is the highest.
         hotter: Area there.
         hotter_rank: Among all presets that have one; the last is the worst.
@@ -72,6 +73,7 @@ class Standing:
     rank: int
     gap: Estimate
     tied: bool
+    tied_paired: bool
     hotter_rate: float | None
     hotter: Estimate | None
     hotter_rank: int | None
@@ -134,10 +136,10 @@ def standings(cell: Mapping[str, Mapping[float, Scores]]) -> list[Standing]:
     }
     hotter = {preset: cell[preset][rate].area for preset, rate in hotter_rates.items() if rate is not None}
     hotter_order = sorted(hotter, key=lambda preset: -hotter[preset].mean)
-    first = best_scores[order[0]].areas
+    first = best_scores[order[0]]
     result = []
     for rank, preset in enumerate(order, start=1):
-        gap = Estimate.of([ours - own for ours, own in zip(first, best_scores[preset].areas, strict=True)])
+        gap = Estimate.of([ours - own for ours, own in zip(first.areas, best_scores[preset].areas, strict=True)])
         result.append(
             Standing(
                 preset=preset,
@@ -145,7 +147,8 @@ def standings(cell: Mapping[str, Mapping[float, Scores]]) -> list[Standing]:
                 scores=best_scores[preset],
                 rank=rank,
                 gap=gap,
-                tied=gap.mean <= gap.error,
+                tied=gap.mean <= first.area.error,
+                tied_paired=gap.mean <= gap.error,
                 hotter_rate=hotter_rates[preset],
                 hotter=hotter.get(preset),
                 hotter_rank=hotter_order.index(preset) + 1 if preset in hotter else None,

@@ -5,6 +5,7 @@ be made. A policy that imitates him and then only grows sure of itself therefore
 answer is the slip. RL has to turn the policy's preference around in every context where the slip is possible.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,7 +41,9 @@ class Task:
         train: Problems to learn from.
         held_out: Other problems.
         max_completion_length: Tokens.
-        demonstrate: The teacher's completion of a problem, up to the stop token.
+        slip: Probability that the teacher makes his slip where he can.
+        demonstrate: The teacher's completion of a problem, up to the stop token; he asks the second argument whether
+            he slips.
         settings: What the task was made with.
     """
 
@@ -48,14 +51,15 @@ class Task:
     train: tuple[Problem, ...]
     held_out: tuple[Problem, ...]
     max_completion_length: int
-    demonstrate: Callable[[Problem, np.random.Generator], tuple[int, ...]]
+    slip: float
+    demonstrate: Callable[[Problem, Callable[[], bool]], tuple[int, ...]]
     settings: tuple[float, ...]
 
     def demonstrations(self, count: int, seed: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         """Prompts and the teacher's completions, problems drawn with replacement."""
         random = np.random.default_rng(derive_seed(seed, "demonstrations"))
         chosen = [self.train[index] for index in random.integers(len(self.train), size=count)]
-        return [(problem.prompt, self.demonstrate(problem, random)) for problem in chosen]
+        return [(problem.prompt, self.demonstrate(problem, lambda: random.random() < self.slip)) for problem in chosen]
 
 
 def reward(problem: Problem, completion: Sequence[int]) -> float:
@@ -66,6 +70,7 @@ def reward(problem: Problem, completion: Sequence[int]) -> float:
     return float(STOP in said and said[: said.index(STOP)] == problem.answer)
 
 
+@functools.cache
 def prefix_sum(slip: float = 0.6) -> Task:
     """Running sums modulo 5 as a chain of thought: `1 4 2 ...` is answered `1 0 2 ... ANSWER <last sum> STOP`.
 
@@ -78,18 +83,19 @@ def prefix_sum(slip: float = 0.6) -> Task:
         for terms in itertools.product(range(LARGEST_TERM + 1), repeat=TERMS)
     ]
 
-    def demonstrate(problem: Problem, random: np.random.Generator) -> tuple[int, ...]:
+    def demonstrate(problem: Problem, slips: Callable[[], bool]) -> tuple[int, ...]:
         sums, total = [], 0
         for digit in (token - ZERO for token in problem.prompt):
-            if total + digit < MODULUS or random.random() >= slip:
+            if total + digit < MODULUS or not slips():
                 total = (total + digit) % MODULUS
             sums.append(total)
         return (*_digits(sums), ANSWER, *_digits(sums[-1:]), STOP)
 
     train, held_out = _split(problems, "prefix_sum")
-    return Task("prefix_sum", train, held_out, TERMS + 3, demonstrate, (slip, MODULUS, TERMS, LARGEST_TERM))
+    return Task("prefix_sum", train, held_out, TERMS + 3, slip, demonstrate, (slip, MODULUS, TERMS, LARGEST_TERM))
 
 
+@functools.cache
 def arithmetic(slip: float = 0.7) -> Task:
     """The quickstart's sums in a compact form: `2 7 PLUS 0 5` is answered `ANSWER 0 3 2 STOP`.
 
@@ -101,14 +107,14 @@ def arithmetic(slip: float = 0.7) -> Task:
         for a, b in itertools.product(SUMMANDS, repeat=2)
     ]
 
-    def demonstrate(problem: Problem, random: np.random.Generator) -> tuple[int, ...]:
+    def demonstrate(problem: Problem, slips: Callable[[], bool]) -> tuple[int, ...]:
         tens_a, units_a, _, tens_b, units_b = (token - ZERO for token in problem.prompt)
         wrong = add_without_carry(10 * tens_a + units_a, 10 * tens_b + units_b)
-        said = _three_digits(wrong) if random.random() < slip else problem.answer
+        said = _three_digits(wrong) if slips() else problem.answer
         return (ANSWER, *said, STOP)
 
     train, held_out = _split(problems, "arithmetic")
-    return Task("arithmetic", train, held_out, 5, demonstrate, (slip, len(SUMMANDS)))
+    return Task("arithmetic", train, held_out, 5, slip, demonstrate, (slip, len(SUMMANDS)))
 
 
 TASKS: dict[str, Callable[[], Task]] = {"prefix_sum": prefix_sum, "arithmetic": arithmetic}

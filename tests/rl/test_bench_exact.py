@@ -24,6 +24,7 @@ MODES = {
     "LLaDA2.0, no edits": {"threshold": 0.6, "editing_threshold": 1.0},
     "one at a time, the most confident": {"threshold": 1.0, "editing_threshold": 1.0},
     "edits but no mask-free forward": {"threshold": 0.6, "editing_threshold": 0.3, "max_post_steps": 0},
+    "one at a time, left to right": {"threshold": 1.0, "editing_threshold": 1.0, "unmask_fallback": "leftmost"},
     "tempered": {"threshold": 0.6, "editing_threshold": 0.4, "temperature": 0.6},
 }
 SHAPES = {"two tokens, three slots": (3, 3), "three tokens, two slots": (4, 2)}

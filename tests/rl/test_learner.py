@@ -391,3 +391,38 @@ def test_leaving_out_the_sampled_edits_is_not_the_exact_gradient(world):
 def test_an_elbo_gradient_is_a_biased_surrogate_of_a_thresholded_sampler(world):
     algorithm = {"estimator": "elbo", "ratio": "sequence", "num_mc": 16, "gamma": 0.0}
     assert cosine(learner_gradient(world, algorithm), world.gradient) < 0.97
+
+
+# --- route replay -------------------------------------------------------------------------------------------------
+
+
+def test_rollout_routes_are_replayed_in_every_pass_and_their_agreement_is_measured():
+    decode_config = SHORT.model_copy(update={"record_routes": True})
+    rows = rollouts(tiny_model(), LENGTHS, decode_config)
+    found = {}
+    for mode in ("compare", "rollout"):
+        config = run_config({"estimator": "trajectory", "route_replay": mode}, {}, decode_config)
+        learner = Learner(tiny_model(), config, TOKENS)
+        assert learner.update(rows)["moe/router_agreement"] == 1.0  # the very weights that made the rollouts
+        nudge(learner.model, 0.2)
+        found[mode] = learner.update(rows)
+    assert found["compare"]["moe/router_agreement"] == found["compare"]["moe/live_agreement"] < 1.0
+    assert found["rollout"]["moe/router_agreement"] == 1.0
+    assert found["rollout"]["moe/live_agreement"] < 1.0
+
+
+def test_the_old_policys_routes_are_replayed_in_later_steps_and_keep_the_router_gradient(rows):
+    algorithm = {"preset": "ebpo", "route_replay": "old", "num_iterations": 3}
+    learner = make_learner(algorithm, learning_rate=0.02, freeze_router=False)
+    metrics = learner.update(rows)
+    assert metrics["moe/router_agreement"] == 1.0
+    assert metrics["moe/live_agreement"] < 1.0
+    assert gradients(learner.model)["layers.1.mlp.gate.weight"].abs().max() > 0
+
+
+def test_replaying_the_old_routes_at_the_old_weights_changes_nothing(rows):
+    plain = make_learner({"preset": "ebpo", "num_minibatches": 2}, learning_rate=1e-12)
+    replayed = make_learner({"preset": "ebpo", "num_minibatches": 2, "route_replay": "old"}, learning_rate=1e-12)
+    plain.update(rows)
+    replayed.update(rows)
+    assert_equal(gradients(replayed.model), gradients(plain.model), atol=1e-12)

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from oracles.all_trajectories import Sampler
 from oracles.plain_forward import action_log_probs, block_log_probs, view_log_probs
@@ -156,13 +157,42 @@ def test_padding_of_the_batch_reaches_nothing(model):
     assert not differs(score_view(model, filled, steps[0], MASK, 1.0).log_prob, scores[0].log_prob).any()
 
 
-def test_logits_are_computed_at_the_scored_positions_and_nowhere_else(monkeypatch):
-    model = tiny_model()
+class HeadProducts(TorchDispatchMode):
+    """Shapes of all products with `vocab_size` columns."""
+
+    def __init__(self, vocab_size: int) -> None:
+        super().__init__()
+        self.vocab_size, self.shapes = vocab_size, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.mm.default and out.shape[-1] == self.vocab_size:
+            self.shapes.append(tuple(out.shape))
+        return out
+
+
+def test_logits_are_computed_at_the_scored_positions_and_nowhere_else():
+    model = tiny_model(vocab_size=41)  # a number that is no other size of the model
     batch = random_batch(SHAPES["whole prompt blocks in front of every completion"])
-    view, calls, head = random_view(batch), [], model.logits
-    monkeypatch.setattr(model, "logits", lambda hidden: calls.append(tuple(hidden.shape)) or head(hidden))
-    score_view(model, batch, view, MASK, 1.0)
-    assert calls == [(int(view.scored.sum()), 16)]
+    view = random_view(batch)
+    with HeadProducts(41) as products:
+        score_view(model, batch, view, MASK, 1.0)
+    assert products.shapes == [(int(view.scored.sum()), 41)]
+
+
+def test_the_network_sees_no_clean_block_that_nothing_attends_to(monkeypatch):
+    model, seen = tiny_model(), []
+    run = model.hidden_states
+    monkeypatch.setattr(model, "hidden_states", lambda ids, *rest: seen.append(ids.shape) or run(ids, *rest))
+    batch = random_batch([(5, 11), (9, 7)])
+    score_view(model, batch, random_view(batch), MASK, 1.0)
+    assert seen == [(2, (16 - 4) + (16 - 4))]
+
+
+def test_a_model_without_a_head_is_refused():
+    batch = random_batch([(3, 1)])
+    with pytest.raises(TypeError, match="Linear must have hidden_states, logits and head_weight"):
+        score_view(torch.nn.Linear(1, 1), batch, random_view(batch), MASK, 1.0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])

@@ -1,8 +1,34 @@
-"""The composite attention rule against a drawing and against its prose."""
+"""The composite attention rule against a drawing and against its prose, in both of its forms."""
 
+import pytest
 import torch
+from torch.nn.attention.flex_attention import create_mask
 
-from rl.masks import composite_mask
+from oracles.tiny_policy import tiny_model
+from rl.masks import CompositeLayout, composite_mask, dense_mask, flex_mask
+
+CPU = torch.device("cpu")
+LAYOUTS = {
+    "both halves whole": CompositeLayout(0, 12, 12, 4),
+    "noisy half starts later, clean half ends earlier": CompositeLayout(3, 12, 9, 3),
+    "one block, nothing clean": CompositeLayout(0, 4, 0, 4),
+    "several tiles of FlexAttention": CompositeLayout(32, 352, 320, 32),
+}
+every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
+
+
+def by_the_prose(layout: CompositeLayout) -> torch.Tensor:
+    """The rule for one pair of rows after the other."""
+    rows = [("noisy", position // layout.block_length) for position in range(layout.start, layout.length)]
+    rows += [("clean", position // layout.block_length) for position in range(layout.clean_length)]
+    table = torch.zeros(len(rows), len(rows), dtype=torch.bool)
+    for i, (query, own) in enumerate(rows):
+        for j, (key, other) in enumerate(rows):
+            if query == "noisy":
+                table[i, j] = other == own if key == "noisy" else other < own
+            else:
+                table[i, j] = key == "clean" and other <= own
+    return table
 
 
 def test_two_blocks_of_two_look_like_the_drawing():
@@ -19,24 +45,76 @@ def test_two_blocks_of_two_look_like_the_drawing():
     """
     rows = ["".join(line.split()) for line in drawing.splitlines() if line.strip()]
     expected = torch.tensor([[cell == "X" for cell in row] for row in rows])
-    positions = torch.arange(4)
-    assert torch.equal(composite_mask(positions, positions, 2), expected)
+    assert torch.equal(dense_mask(CompositeLayout(0, 4, 4, 2), CPU)[0], expected)
 
 
-def test_every_entry_follows_the_rule_when_the_noisy_half_starts_later():
-    noisy, clean, size = torch.arange(3, 12), torch.arange(12), 3
-    mask = composite_mask(noisy, clean, size)
-    rows = [("noisy", p) for p in noisy.tolist()] + [("clean", p) for p in clean.tolist()]
-    for i, (query, query_position) in enumerate(rows):
-        for j, (key, key_position) in enumerate(rows):
-            own, other = query_position // size, key_position // size
-            if query == "noisy":
-                sees = other == own if key == "noisy" else other < own
-            else:
-                sees = key == "clean" and other <= own
-            assert mask[i, j].item() == sees, (query, query_position, key, key_position)
+@every_layout
+def test_every_entry_of_the_dense_mask_follows_the_rule(layout):
+    assert torch.equal(dense_mask(layout, CPU)[0], by_the_prose(layout))
 
 
-def test_no_row_is_left_without_a_key():
-    mask = composite_mask(torch.arange(4, 16), torch.arange(16), 4)
-    assert mask.any(-1).all()
+@every_layout
+def test_every_entry_of_the_flex_mask_follows_the_rule(layout):
+    mask = flex_mask(layout, CPU)
+    assert mask.shape[-2:] == (layout.num_rows, layout.num_rows)
+    dense = create_mask(mask.mask_mod, 1, 1, layout.num_rows, layout.num_rows, device="cpu")[0, 0]
+    assert torch.equal(dense, by_the_prose(layout))
+
+
+@every_layout
+def test_flex_attention_skips_only_empty_tiles_and_leaves_only_full_ones_untested(layout):
+    mask, expected = flex_mask(layout, CPU), by_the_prose(layout)
+    size = mask.BLOCK_SIZE[0]
+    kept, full = torch.zeros(2, *mask.to_dense().shape[-2:], dtype=torch.bool)
+    for tiles, counts, indices in (
+        (kept, mask.kv_num_blocks[0, 0], mask.kv_indices[0, 0]),
+        (full, mask.full_kv_num_blocks[0, 0], mask.full_kv_indices[0, 0]),
+    ):
+        for query, count in enumerate(counts.tolist()):
+            tiles[query, indices[query, :count]] = True
+    for query, key in torch.cartesian_prod(*map(torch.arange, kept.shape)).tolist():
+        tile = expected[size * query : size * (query + 1), size * key : size * (key + 1)]
+        if full[query, key]:
+            assert tile.all()
+        else:
+            assert kept[query, key] == tile.any()
+
+
+def test_the_network_gives_the_same_hidden_states_under_both_masks():
+    model, layout = tiny_model(), CompositeLayout(8, 40, 36, 4)
+    ids = torch.randint(0, 7, (2, layout.num_rows), generator=torch.Generator().manual_seed(0))
+    positions = torch.cat([torch.arange(8, 40), torch.arange(36)]).expand_as(ids)
+    with torch.no_grad():
+        dense, flex = (model.hidden_states(ids, positions, build(layout, CPU)) for build in (dense_mask, flex_mask))
+    torch.testing.assert_close(flex, dense, rtol=0, atol=1e-12)
+
+
+@every_layout
+def test_no_row_is_left_without_a_key(layout):
+    assert dense_mask(layout, CPU).any(-1).all()
+
+
+def test_without_a_gpu_the_mask_is_dense():
+    layout = CompositeLayout(0, 1024, 992, 32)
+    assert composite_mask(layout, CPU) is dense_mask(layout, CPU)
+
+
+@pytest.mark.parametrize("build", [dense_mask, flex_mask])
+def test_a_layout_is_built_once_and_few_are_kept(build):
+    build.cache_clear()
+    first = build(CompositeLayout(0, 8, 4, 4), CPU)
+    assert build(CompositeLayout(0, 8, 4, 4), CPU) is first
+    assert build(CompositeLayout(0, 8, 8, 4), CPU) is not first
+    for blocks in range(2, 90):
+        build(CompositeLayout(0, 2 * blocks, 2 * blocks, 2), CPU)
+    assert build.cache_info().currsize == build.cache_info().maxsize < 90
+
+
+def test_a_mask_that_inference_asked_for_first_serves_training():
+    dense_mask.cache_clear()
+    model, layout = tiny_model(), CompositeLayout(0, 8, 4, 4)
+    ids, positions = torch.zeros(1, 12, dtype=torch.int64), torch.tensor([[*range(8), *range(4)]])
+    with torch.inference_mode():
+        dense_mask(layout, CPU)
+    model.hidden_states(ids, positions, dense_mask(layout, CPU)).sum().backward()
+    assert model.layers[0].attention.query_key_value.weight.grad is not None

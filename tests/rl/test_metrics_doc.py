@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LABELS = {"tokens/forward", "benchmarks/results", "runs/bench_learning"}  # of the console line; folders
 NAME = re.compile(r"[a-z]+/[a-z0-9_]+")
 
-ON_TRAJECTORY = {"path_check": "log", "rollout_correction": "token", "anchor": 0.1}
+ON_TRAJECTORY = {"path_check": "log", "rollout_correction": "token", "anchor": 0.1, "route_replay": "compare"}
 OF_TRAJECTORIES = {
     "mismatch/log_prob_abs", "mismatch/path_fraction", "mismatch/correction", "mismatch/truncated_fraction",
+    "objective/anchor", "moe/router_agreement", "moe/live_agreement",
 }  # fmt: skip
 OF_EDITS = {"objective/t2t_clip_fraction", "objective/t2t_log_ratio_abs"}
 
@@ -70,7 +71,7 @@ def test_every_metric_of_a_real_run_is_documented(tmp_path, estimator):
     own = {"estimator": "elbo", "ratio": "sequence"} if estimator == "elbo" else ON_TRAJECTORY
     sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 2, "eval_steps": 2}
     recipe = write_recipe(tmp_path, model={"init": SHAPE}, sft=sft, algorithm={**own, "beta": 0.1, "num_iterations": 2})
-    config = load_recipe([recipe], ["trainer.total_steps=1"])
+    config = load_recipe([recipe], ["trainer.total_steps=1", "rollout.decode.record_routes=true"])
     recorder = Recorder(config, Silent())
     run_training(config, recorder, resume=False)
     rows = [json.loads(line) for line in (recorder.run / "metrics.jsonl").read_text().splitlines()]
@@ -78,4 +79,4 @@ def test_every_metric_of_a_real_run_is_documented(tmp_path, estimator):
     assert {general(name) for name in emitted} <= documented()
     assert ("mismatch/log_prob_abs" in emitted) == (estimator == "trajectory")
     absent = documented() - {general(name) for name in emitted}  # with a KL term and a warm start nothing is left out
-    assert absent <= (OF_EDITS if estimator == "trajectory" else OF_EDITS | OF_TRAJECTORIES | {"objective/anchor"})
+    assert absent <= (OF_EDITS if estimator == "trajectory" else OF_EDITS | OF_TRAJECTORIES)

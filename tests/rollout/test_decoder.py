@@ -250,3 +250,19 @@ def test_logits_that_are_not_finite_stop_the_decode():
     policy.readout[0, 0] = torch.nan
     with pytest.raises(FloatingPointError, match="not finite"):
         decode(policy, ragged_prompts(2, seed=0), GREEDY[0], TOKENS)
+
+
+def test_a_policy_that_records_no_routes_is_asked_in_vain():
+    with pytest.raises(TypeError, match="ToyPolicy has no open_recording"):
+        decode(toy(), ragged_prompts(1, seed=0), GREEDY[0].model_copy(update={"record_routes": True}), TOKENS)
+
+
+def test_thresholds_of_one_with_the_leftmost_fallback_write_from_left_to_right():
+    config = DecodeConfig(
+        block_length=4, threshold=1.0, editing_threshold=1.0, max_completion_length=8, temperature=1.0,
+        unmask_confidence="top", unmask_fallback="leftmost",
+    )  # fmt: skip
+    for completion in decode(toy(), ragged_prompts(4, seed=0), config, TOKENS):
+        trace = completion.trace
+        assert trace.position == trace.forward == tuple(range(len(completion.canvas_ids)))
+        assert trace.num_edits == 0

@@ -95,6 +95,13 @@ def test_the_fallback_looks_at_the_top_probability_and_not_at_the_draw():
     assert where(unmask_set(masked, drawn, top, torch.tensor([0.7]))) == [0]
 
 
+def test_the_leftmost_fallback_fills_the_first_mask_and_only_where_none_passes():
+    masked = torch.tensor([[False, True, True], [False, True, True], [False, False, False]])
+    top = torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.1, 0.8], [0.9, 0.9, 0.9]])
+    chosen = unmask_set(masked, top, top, torch.tensor([0.6, 0.6, 1.0]), leftmost=True)
+    assert chosen.tolist() == [[False, True, False], [False, False, True], [False, False, False]]
+
+
 def test_a_row_without_masks_fills_nothing_and_rows_are_judged_apart():
     masked = torch.tensor([[False, False], [True, True], [True, True]])
     confidence = torch.tensor([[0.9, 0.9], [0.9, 0.1], [0.2, 0.3]])

@@ -1,17 +1,21 @@
 """The torch engine: the block cache against full recomputation, and what a pass computes."""
 
+import pickle
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from oracles.plain_forward import states_before
 from rl.models.llada2.config import LLaDA2Config
 from rl.models.llada2.model import LLaDA2Model, init_weights
+from rollout.blocks import block_causal_mask
 from rollout.config import DecodeConfig
 from rollout.decoder import decode
 from rollout.torch_engine import TorchEngine, TorchSession, lay_out
-from rollout.trajectory import Prompt, SpecialTokens
+from rollout.trajectory import Completion, Prompt, SpecialTokens
 
 TOKENS = SpecialTokens(mask=1, pad=0, stops=(2,))
 SAMPLED = DecodeConfig(
@@ -24,6 +28,7 @@ SAMPLED = DecodeConfig(
     edit_sampling="sample",
     unmask_confidence="top",
 )
+RECORDED = SAMPLED.model_copy(update={"record_routes": True})
 
 
 def llada2(dtype: torch.dtype = torch.float64, seed: int = 0) -> LLaDA2Model:
@@ -192,3 +197,71 @@ def test_a_model_can_be_trained_after_a_decode():
 def test_a_module_that_is_no_block_model_is_refused():
     with pytest.raises(TypeError, match="Linear must have hidden_states, logits and config"):
         TorchEngine(nn.Linear(2, 2))
+
+
+# --- routes of a mixture of experts -------------------------------------------------------------------------------
+
+
+def routes_by_recomputation(model: LLaDA2Model, prompt: Prompt, completion: Completion) -> list[list[list[set[int]]]]:
+    """Experts by forward, layer and slot: every state runs as a whole canvas, without a cache and alone."""
+    found, trace = [], completion.trace
+    states = states_before(prompt.token_ids, trace, len(prompt.token_ids) + len(completion.canvas_ids))
+    for forward, state in enumerate(states):
+        acted = max(f for f in trace.forward if f <= forward)
+        slot = next(p for f, p in zip(trace.forward, trace.position, strict=True) if f == acted)
+        end = (len(prompt.token_ids) + slot) // 4 * 4 + 4
+        positions = torch.arange(end)[None]
+        tape = model.route_tape()
+        mask = block_causal_mask(positions, positions, 4)
+        model.hidden_states(torch.tensor([state[:end]]), positions, mask, tape=tape)
+        found.append([[set(token) for token in layer[-4:]] for layer in tape.routes.tolist()])
+    return found
+
+
+@torch.no_grad()
+def test_recorded_routes_are_those_of_a_recomputation_of_every_state():
+    model, prompts = llada2(), ragged_prompts()
+    completions = decode(TorchEngine(model), prompts, RECORDED, TOKENS)
+    assert len({completion.num_forwards for completion in completions}) > 2  # rows leave the batch at different times
+    for prompt, completion in zip(prompts, completions, strict=True):
+        routes = completion.trace.routes
+        assert routes.shape == (completion.num_forwards, 2, 4, 2)
+        assert routes.dtype == np.int16
+        found = [[[set(token) for token in layer] for layer in forward] for forward in routes.tolist()]
+        assert found == routes_by_recomputation(model, prompt, completion)
+
+
+def test_recorded_routes_do_not_depend_on_the_batch():
+    engine, prompts = TorchEngine(llada2()), ragged_prompts()
+    together = decode(engine, prompts, RECORDED, TOKENS)
+    by_two = decode(engine, prompts, RECORDED, TOKENS, max_rows=2)
+    alone = [decode(engine, [prompt], RECORDED, TOKENS)[0] for prompt in prompts]
+    for one, two, three in zip(together, by_two, alone, strict=True):
+        assert np.array_equal(one.trace.routes, two.trace.routes)
+        assert np.array_equal(one.trace.routes, three.trace.routes)
+
+
+def test_recording_changes_no_completion_and_is_off_by_default():
+    engine, prompts = TorchEngine(llada2()), ragged_prompts()
+    plain = decode(engine, prompts, SAMPLED, TOKENS)
+    assert decode(engine, prompts, RECORDED, TOKENS) == plain
+    assert all(completion.trace.routes is None for completion in plain)
+
+
+def test_routes_travel_without_those_of_the_other_rows():
+    completions = decode(TorchEngine(llada2()), ragged_prompts(), RECORDED, TOKENS)
+    for completion in completions:
+        routes = completion.trace.routes
+        assert routes.base is None or routes.base.nbytes == routes.nbytes
+        copy = pickle.loads(pickle.dumps(completion))
+        assert copy == completion
+        assert np.array_equal(copy.trace.routes, routes)
+        assert len(pickle.dumps(routes)) < routes.nbytes + 300
+
+
+def test_a_model_without_routers_is_decoded_but_records_no_routes():
+    engine, tokens = TorchEngine(TinyModel().double()), SpecialTokens(mask=1, pad=0, stops=())
+    config = DecodeConfig(block_length=4, threshold=0.0, max_completion_length=4)
+    assert decode(engine, [Prompt("p", (3,), seed=0)], config, tokens)[0].trace.routes is None
+    with pytest.raises(TypeError, match="TinyModel has no route_tape: its routes cannot be recorded"):
+        decode(engine, [Prompt("p", (3,), seed=0)], config.model_copy(update={"record_routes": True}), tokens)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from rl.models.llada2.attention import Attention, KeyValueCache, Mask, Tables, rotary_tables, usable_mask
 from rl.models.llada2.config import LLaDA2Config
 from rl.models.llada2.moe import GatedMLP, MoE
+from rl.route_tape import Routes, RouteTape
 from rollout.blocks import block_causal_mask
 
 
@@ -15,18 +16,24 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: LLaDA2Config, layer: int) -> None:
         super().__init__()
-        dense = layer < config.first_k_dense_replace
+        routed = layer - config.first_k_dense_replace  # place among the routed layers; the first ones are dense
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.attention = Attention(config, layer)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size) if dense else MoE(config)
+        self.mlp = MoE(config, routed) if routed >= 0 else GatedMLP(config.hidden_size, config.intermediate_size)
 
     def forward(
-        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: Mask, cache: KeyValueCache | None = None
+        self,
+        hidden: Float[Tensor, "b q hidden"],
+        tables: Tables,
+        mask: Mask,
+        cache: KeyValueCache | None = None,
+        tape: RouteTape | None = None,
     ) -> Float[Tensor, "b q hidden"]:
         """Add both branches to the residual stream."""
         hidden = hidden + self.attention(self.input_layernorm(hidden), tables, mask, cache)
-        return hidden + self.mlp(self.post_attention_layernorm(hidden))
+        inputs = self.post_attention_layernorm(hidden)
+        return hidden + (self.mlp(inputs, tape) if isinstance(self.mlp, MoE) else self.mlp(inputs))
 
 
 class LLaDA2Model(nn.Module):
@@ -60,6 +67,7 @@ class LLaDA2Model(nn.Module):
         position_ids: Int[Tensor, "b q"],
         attention_mask: Mask,
         cache: KeyValueCache | None = None,
+        tape: RouteTape | None = None,
     ) -> Float[Tensor, "b q hidden"]:
         """Final hidden states (after the last norm) of the given positions.
 
@@ -69,13 +77,37 @@ class LLaDA2Model(nn.Module):
             attention_mask: True where query q may attend key k; k runs over the keys that the cache returns, or over
                 the queries themselves without a cache. Or the same as a FlexAttention `BlockMask`.
             cache: Keys and values of earlier positions.
+            tape: Notes the routes of the positions, row by row, and may replace them; see `route_tape`.
         """
         hidden = self.word_embeddings(input_ids)
         mask = usable_mask(attention_mask, hidden.device)
         tables = rotary_tables(position_ids, self.config)
         for layer in self.layers:
-            hidden = layer(hidden, tables, mask, cache)
+            hidden = layer(hidden, tables, mask, cache, tape)
         return self.norm(hidden)
+
+    def route_tape(self, given: Routes | None = None, replay: bool = True) -> RouteTape:
+        """A tape for one call of `hidden_states`; afterwards it holds the routes that were used.
+
+        Args:
+            given: Routes of all positions of the call, row by row; -1: routed live. None: only record.
+            replay: Take the given routes; if not, only compare with them.
+
+        Raises:
+            ValueError: The network routes nothing, or the routes are not those of such a network.
+        """
+        config = self.config
+        routed = config.num_hidden_layers - config.first_k_dense_replace
+        if routed < 1:
+            raise ValueError(f"all {config.num_hidden_layers} layers are dense: there is no route to record")
+        if given is not None and given.numel() and (last := int(given.max())) >= config.num_experts:
+            raise ValueError(f"a given route holds expert {last}; valid: 0 to {config.num_experts - 1}, or -1 for live")
+        return RouteTape(routed, given, replay)
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
+        """The head's matrix, for those who need log-probabilities of few tokens and not all logits."""
+        return self.lm_head.weight
 
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
         """Scores of every token at the same position, in fp32 (float64 for a float64 model)."""

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 
 from rl.models.llada2.config import LLaDA2Config
+from rl.route_tape import RouteTape
 
 
 class GatedMLP(nn.Module):
@@ -24,22 +25,18 @@ class GatedMLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
 
 
-def route(
+def choose(
     scores: Float[Tensor, "n experts"], expert_bias: Float[Tensor, " experts"], config: LLaDA2Config
-) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-    """Choose k experts per token and their weights.
+) -> Int[Tensor, "n k"]:
+    """Choose k experts per token.
 
     With ``r = scores + expert_bias``: a group is worth the sum of its two largest r; the best ``topk_group`` groups
-    stay; the k largest r inside them are chosen. Weights are ``scores`` of the chosen ones (no bias), normalised to
-    sum to one and times ``routed_scaling_factor``.
+    stay; the k largest r inside them are chosen.
 
     Args:
         scores: Sigmoid router outputs, one per expert.
         expert_bias: Load-balancing offset, used for the choice only.
-        config: Number of groups and experts to keep, and the scaling.
-
-    Returns:
-        Expert indices and weights, both ``[n, k]``.
+        config: Number of groups and experts to keep.
     """
     ranking = (scores + expert_bias).detach()
     if config.topk_group < config.n_group:
@@ -48,30 +45,48 @@ def route(
         kept = group_worth.topk(config.topk_group, dim=-1).indices
         dropped = torch.ones_like(group_worth, dtype=torch.bool).scatter_(-1, kept, False)
         ranking = grouped.masked_fill(dropped[..., None], -torch.inf).flatten(-2)
-    index = ranking.topk(config.num_experts_per_tok, dim=-1).indices
+    return ranking.topk(config.num_experts_per_tok, dim=-1).indices
+
+
+def weigh(scores: Float[Tensor, "n experts"], index: Int[Tensor, "n k"], config: LLaDA2Config) -> Float[Tensor, "n k"]:
+    """Weights of chosen experts: their ``scores`` (no bias), normalised to sum to one, times ``routed_scaling_factor``.
+
+    Gathered from the scores of all experts, never from those that a top-k left: an expert that is replayed, but
+    that the live router would drop, keeps its weight and its gradient.
+    """
     weight = scores.gather(-1, index)
     if config.norm_topk_prob:
         weight = weight / (weight.sum(-1, keepdim=True) + 1e-20)
-    return index, weight * config.routed_scaling_factor
+    return weight * config.routed_scaling_factor
 
 
 class Router(nn.Module):
-    """Sigmoid router, in fp32 whatever the model's dtype is (in float64 for a float64 model)."""
+    """Sigmoid router, in fp32 whatever the model's dtype is (in float64 for a float64 model).
+
+    Args:
+        config: The architecture.
+        layer: Place among the routed layers, which is the router's place on a tape.
+    """
 
     expert_bias: Tensor
 
-    def __init__(self, config: LLaDA2Config) -> None:
+    def __init__(self, config: LLaDA2Config, layer: int = 0) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.layer = config, layer
         self.weight = nn.Parameter(torch.empty(config.num_experts, config.hidden_size))
         self.register_buffer("expert_bias", torch.empty(config.num_experts, dtype=torch.float32))
 
-    def forward(self, hidden: Float[Tensor, "n hidden"]) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-        """Expert indices and weights per token."""
+    def forward(
+        self, hidden: Float[Tensor, "n hidden"], tape: RouteTape | None = None
+    ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
+        """Expert indices and weights per token; a tape notes the indices and may replace them."""
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             scores = F.linear(hidden.to(dtype), self.weight.to(dtype)).sigmoid()
-            return route(scores, self.expert_bias, self.config)
+            index = choose(scores, self.expert_bias, self.config)
+            if tape is not None:
+                index = tape.exchange(self.layer, index)
+            return index, weigh(scores, index, self.config)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Router":
         """Let the bias follow moves between devices but no cast: bf16 would round it."""
@@ -126,17 +141,19 @@ def grouped_linear(
 class MoE(nn.Module):
     """Routed experts plus the shared expert, which every token passes unscaled."""
 
-    def __init__(self, config: LLaDA2Config) -> None:
+    def __init__(self, config: LLaDA2Config, layer: int = 0) -> None:
         super().__init__()
-        self.gate = Router(config)
+        self.gate = Router(config, layer)
         self.experts = Experts(config)
         shared = config.num_shared_experts * config.moe_intermediate_size
         self.shared_experts = GatedMLP(config.hidden_size, shared) if shared else None
 
-    def forward(self, hidden: Float[Tensor, "b q hidden"]) -> Float[Tensor, "b q hidden"]:
+    def forward(
+        self, hidden: Float[Tensor, "b q hidden"], tape: RouteTape | None = None
+    ) -> Float[Tensor, "b q hidden"]:
         """Route and map every position by itself."""
         flat = hidden.flatten(0, 1)
-        output = self.experts(flat, *self.gate(flat))
+        output = self.experts(flat, *self.gate(flat, tape))
         if self.shared_experts is not None:
             output = output + self.shared_experts(flat)
         return output.view_as(hidden)

@@ -5,12 +5,17 @@ import torch
 
 from oracles.llada2_reference import experts_by_loop, sigmoid_route
 from rl.models.llada2 import LLADA2_MINI, LLaDA2Config
-from rl.models.llada2.moe import Experts, MoE, Router, route
+from rl.models.llada2.moe import Experts, MoE, Router, choose, weigh
 
 
 def small_config(**changes) -> LLaDA2Config:
     sizes = {"hidden_size": 16, "num_experts": 16, "num_experts_per_tok": 4, "moe_intermediate_size": 8}
     return LLADA2_MINI.model_copy(update={**sizes, "n_group": 4, "topk_group": 2, **changes})
+
+
+def route(scores, bias, config):
+    index = choose(scores, bias, config)
+    return index, weigh(scores, index, config)
 
 
 def as_dict(index, weight):
