@@ -32,6 +32,9 @@ class AlgorithmConfig(Section):
     )
     shrink: int = Field(default=1, gt=0, description="trajectory: neighbouring steps scored from one state (TraceRL)")
     merge: int = Field(default=0, ge=0, description="trajectory: segments that its steps are merged into (d2); 0: off")
+    lookahead: float = Field(
+        default=0.0, ge=0, le=1, description="trajectory: share of a step's weight given to all slots still masked"
+    )
     noise: Literal["exact_count", "bernoulli", "cyclic", "gauss", "coupled", "folded"] = Field(
         default="exact_count", description="elbo: law of the number of masked positions"
     )
@@ -102,7 +105,7 @@ class AlgorithmConfig(Section):
     @property
     def exact_steps(self) -> bool:
         """Every scored step is shown in its own recorded state."""
-        return self.on_trajectory and self.shrink == 1 and self.merge == 0
+        return self.on_trajectory and self.shrink == 1 and self.merge == 0 and self.lookahead == 0
 
     @property
     def needs_reference(self) -> bool:
@@ -155,8 +158,8 @@ class AlgorithmConfig(Section):
             raise ValueError(f"estimator 'coupled' is one full mask and pairs: num_mc 3, 5, ..., got {self.num_mc}")
         if self.shrink > 1 and self.merge:
             raise ValueError("shrink and merge both cut the trajectory; use one of them")
-        if (self.shrink > 1 or self.merge) and not self.on_trajectory:
-            raise ValueError(f"shrink and merge need a trajectory, estimator {self.estimator!r} has none")
+        if (self.shrink > 1 or self.merge or self.lookahead) and not self.on_trajectory:
+            raise ValueError(f"shrink, merge and lookahead need a trajectory, estimator {self.estimator!r} has none")
         if self.estimator == "autoregressive" and self.t2t_views in {"draft", "random"}:
             raise ValueError(
                 "t2t_views: drafts fill the masks of a masked view; autoregressive views have recorded only"
@@ -173,6 +176,6 @@ class AlgorithmConfig(Section):
             if asked and not self.exact_steps:
                 raise ValueError(
                     f"{name} compares with what the engine recorded at each step; use estimator trajectory or"
-                    " trajectory_sampled without shrink and merge"
+                    " trajectory_sampled without shrink, merge and lookahead"
                 )
         return self

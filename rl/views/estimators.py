@@ -54,6 +54,7 @@ def _policy_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, sco
             sampling=config.step_sampling,
             shrink=config.shrink,
             merge=config.merge,
+            lookahead=config.lookahead,
         )
         return trajectory_views(batch, law, mask_id)
     if config.estimator == "autoregressive":

@@ -28,6 +28,8 @@ class StepLaw:
         sampling: Law of the sampled steps: `uniform`, or `surprisal` (more often where -log p was large).
         shrink: This many neighbouring steps are scored from the state before the first of them (TraceRL's s).
         merge: A block's steps are cut into at most this many segments, scored likewise (d2's N); 0: not cut.
+        lookahead: Share of a step's weight that goes in equal parts to all slots still masked, with their final
+            tokens: biased, of much less variance, and no further forward (math.md eq 14).
     """
 
     num_views: int | None
@@ -35,11 +37,12 @@ class StepLaw:
     sampling: Literal["uniform", "surprisal"] = "uniform"
     shrink: int = 1
     merge: int = 0
+    lookahead: float = 0.0
 
     @property
     def exact(self) -> bool:
-        """Every step is scored from its own state."""
-        return self.shrink == 1 and self.merge == 0
+        """Every step is scored from its own state, at the slots it acted on."""
+        return self.shrink == 1 and self.merge == 0 and self.lookahead == 0
 
 
 def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[View]:
@@ -111,6 +114,7 @@ class _RowSteps:
     log_prob: np.ndarray
     scored: np.ndarray
     blank: np.ndarray  # the canvas before any step: prompt tokens and masks
+    mask_id: int
     num_blocks: int
     segments: dict[int, np.ndarray]  # block -> first and last forward of each segment with something to score
 
@@ -124,7 +128,7 @@ class _RowSteps:
         blank = torch.where(batch.editable[row], mask_id, batch.tokens[row]).cpu().numpy()
         segments = {int(b): _segments(np.unique(forward[scored & (block == b)]), law) for b in np.unique(block[scored])}
         log_prob, number = np.asarray(trace.log_prob, dtype=np.float64), len(blank) // batch.block_length
-        return cls(forward, position, block, new, edit, log_prob, scored, blank, number, segments)
+        return cls(forward, position, block, new, edit, log_prob, scored, blank, mask_id, number, segments)
 
     def view(self, view: int, law: StepLaw, strata: np.ndarray) -> tuple[np.ndarray, ...]:
         """Noisy tokens, targets, weights, edit flags, engine log-probs, steps and acting slots of one view."""
@@ -144,9 +148,27 @@ class _RowSteps:
         weight, log_prob = np.zeros(length), np.zeros(length)
         edit, acted = np.zeros(length, dtype=bool), np.zeros(length, dtype=bool)
         target[at], weight[at], log_prob[at] = self.new[here], scale[self.block[here]], self.log_prob[here]
+        if law.lookahead:
+            self._look_ahead(law.lookahead, here, noisy, target, weight)
         edit[at[::-1]] = self.edit[here][::-1]  # reversed: a position's first action in the segment says what it showed
         acted[self.position[inside]] = True
         return noisy, target, weight, edit, log_prob, first, acted
+
+    def _look_ahead(
+        self, share: float, here: np.ndarray, noisy: np.ndarray, target: np.ndarray, weight: np.ndarray
+    ) -> None:
+        """Move a share of the weight of each step's unmasks to all slots of its block that are masked before it."""
+        final = self.blank.copy()
+        final[self.position] = self.new
+        unmasks = here & ~self.edit
+        for block in np.unique(self.block[unmasks]):
+            at = self.position[unmasks & (self.block == block)]
+            open_slots = self.position[(self.block == block) & ~self.edit & (noisy[self.position] == self.mask_id)]
+            total = weight[at].sum()
+            weight[at] *= 1 - share
+            later = np.setdiff1d(open_slots, at)
+            target[later] = final[later]
+            weight[open_slots] += share * total / len(open_slots)
 
     def _choose(self, block: int, view: int, law: StepLaw, stratum: float) -> tuple[int | None, float]:
         """The segment of a block that a view scores, and the weight of its actions."""

@@ -241,3 +241,25 @@ def test_the_estimators_choose_their_views():
         for name in ("trajectory", "trajectory_sampled", "elbo")
     }
     assert counts == {"trajectory": len(steps), "trajectory_sampled": 2, "elbo": 2}
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0])
+def test_lookahead_moves_a_share_of_each_steps_weight_to_all_slots_still_masked(share: float):
+    # Slots 2 and 3 hold the canvas: forward 0 fills slot 2 with 5, forward 1 edits it to 4 and fills slot 3 with 6.
+    trace = DecodeTrace(MASK, 2, (0, 1, 1), (0, 0, 1), (MASK, 5, MASK), (5, 4, 6), (-1.0, -1.5, -2.0), (-1.0,) * 3)
+    completion = Completion("p", (4, 6), (4, 6), "length", trace)
+    batch = batch_of(Experience(Prompt("p", (3, 3), 0), completion, 1.0, 0))
+    first, second = trajectory_views(batch, StepLaw(None, lookahead=share), MASK)
+    assert first.weight[0].tolist() == [0.0, 0.0, 1 - share / 2, share / 2]
+    assert first.target[0, 2:].tolist() == [5, 6]  # what the step wrote; what the slot will hold
+    assert second.weight[0].tolist() == [0.0, 0.0, 1.0, 1.0]  # an edit keeps its weight, the last mask its own
+    assert second.edit[0].tolist() == [False, False, True, False]
+    assert first.rollout_log_prob is None
+
+
+def test_lookahead_keeps_the_total_weight_of_every_completion():
+    _, rows, batch = toy_rollouts()
+    plain, ahead = (trajectory_views(batch, StepLaw(None, lookahead=s), TOY_TOKENS.mask) for s in (0.0, 0.7))
+    totals = [sum(view.weight.sum(-1) for view in views) for views in (plain, ahead)]
+    torch.testing.assert_close(totals[0], totals[1], rtol=0, atol=1e-12)
+    assert sum(int(view.scored.sum()) for view in ahead) > sum(int(view.scored.sum()) for view in plain)
