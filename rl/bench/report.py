@@ -1,17 +1,75 @@
-"""Where a benchmark's results go: a JSON record with its circumstances, and a Markdown table."""
+"""What a benchmark leaves behind: one JSON file with everything measured, and the same as Markdown tables."""
 
 import json
+import os
+import platform
 import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from rl.recorder import environment
 
 
-def write_report(folder: Path, name: str, record: dict[str, Any], markdown: str) -> None:
-    """Write NAME.json (the record with command, commit and versions) and NAME.md."""
+@dataclass(frozen=True)
+class Section:
+    """One table of a report.
+
+    Attributes:
+        title: Above it.
+        note: What was measured, and on what.
+        columns: Heads; the first column names the rows.
+        rows: Cells.
+    """
+
+    title: str
+    note: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __str__(self) -> str:
+        """As Markdown."""
+        lines = [self.columns, ["---", *["--:"] * (len(self.columns) - 1)], *self.rows]
+        return "\n".join([f"## {self.title}", "", self.note, "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+
+
+def write_report(folder: Path, name: str, record: Mapping[str, Any], markdown: str) -> None:
+    """Write NAME.json and NAME.md.
+
+    Args:
+        folder: Made if it is not there.
+        name: Of the benchmark.
+        record: What was measured; command, commit, device and versions are added.
+        markdown: The same for readers; where it comes from is added.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    circumstances = {"commit": found.stdout.strip() or "unknown", "environment": environment()}
-    (folder / f"{name}.json").write_text(json.dumps(circumstances | record, indent=1) + "\n")
-    (folder / f"{name}.md").write_text(markdown)
+    origin = {
+        "command": " ".join(["redraft", *sys.argv[1:]]),
+        "commit": _commit(),
+        "device": _device(),
+        "versions": environment()["versions"],
+    }
+    (folder / f"{name}.json").write_text(json.dumps({**origin, **record}, indent=1) + "\n")
+    made = f"Made by `{origin['command']}` at commit {origin['commit'][:12]} on {origin['device']}."
+    (folder / f"{name}.md").write_text(f"{markdown.rstrip()}\n\n{made}\n")
+
+
+def _commit() -> str:
+    """Of the checkout that holds this code."""
+    words = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown (not a git checkout)"
+    return found.stdout.strip()
+
+
+def _device() -> str:
+    cpu = (
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} torch threads"
+    )
+    return f"{cpu}; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else cpu

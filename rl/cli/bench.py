@@ -14,6 +14,32 @@ def bench() -> None:
 
 
 @app.command()
+def estimators(
+    long: Annotated[bool, typer.Option("--long", help="More policies, draws and rollouts (about an hour).")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of fixtures, rollouts and noise.")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of estimators.json, .md and the PNGs.")] = Path(
+        "benchmarks/results"
+    ),
+) -> None:
+    """Measure bias, variance and aim of every likelihood estimator against exact values."""
+    from rl.bench.estimator_tables import sections
+    from rl.bench.estimators import LONG, SHORT, measure
+    from rl.bench.figures import draw_estimators
+    from rl.bench.report import write_report
+    from rl.cli.display import progress, text_table
+
+    with progress("estimators") as advance:
+        record = measure(LONG if long else SHORT, seed, advance)
+    figures = draw_estimators(record, out)
+    tables = sections(record)
+    images = "".join(f"![{name}]({name})\n\n" for name in figures)
+    write_report(out, "estimators", record, "# Estimators\n\n" + "\n".join(map(str, tables)) + images)
+    for table in tables:
+        text_table(table.title, table.columns, table.rows)
+    typer.echo(f"written to {out}: estimators.json, estimators.md, {', '.join(figures)}")
+
+
+@app.command()
 def learning(
     presets: Annotated[list[str] | None, typer.Option(help="Algorithm, repeatable; default: all.")] = None,
     tasks: Annotated[list[str] | None, typer.Option(help="Task, repeatable; default: all.")] = None,

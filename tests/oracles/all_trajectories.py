@@ -94,7 +94,8 @@ class Sampler:
             if i not in masked and top != canvas[i] and best[i] > self.config.editing_threshold:
                 edited.append(i)
         if masked and not filled:
-            filled = [max(masked, key=lambda i: (best[i], -i))]
+            leftmost = self.config.unmask_fallback == "leftmost"
+            filled = [masked[0] if leftmost else max(masked, key=lambda i: (best[i], -i))]
         return sorted(filled + edited)
 
     def log_probs(self, canvas: tuple[int, ...], slots: range, temperature: float) -> Tensor:
