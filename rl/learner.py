@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from rl.batch import CanvasBatch, Experience, collate, redrawn, split_by_tokens
 from rl.config import RunConfig
 from rl.likelihood import Scores, draft_tokens, path_mismatch, score_view
-from rl.objective import LogProbs, Normaliser, Policies, Terms, policy_loss
+from rl.objective import LogProbs, Normaliser, Policies, Terms, anchor_evidence, policy_loss
 from rl.optim import freeze_router, make_optimizer, set_learning_rate
 from rl.route_tape import Routes, RouteTape, routed
 from rl.routes import earlier_routes, trajectory_routes
@@ -139,7 +139,7 @@ class Learner:
         return sums
 
     def _accumulate(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> Sums:
-        """Add the gradient: the loss's slope by all log-probs, replayed through the network view by view."""
+        """Add the gradient: the loss's slope by all log-probs, replayed through the network view by view (eq 46)."""
         if not any(size for micro in micros for size in micro.sizes):
             return {}
         terms = _flatten(micros)
@@ -154,11 +154,15 @@ class Learner:
         (slope,) = torch.autograd.grad(loss, policies.current)
         totals = {name: value.item() for name, value in sums.items()} | {"loss": loss.item()}
         parts = iter(slope.split([size for micro in micros for size in micro.sizes]))
+        replayed: list[Tensor] = []
         for micro in micros:
             for number, view in enumerate(micro.views):
                 scores, tape = self._score(self.model, micro, number)
                 (scores.log_prob * next(parts)).sum().backward()
+                replayed.append(scores.log_prob.detach().double())
                 add(totals, view_sums(scores, view) | route_sums(tape))
+        if self.config.algorithm.anchor:  # its value, unlike its slope, is not known before the replay
+            totals["anchor"] = anchor_evidence(torch.cat(replayed), terms, normaliser).item()
         return totals | {"rows": float(len(terms.advantage))}
 
     @torch.no_grad()
