@@ -12,12 +12,12 @@ _TINY: Final = 1e-6  # in units of reward: a group whose rewards differ by less 
 def group_advantages(rewards: Rewards, kind: str, psi: float = 1.0) -> list[float | None]:
     """Advantages inside one group (docs/math.md eq 30 to 34).
 
-    * `dr_grpo`: r - mean(r).
-    * `leave_one_out`: r - mean of the others' rewards = n / (n - 1) (r - mean(r)): unbiased as a baseline.
-    * `grpo`: (r - mean(r)) / std(r): easy and hard prompts weigh more than middling ones.
-    * `reinforce_plus_plus`: r - mean(r), to be whitened over the batch (`whiten`).
-    * `signed_softmax`: softmax(a / psi) - softmax(-a / psi) with a = r - mean(r): wd1's weights.
-    * `softmax`: softmax(r / psi) - 1 / n: DMPO's weights less their mean.
+    * `dr_grpo`: r - mean(r) (eq 30).
+    * `leave_one_out`: r - mean of the others' rewards = n / (n - 1) (r - mean(r)): unbiased as a baseline (eq 31).
+    * `grpo`: (r - mean(r)) / std(r): easy and hard prompts weigh more than middling ones (eq 32).
+    * `reinforce_plus_plus`: r - mean(r), to be whitened over the batch (`whiten`; eq 33).
+    * `signed_softmax`: softmax(a / psi) - softmax(-a / psi) with a = r - mean(r): wd1's weights (eq 34).
+    * `softmax`: softmax(r / psi) - 1 / n: DMPO's weights less their mean (eq 34).
 
     Args:
         rewards: One per completion; None where a completion could not be scored.
@@ -69,7 +69,7 @@ def whiten(advantages: Sequence[float | None]) -> list[float | None]:
 
 
 def normalised_sum(parts: Sequence[Mapping[str, float | None]], weights: Mapping[str, float]) -> list[float | None]:
-    """Rewards of one group, each part normalised inside the group before the weighted sum.
+    """Rewards of one group, each part normalised inside the group before the weighted sum (docs/math.md eq 43).
 
     A part that varies little, such as a format reward, then counts as much as its weight says, instead of drowning.
 
@@ -90,7 +90,7 @@ def normalised_sum(parts: Sequence[Mapping[str, float | None]], weights: Mapping
 
 
 def overlong_penalty(length: int, longest: int, buffer: int) -> float:
-    """0 up to `longest - buffer` tokens, then linear down to -1 at `longest` (DAPO's soft overlong punishment).
+    """0 up to `longest - buffer` tokens, then linear down to -1 at `longest` (DAPO; docs/math.md eq 44).
 
     Args:
         length: Tokens of the completion up to and with its first stop token.

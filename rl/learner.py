@@ -144,7 +144,7 @@ class Learner:
         return sums
 
     def _accumulate(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> Sums:
-        """Add the gradient: the loss's slope by all log-probs, replayed through the network view by view."""
+        """Add the gradient: the loss's slope by all log-probs, replayed through the network view by view (eq 46)."""
         if not any(size for micro in micros for size in micro.sizes):
             return {}
         terms = _flatten(micros)

@@ -97,7 +97,7 @@ def draft_tokens(
 def path_mismatch(
     model: nn.Module, batch: CanvasBatch, view: View, decode: DecodeConfig, mask_id: int
 ) -> Bool[Tensor, "batch blocks"]:
-    """Blocks in which the policy, on the recorded state, would act on other slots than the decoder recorded."""
+    """Blocks in which the policy, on the recorded state, would act on other slots than recorded (math.md eq 45)."""
     assert view.step is not None
     assert view.acted is not None
     start, block_length = batch.first_editable, batch.block_length

@@ -93,7 +93,8 @@ def upper_bound(
 ) -> Float[Tensor, " slots"]:
     """Renyi upper bound of each position's evidence, (1 / beta) log sum_views weight p^beta (eq 26).
 
-    The logarithm of a Monte-Carlo mean lies below the bound on average (Jensen), by O(1 / views).
+    The logarithm of a Monte-Carlo mean lies below that of the mean on average (Jensen), by O(1 / views). The sum over
+    positions bounds a completion's evidence only for beta at least their number, or up to a constant.
 
     Args:
         log_prob: Nats, one per (view, position) that was masked.
@@ -112,12 +113,12 @@ def upper_bound(
 
 
 def k2(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """0.5 (log p - log p_ref)^2: as a loss on the policy's own draws its gradient is that of KL(policy || ref)."""
+    """0.5 (log p - log p_ref)^2: as a loss on own draws its gradient is that of KL(policy || ref) (eq 27)."""
     return 0.5 * log_ratio.square()
 
 
 def k3(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
-    """p_ref / p - 1 + log(p / p_ref): not negative, but exponential in the noise of an ELBO; for compatibility.
+    """p_ref / p - 1 + log(p / p_ref): not negative; exponential in the noise of an ELBO; for compatibility (eq 27).
 
     Source: http://joschu.net/blog/kl-approx.html.
     """

@@ -1,7 +1,8 @@
 """The objective: ratios over views, a surrogate, KL, anchor and corrections, composed from the settings.
 
 The network never appears here. The learner differentiates `policy_loss` by the scored log-probabilities only, and
-replays the result through the network one view at a time (proxy gradients), so no more than one view's graph lives.
+replays the result through the network one view at a time (proxy gradients, docs/math.md eq 46), so no more than one
+view's graph lives. Equation numbers are those of docs/math.md.
 """
 
 from collections.abc import Sequence
@@ -120,7 +121,7 @@ class Units:
 
 
 def make_units(terms: Terms, config: AlgorithmConfig, normaliser: Normaliser) -> Units:
-    """Group scored positions into ratios (math.md eq 16 to 19).
+    """Group scored positions into ratios (eq 16 to 19), each with its share of the loss (eq 42).
 
     The sequence ratio divides the weighted sum by editable tokens ** gamma: gamma 1 is ESPO's and GSPO's
     length-normalised ratio, gamma 0 is EBPO as printed (LLaDA2.1 eq 5).
@@ -241,7 +242,7 @@ def _term_weights(terms: Terms, config: AlgorithmConfig) -> Scored:
 
 
 def _centred_k1(terms: Terms, difference: Scored) -> Float[Tensor, " rows"]:
-    """Each row's log p_old / p_ref minus its group's mean: what a KL in the reward does to Dr.GRPO's advantage."""
+    """Each row's log p_old / p_ref minus its group's mean: what a KL in the reward does to advantages (eq 27)."""
     value = terms.row_sums(terms.weight * difference).detach()
     _, member = torch.unique(terms.group, return_inverse=True)
     total = torch.zeros_like(value).index_add(0, member, value)

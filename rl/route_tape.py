@@ -1,7 +1,8 @@
 """The tape of one forward of a mixture of experts: the routes its routers choose, and those they are told to take.
 
 A route is the list of experts that one token visits in one layer. Only the experts come from a tape; their weights
-are always gathered from the live dense scores, so a router that learns has its gradient on replayed routes too.
+are always gathered from the live dense scores, so a router that learns has its gradient on replayed routes too
+(docs/math.md eq 47).
 
 Source: rollout routing replay, arXiv 2510.11370; routing replay between passes, GSPO, arXiv 2507.18071.
 """

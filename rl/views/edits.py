@@ -34,7 +34,7 @@ def draft_view(batch: CanvasBatch, source: View, draft: Int[Tensor, "batch lengt
         view: Number of the view, for its draws.
 
     Returns:
-        A T2T view with the source's weights n / k for wrong slots and half of them for kept ones.
+        A T2T view with the source's weights n / k for wrong slots and half of them for kept ones (math.md eq 40).
     """
     noisy = torch.where(source.scored, draft, batch.tokens)
     good = batch.advantages[:, None] >= 0

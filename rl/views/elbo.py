@@ -30,11 +30,11 @@ class MaskLaw:
         num_mc: Views.
         noise: `exact_count`: k ~ q on 1..n (math.md eq 6); `bernoulli`: t ~ U(0, 1), each position with probability t,
             weight 1 / t (eq 1); `cyclic`: exact count, levels on a grid over (view, block) cells with one random shift
-            (DARE's EBPO); `gauss`: k = round(t n) at Gauss-Legendre nodes t (GDPO; biased); `coupled`: pairs of
-            complements, k ~ U{0..n} (ESPO); `folded`: pairs of complements, k ~ U{1..n}.
-        stratify: The views' levels come from separate strata of the unit interval, in random order per block.
-        count_exponent: q(k) ~ k^-a for exact counts; 0 is uniform.
-        tiles: Views mask consecutive arcs of one random order of the block's positions.
+            (DARE's EBPO; eq 8); `gauss`: k = round(t n) at Gauss-Legendre nodes t (GDPO; eq 12, biased); `coupled`:
+            pairs of complements, k ~ U{0..n} (ESPO; eq 10); `folded`: pairs of complements, k ~ U{1..n} (eq 11).
+        stratify: The views' levels come from separate strata of the unit interval, in random order per block (eq 8).
+        count_exponent: q(k) ~ k^-a for exact counts; 0 is uniform (optimum: eq 7).
+        tiles: Views mask consecutive arcs of one random order of the block's positions (eq 9).
         masks_per_level: Views that share one level (VRPO's n_y); 1 is the best use of a budget.
     """
 
@@ -101,7 +101,7 @@ def mask_count(level: BlockFloats, size: BlockInts, view: int, law: MaskLaw) -> 
 
 
 def count_law(size: BlockInts, most: int, exponent: float) -> Float[Tensor, "batch blocks most"]:
-    """q(k) proportional to k^-exponent on 1..n, for every block."""
+    """q(k) proportional to k^-exponent on 1..n, for every block (eq 6)."""
     k = torch.arange(1, most + 1, dtype=torch.float64, device=size.device)
     mass = k**-exponent * (k <= size[..., None])
     return mass / mass.sum(-1, keepdim=True).clamp_min(1e-300)
@@ -110,7 +110,7 @@ def count_law(size: BlockInts, most: int, exponent: float) -> Float[Tensor, "bat
 def arc(
     order: Int[Tensor, "batch blocks slots"], start: BlockInts, count: BlockInts, size: BlockInts
 ) -> Bool[Tensor, "batch blocks slots"]:
-    """Positions whose place in the order lies in the arc of length `count` from `start`, around a circle of `size`."""
+    """Positions whose place in the order lies in the arc of `count` from `start`, around a circle of `size` (eq 9)."""
     place = (order - start[..., None]) % size.clamp_min(1)[..., None]
     return place < count[..., None]
 

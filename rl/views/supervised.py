@@ -14,7 +14,7 @@ def supervised_view(
     A block with n editable positions has k = 1 + floor(t n) of them masked (at most n), t uniform in `mask_ratio`;
     each still visible position is replaced with probability `edit_ratio` by a token from elsewhere in the batch.
     Masked positions carry the ELBO weight n / k; visible ones are scored too (repair what is wrong, keep what is
-    right) with weight `t2t_weight` times n over their number, so both terms have one unit.
+    right) with weight `t2t_weight` times n over their number, so both terms have one unit (docs/math.md eq 41).
 
     Source: LLaDA2.1 section on the mixture; ratios there are unpublished, ours are configurable.
     """

@@ -1,6 +1,6 @@
 """Views of the published surrogates that are no ELBO: mean field, coupled pairs and levels spaced from a random start.
 
-They are cheap and biased; docs/algorithms.md has the measured angles to the true gradient.
+They are cheap and biased (docs/math.md section 4); docs/algorithms.md has the measured angles to the true gradient.
 """
 
 import torch
@@ -13,7 +13,7 @@ COUPLED_LEVELS = (0.2, 0.8)
 
 
 def mean_field_views(batch: CanvasBatch, num_mc: int, prompt_mask_ratio: float, mask_id: int) -> list[View]:
-    """Everything masked: one-step log-probabilities, as if tokens were independent.
+    """Everything masked: one-step log-probabilities, as if tokens were independent (eq 36).
 
     With `prompt_mask_ratio` each view also masks prompt tokens, in both halves; without, all views would be equal and
     one is made.
@@ -48,7 +48,8 @@ def coupled_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
 
     t ~ U(0.2, 0.8) per completion and pair; w = 1 / t in the half masked with probability t, 1 / (1 - t) in the other.
 
-    Source: coupled-GRPO, DiffuCoder (arXiv 2506.20639). Its weights add up to 1.5 units of likelihood, not one.
+    Source: coupled-GRPO, DiffuCoder (arXiv 2506.20639). Its weights add up to 1.5 units of likelihood, not one
+    (eq 37).
     """
     half = torch.full(batch.tokens.shape, 0.5, dtype=torch.float64, device=batch.tokens.device)
     views, pairs = [masked_view(batch, batch.editable, half, mask_id)], num_mc // 2
@@ -64,7 +65,8 @@ def coupled_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
 def spaced_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
     """Masks at levels spaced evenly from a random start t_0 up to 1; the mean over masked tokens times their number n.
 
-    Source: UniGRPO's structured noising, MMaDA (arXiv 2505.15809). The levels lean to 1, so this is no ELBO.
+    Source: UniGRPO's structured noising, MMaDA (arXiv 2505.15809). The levels lean to 1, so this is no ELBO
+    (eq 38).
     """
     blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
     size = blocks.sum(-1)

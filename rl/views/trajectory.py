@@ -1,7 +1,7 @@
 """Trajectory views: the states that the editing decoder really went through, scored at what it wrote there.
 
 With positions chosen by the state alone, the sum of the log-probabilities of the tokens drawn is the sampler's own
-log-likelihood (math.md eq 13), edits included.
+log-likelihood (math.md eq 13), edits included; its gradient is the policy gradient (eq 14).
 """
 
 from dataclasses import dataclass, replace
@@ -26,10 +26,10 @@ class StepLaw:
         num_views: Steps scored per block; None: all of them.
         actions: Score everything drawn, or one kind of action.
         sampling: Law of the sampled steps: `uniform`, or `surprisal` (more often where -log p was large).
-        shrink: This many neighbouring steps are scored from the state before the first of them (TraceRL's s).
-        merge: A block's steps are cut into at most this many segments, scored likewise (d2's N); 0: not cut.
+        shrink: This many neighbouring steps are scored from the state before the first (TraceRL's s; eq 35).
+        merge: A block's steps are cut into at most this many segments, scored likewise (d2's N; eq 35); 0: not cut.
         lookahead: Share of a step's weight that goes in equal parts to all slots still masked, with their final
-            tokens: biased, of much less variance, and no further forward (math.md eq 14).
+            tokens: biased, of much less variance, and no further forward (eq 48).
     """
 
     num_views: int | None
@@ -48,9 +48,8 @@ class StepLaw:
 def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[View]:
     """Views of the decoder's own steps: the state before a step, scored at the positions the step acted on.
 
-    A block that took m acting steps is scored at all of them (`num_views` None, or m <= num_views),
-    or at one step from each of `num_views` strata with weight 1 / (num_views q): unbiased for the sum over all steps
-    (math.md eq 15).
+    A block that took m acting steps is scored at all of them (`num_views` None, or m <= num_views), or at one step from
+    each of `num_views` strata with weight 1 / (num_views q): unbiased for the sum over all steps (math.md eq 15).
 
     Args:
         batch: Canvases with their traces.
@@ -85,7 +84,7 @@ def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[Vie
 
 
 def left_to_right(batch: CanvasBatch, mask_id: int) -> CanvasBatch:
-    """The same canvases as if written one token at a time from left to right: JustGRPO's view of any completion.
+    """The same canvases as if written one token at a time from left to right: JustGRPO's view (math.md eq 39).
 
     Source: JustGRPO (arXiv 2601.15165).
     """

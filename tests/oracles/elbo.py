@@ -1,4 +1,4 @@
-"""The exact ELBO of one block in the four forms of design/ALGORITHMS.md section 1, by enumerating every mask."""
+"""The exact ELBO of one block in the four forms of docs/math.md (eq 1 to 4), by enumerating every mask."""
 
 import itertools
 import math
@@ -34,7 +34,7 @@ def subsets(positions: Sequence[int]) -> list[frozenset[int]]:
 
 
 def level_integral(table: MaskTable) -> float:
-    """E1: mean over t ~ U(0, 1) and Bernoulli(t) masks of l_M / t; the integrand is a polynomial in t."""
+    """Eq 1: mean over t ~ U(0, 1) and Bernoulli(t) masks of l_M / t; the integrand is a polynomial in t."""
     n = max(map(len, table))
     nodes, weights = np.polynomial.legendre.leggauss(n)
     total = 0.0
@@ -45,7 +45,7 @@ def level_integral(table: MaskTable) -> float:
 
 
 def count_average(table: MaskTable) -> float:
-    """E2: mean over k ~ U{1..n} and k-subsets of (n / k) l_M."""
+    """Eq 2: mean over k ~ U{1..n} and k-subsets of (n / k) l_M."""
     n = max(map(len, table))
     total = 0.0
     for k in range(1, n + 1):
@@ -55,12 +55,12 @@ def count_average(table: MaskTable) -> float:
 
 
 def enumerated(table: MaskTable) -> float:
-    """E3: the sum over masks of l_M / (|M| C(n, |M|))."""
+    """Eq 3: the sum over masks of l_M / (|M| C(n, |M|))."""
     n = max(map(len, table))
     return sum(sum(terms.values()) / (len(masked) * math.comb(n, len(masked))) for masked, terms in table.items())
 
 
 def any_order(table: MaskTable) -> float:
-    """E4: mean over orders of unmasking of the sum of log p(next token | tokens before it in the order)."""
+    """Eq 4: mean over orders of unmasking of the sum of log p(next token | tokens before it in the order)."""
     orders = list(itertools.permutations(max(table, key=len)))
     return sum(sum(table[frozenset(order[j:])][i] for j, i in enumerate(order)) for order in orders) / len(orders)

@@ -1,4 +1,4 @@
-"""Group advantages by hand."""
+"""Group advantages by hand (docs/math.md eq 30 and 31)."""
 
 import pytest
 

@@ -1,4 +1,8 @@
-"""The learner against the full graph of its loss, its invariances, and the exact policy gradient by enumeration."""
+"""The learner against the full graph of its loss, its invariances, and the exact policy gradient by enumeration.
+
+Equations of docs/math.md: every loss, penalty and correction (eq 16 to 29) in plain loops over scored positions; proxy
+gradients (eq 46) against one graph; sampled steps (eq 15) and trajectories (eq 14) against autodiff of the return.
+"""
 
 import copy
 import dataclasses
@@ -213,6 +217,16 @@ def test_two_scorings_of_one_policy_are_equal_bit_for_bit(algorithm, rows):
         with torch.no_grad():
             without = score_view(model, batch, view, TOKENS.mask, 0.8).log_prob
         assert torch.equal(with_graph, without)
+
+
+@pytest.mark.parametrize("algorithm", [{"estimator": "trajectory_sampled"}, {"preset": "ebpo"}], ids=str)
+def test_the_anchors_value_is_reported_whether_or_not_the_first_step_scores_beforehand(algorithm, rows):
+    metrics = [
+        make_learner({**algorithm, "anchor": 0.05, "num_iterations": n}, learning_rate=1e-12).update(rows)
+        for n in (1, 2)  # a single step needs no pass without a graph, the first of two does
+    ]
+    assert metrics[0]["objective/anchor"] < -0.1
+    assert metrics[0]["objective/anchor"] == pytest.approx(metrics[1]["objective/anchor"], abs=1e-9)
 
 
 @every_algorithm

@@ -1,4 +1,7 @@
-"""Trajectory views: the decoder's own steps, replayed and scored."""
+"""Trajectory views: the decoder's own steps, replayed and scored (docs/math.md eq 13), all or sampled (eq 15).
+
+Here states, actions and weights; that their sum has the policy's gradient (eq 14) is shown in test_learner.py.
+"""
 
 import pytest
 import torch
