@@ -33,7 +33,7 @@ def estimators(
     figures = draw_estimators(record, out)
     tables = sections(record)
     images = "".join(f"![{name}]({name})\n\n" for name in figures)
-    write_report(out, "estimators", record, "# Estimators\n\n" + "\n".join(map(str, tables)) + images)
+    write_report(out, "estimators", record, "# Estimators\n\n" + "\n".join([*map(str, tables), images]))
     for table in tables:
         text_table(table.title, table.columns, table.rows)
     typer.echo(f"written to {out}: estimators.json, estimators.md, {', '.join(figures)}")

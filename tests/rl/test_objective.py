@@ -1,6 +1,7 @@
 """The objectives by hand: units (docs/math.md eq 16 to 18), their shares (eq 42), clip (eq 20), k2 (eq 27).
 
-The other losses (eq 19 and eq 21 to 29) are held against plain loops in test_learner.py.
+Normalisers, ranges, penalties and whole-completion losses are in test_objective_pieces.py; all of them are held against
+plain loops in test_learner.py.
 """
 
 import math
@@ -9,35 +10,8 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig
-from rl.objective import Normaliser, Policies, Terms, make_units, policy_loss
-
-
-def doubles(*values: float) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def logs(*ratios: float) -> torch.Tensor:
-    return doubles(*ratios).log()
-
-
-def make_terms(row, weight, edit, advantage, editable, **more) -> Terms:
-    """Scored positions of one view, every one at a position of its own, each row a group."""
-    number = torch.arange(len(row))
-    named = {
-        "position": number, "view": torch.zeros_like(number), "anchor": number < 0,
-        "engine": torch.full_like(weight, torch.nan), "group": torch.arange(len(advantage)),
-    }  # fmt: skip
-    return Terms(row=row, weight=weight, edit=edit, advantage=advantage, editable=editable, **{**named, **more})
-
-
-# Row 0: two M2T terms and one T2T term; row 1: one M2T term; row 2: nothing scored.
-TERMS = make_terms(
-    row=torch.tensor([0, 1, 0, 0]),
-    weight=doubles(1.0, 2.0, 3.0, 4.0),
-    edit=torch.tensor([False, False, False, True]),
-    advantage=doubles(1.0, -2.0, 5.0),
-    editable=doubles(4.0, 9.0, 16.0),
-)
+from rl.objective import Normaliser, Policies, make_units, policy_loss
+from tests.hand_terms import TERMS, config, doubles, logs, losses, make_terms
 
 
 @pytest.mark.parametrize(
@@ -48,16 +22,6 @@ def test_the_sequence_ratio_is_a_weighted_sum_over_editable_tokens_to_the_gamma(
     units = make_units(TERMS, config(ratio="sequence", gamma=gamma), Normaliser(5.0, 10, 50.0))
     assert units.sum(difference).tolist() == pytest.approx(expected, abs=1e-12)
     assert list(zip(units.row.tolist(), units.edit.tolist(), strict=True)) == [(0, False), (0, True), (1, False)]
-
-
-def config(**changes) -> AlgorithmConfig:
-    return AlgorithmConfig(**{"ratio": "token", "epsilon": 0.2, "epsilon_high": 0.28, **changes})
-
-
-def losses(current, old, reference, algorithm, terms=TERMS, num_rows=5.0, max_tokens=10):
-    policies = Policies(current, old, reference)
-    loss, sums = policy_loss(policies, terms, algorithm, Normaliser(num_rows, max_tokens, 100.0))
-    return loss.item(), {name: value.item() for name, value in sums.items()}
 
 
 def test_the_token_loss_is_divided_by_rows_times_longest_completion():
