@@ -45,6 +45,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
         settings={
             "estimator": "trajectory_sampled",
             "num_mc": 2,
+            "step_sampling": "surprisal",
             "ratio": "token",
             "advantage": "dr_grpo",
             "epsilon": 0.2,
