@@ -39,7 +39,7 @@ class AlgorithmConfig(Section):
         default="exact_count", description="elbo: law of the number of masked positions"
     )
     stratify: bool = Field(default=True, description="elbo: levels of the views from separate strata")
-    count_exponent: float = Field(default=0.0, ge=0, le=2, description="elbo: q(k) ~ k^-a; 0.65 is close to optimal")
+    count_exponent: float = Field(default=0.0, ge=0, le=2, description="elbo: q(k) ~ k^-a; 0.5 is close to optimal (math.md eq 7)")
     tiles: bool = Field(default=False, description="elbo: views mask consecutive arcs of one permutation")
     masks_per_level: int = Field(default=1, gt=0, description="elbo: views that share a level (VRPO's n_y)")
     prompt_mask_ratio: float = Field(default=0.0, ge=0, lt=1, description="mean_field: prompt tokens masked too (d1)")

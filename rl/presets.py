@@ -58,7 +58,7 @@ PRESETS: Final[Mapping[str, Preset]] = {
         settings={
             **_ELBO,
             "num_mc": 2,
-            "count_exponent": 0.65,
+            "count_exponent": 0.5,
             "tiles": True,
             "gamma": 1.0,
             "advantage": "dr_grpo",

@@ -70,8 +70,8 @@ class Effort:
     surrogate_rollouts: int
 
 
-SHORT: Final = Effort(2, 3, 800, 300, 3, 40, 300, 2000, 2, 2048)
-LONG: Final = Effort(5, 4, 800, 300, 6, 200, 1500, 40000, 6, 16384)
+SHORT: Final = Effort(2, 3, 2500, 1000, 3, 40, 300, 2000, 2, 2048)
+LONG: Final = Effort(5, 4, 2500, 1000, 6, 200, 1500, 40000, 6, 16384)
 
 SURROGATES: Final[dict[str, tuple[dict[str, Any], int]]] = {
     "coupled-GRPO": ({"estimator": "coupled", "num_mc": 3, "ratio": "position"}, 20),
@@ -87,7 +87,7 @@ TRAJECTORIES: Final[dict[str, dict[str, Any]]] = {
     "trajectory merged to 2 segments (d2)": {"estimator": "trajectory", "merge": 2},
 }
 
-_ELBO: Final = {"estimator": "elbo", "ratio": "sequence", "count_exponent": 0.65, "tiles": True}
+_ELBO: Final = {"estimator": "elbo", "ratio": "sequence", "count_exponent": 0.5, "tiles": True}
 BUDGET_ROWS: Final[dict[str, dict[str, Any]]] = {
     **{f"trajectory steps, {k}": {"estimator": "trajectory_sampled", "num_mc": k} for k in (1, 2, 4)},
     "trajectory, all steps": {"estimator": "trajectory"},

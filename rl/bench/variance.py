@@ -46,7 +46,7 @@ BUDGETS: Final = (1, 2, 4, 8)
 SMALLEST_LEVEL: Final = 1e-3  # of Bernoulli 1/t, as in LLaDA's published code
 IID: Final = Law("exact count, iid", {}, independent=True)
 BERNOULLI: Final = Law("Bernoulli 1/t", {"noise": "bernoulli"}, independent=True)
-BEST: Final = Law("stratified + importance + tiles (ebpo)", {"stratify": True, "count_exponent": 0.65, "tiles": True})
+BEST: Final = Law("stratified + importance + tiles (ebpo)", {"stratify": True, "count_exponent": 0.5, "tiles": True})
 LAWS: Final = (
     IID,
     BERNOULLI,
@@ -57,7 +57,7 @@ LAWS: Final = (
     Law("coupled pairs (ESPO)", {"noise": "coupled"}),
     Law("folded pairs", {"noise": "folded"}),
     Law("tiles", {"tiles": True}),
-    Law("importance-sampled counts", {"count_exponent": 0.65}, independent=True),
+    Law("importance-sampled counts", {"count_exponent": 0.5}, independent=True),
     BEST,
 )
 

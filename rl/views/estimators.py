@@ -73,6 +73,6 @@ def _anchor_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int) -> 
     """ELBO views for the anchor, where the policy's own views are none."""
     if not config.anchor or config.estimator == "elbo":
         return []
-    law = MaskLaw(num_mc=config.anchor_mc, count_exponent=0.65, tiles=True)
+    law = MaskLaw(num_mc=config.anchor_mc, count_exponent=0.5, tiles=True)
     shifted = replace(batch, noise_seeds=batch.noise_seeds + ANCHOR_OFFSET)
     return [replace(view, anchor=True) for view in elbo_views(shifted, law, mask_id)]

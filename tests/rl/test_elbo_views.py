@@ -24,9 +24,9 @@ MASK = TOKENS.mask
 LAWS = {
     "iid exact count": MaskLaw(2, stratify=False),
     "stratified": MaskLaw(2),
-    "importance-sampled counts": MaskLaw(2, stratify=False, count_exponent=0.65),
+    "importance-sampled counts": MaskLaw(2, stratify=False, count_exponent=0.5),
     "tiles": MaskLaw(2, tiles=True),
-    "stratified, importance-sampled, tiled": MaskLaw(2, count_exponent=0.65, tiles=True),
+    "stratified, importance-sampled, tiled": MaskLaw(2, count_exponent=0.5, tiles=True),
     "two masks per level": MaskLaw(2, masks_per_level=2),
     "Bernoulli": MaskLaw(2, noise="bernoulli", stratify=False),
     "coupled pairs": MaskLaw(2, noise="coupled"),
@@ -151,7 +151,7 @@ def test_a_counted_draw_masks_each_number_of_tokens_equally_often_from_one_to_al
         assert within_four_errors((counts == k).double(), 1 / 8)
 
 
-@pytest.mark.parametrize("law", [MaskLaw(1), MaskLaw(1, noise="cyclic"), MaskLaw(1, count_exponent=0.65)])
+@pytest.mark.parametrize("law", [MaskLaw(1), MaskLaw(1, noise="cyclic"), MaskLaw(1, count_exponent=0.5)])
 @pytest.mark.parametrize(("level", "expected"), [(0.0, 1), (1.0 - 2.0**-52, 3), (1.0, 3)])
 def test_the_ends_of_the_level_range_mask_one_token_and_all_of_them(law: MaskLaw, level: float, expected: int):
     count, _ = mask_count(torch.tensor([[level, level]], dtype=torch.float64), torch.tensor([[3, 0]]), 0, law)
@@ -228,7 +228,7 @@ def test_prompt_and_padding_are_never_masked_and_weigh_exactly_zero(law: MaskLaw
 ELBO = {"estimator": "elbo", "ratio": "sequence"}
 ESTIMATORS = [
     *({**ELBO, "noise": noise} for noise in ("exact_count", "bernoulli", "cyclic", "gauss", "coupled", "folded")),
-    {**ELBO, "tiles": True, "count_exponent": 0.65, "t2t_views": "recorded"},
+    {**ELBO, "tiles": True, "count_exponent": 0.5, "t2t_views": "recorded"},
     {"estimator": "trajectory_sampled"},
     {"estimator": "trajectory_sampled", "step_sampling": "surprisal", "anchor": 0.1},
     {"estimator": "trajectory"},
