@@ -39,7 +39,7 @@ class AlgorithmConfig(Section):
         default="exact_count", description="elbo: law of the number of masked positions"
     )
     stratify: bool = Field(default=True, description="elbo: levels of the views from separate strata")
-    count_exponent: float = Field(default=0.0, ge=0, le=2, description="elbo: q(k) ~ k^-a; 0.5 is close to optimal (math.md eq 7)")
+    count_exponent: float = Field(default=0.0, ge=0, le=2, description="elbo: q(k) ~ k^-a; 0.5 is near the best (eq 7)")
     tiles: bool = Field(default=False, description="elbo: views mask consecutive arcs of one permutation")
     masks_per_level: int = Field(default=1, gt=0, description="elbo: views that share a level (VRPO's n_y)")
     prompt_mask_ratio: float = Field(default=0.0, ge=0, lt=1, description="mean_field: prompt tokens masked too (d1)")
@@ -96,6 +96,12 @@ class AlgorithmConfig(Section):
     num_iterations: int = Field(default=1, gt=0, description="passes over each batch of rollouts")
     num_minibatches: int = Field(default=1, gt=0, description="optimizer steps per pass")
     redraw: bool = Field(default=False, description="new noise for each pass, shared by all policies of that pass")
+    target_drift: float = Field(
+        default=0.0,
+        ge=0,
+        description="trust region: the learning rate is lowered, and raised again, to keep the mean of log ratio^2 / 2"
+        " at a batch's last optimizer step near this; 0: off",
+    )
 
     @property
     def on_trajectory(self) -> bool:
@@ -148,6 +154,12 @@ class AlgorithmConfig(Section):
             )
         if self.kl != "k2" and self.loss_type == "dpo":
             raise ValueError("loss_type 'dpo' already measures against the starting policy; use beta: 0 and kl: k2")
+        return self
+
+    @model_validator(mode="after")
+    def _drift_can_be_seen(self) -> "AlgorithmConfig":
+        if self.target_drift and self.num_iterations * self.num_minibatches == 1:
+            raise ValueError("target_drift compares optimizer steps of one batch; use num_minibatches: 2 or more")
         return self
 
     @model_validator(mode="after")

@@ -14,10 +14,10 @@ from rl.batch import CanvasBatch, Experience, collate, redrawn, split_by_tokens
 from rl.config import RunConfig
 from rl.likelihood import Scores, draft_tokens, path_mismatch, score_view
 from rl.objective import LogProbs, Normaliser, Policies, Terms, policy_loss
-from rl.optim import freeze_router, make_optimizer, set_learning_rate
+from rl.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
 from rl.route_tape import Routes, RouteTape, routed
 from rl.routes import earlier_routes, trajectory_routes
-from rl.update_metrics import Sums, add, route_sums, update_metrics, view_sums
+from rl.update_metrics import Sums, add, ratio_count, route_sums, update_metrics, view_sums
 from rl.views import View, draft_view, fingerprint, make_views
 from rollout.trajectory import SpecialTokens
 
@@ -71,13 +71,19 @@ class Learner:
         off_policy = len(minibatches) * algorithm.num_iterations > 1
         passes = algorithm.num_iterations if algorithm.redraw else 1
         sums: Sums = defaultdict(float)
+        last: Sums = {}
         # Whatever depends on the old policy is made before the first step changes it.
         plan = [[self._prepare(some, update, off_policy, sums) for some in minibatches] for update in range(passes)]
         for iteration in range(algorithm.num_iterations):
             for index, minibatch in enumerate(minibatches):
                 share = len(minibatch) / len(learned)
                 fresh = iteration == 0 and index == 0
-                add(sums, self._optimizer_step(plan[iteration % passes][index], self._normaliser(rows, share), fresh))
+                last = self._optimizer_step(plan[iteration % passes][index], self._normaliser(rows, share), fresh)
+                add(sums, last)
+        if off_policy:
+            sums["drift"], sums["drifting"] = last.get("drift", 0.0), ratio_count(last)
+            if algorithm.target_drift and sums["drifting"]:
+                hold_drift(self.optimizer, sums["drift"] / sums["drifting"], algorithm.target_drift)
         self.policy_version += 1
         return update_metrics(sums) | {
             "objective/learned_rows": float(len(learned)),

@@ -308,6 +308,7 @@ def _ratio_sums(
         "ratios": unmask.sum(),
         "clip_fraction": (outside & unmask).sum(),
         "log_ratio_abs": (log_ratio.abs() * unmask).sum(),
+        "drift": k2(log_ratio).sum(),
         "t2t_ratios": edit.sum(),
         "t2t_clip_fraction": (outside & edit).sum(),
         "t2t_log_ratio_abs": (log_ratio.abs() * edit).sum(),

@@ -5,6 +5,8 @@ from torch.optim import AdamW
 
 from rl.config import TrainerConfig
 
+SCALE = "rate_scale"  # key of the optimizer's groups
+
 
 def freeze_router(model: nn.Module) -> None:
     """Stop learning of every router, found by its module name `gate`: small router moves reroute whole sequences."""
@@ -24,8 +26,31 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> AdamW:
 
 
 def set_learning_rate(optimizer: AdamW, config: TrainerConfig, step: int) -> float:
-    """Linear warm-up over `warmup_steps`, then constant; returns the rate of this step (counted from 0)."""
+    """Linear warm-up over `warmup_steps`, then constant, times the trust region's scale; returns the rate.
+
+    Args:
+        optimizer: Of `make_optimizer`.
+        config: The schedule.
+        step: Counted from 0.
+    """
     rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
     for group in optimizer.param_groups:
-        group["lr"] = rate
-    return rate
+        group["lr"] = rate * group.get(SCALE, 1.0)
+    return optimizer.param_groups[0]["lr"]
+
+
+def hold_drift(optimizer: AdamW, drift: float, target: float) -> None:
+    """Scale the learning rate so that the policy moves about `target` per batch, and never above the recipe's rate.
+
+    Squared log ratios grow with the square of the rate (Adam's steps are proportional to it), so the square root of
+    target / drift is the factor that is missing; one batch changes it by at most 2 (docs/math.md eq 49).
+    The scale lives in the optimizer's groups: a checkpoint of the optimizer holds it.
+
+    Args:
+        optimizer: Of `make_optimizer`.
+        drift: Mean of log ratio^2 / 2 at the last optimizer step of a batch.
+        target: What it should be.
+    """
+    factor = min(2.0, max(0.5, (target / drift) ** 0.5)) if drift > 0 else 2.0
+    for group in optimizer.param_groups:
+        group[SCALE] = min(1.0, group.get(SCALE, 1.0) * factor)

@@ -14,6 +14,7 @@ _MEANS = {
     "objective/learning_rate": ("learning_rate", "steps"),
     "objective/clip_fraction": ("clip_fraction", "ratios"),
     "objective/log_ratio_abs": ("log_ratio_abs", "ratios"),
+    "objective/drift": ("drift", "drifting"),
     "objective/t2t_clip_fraction": ("t2t_clip_fraction", "t2t_ratios"),
     "objective/t2t_log_ratio_abs": ("t2t_log_ratio_abs", "t2t_ratios"),
     "objective/entropy": ("entropy", "scored"),
@@ -55,9 +56,14 @@ def add(sums: Sums, extra: Sums) -> None:
         sums[name] = sums.get(name, 0.0) + value
 
 
+def ratio_count(sums: Sums) -> float:
+    """Ratios of both kinds."""
+    return sums.get("ratios", 0.0) + sums.get("t2t_ratios", 0.0)
+
+
 def update_metrics(sums: Sums) -> dict[str, float]:
     """Means from sums; a metric whose denominator never occurred is left out."""
-    counts = sums | {"ratios_all": sums.get("ratios", 0.0) + sums.get("t2t_ratios", 0.0)}
+    counts = sums | {"ratios_all": ratio_count(sums)}
     return {
         name: counts[top] / counts[bottom]
         for name, (top, bottom) in _MEANS.items()

@@ -45,6 +45,7 @@ CURVES = {
     "kl": "objective/kl",
     "clip_fraction": "objective/clip_fraction",
     "grad_norm": "objective/grad_norm",
+    "drift": "objective/drift",
     "edits": "decode/edits_per_completion",
 }
 

@@ -110,10 +110,18 @@ def open_display(config: RunConfig) -> Iterator[ConsoleDisplay]:
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, plain lines elsewhere."""
+    """A bar on a terminal, at most twenty-one plain lines elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda done, total: print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)
+        said = -1
+
+        def say(done: int, total: int) -> None:
+            nonlocal said
+            if (part := 20 * done // max(total, 1)) > said:
+                said = part
+                print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)
+
+        yield say
         return
     with Progress(console=console) as bar:
         task = bar.add_task(title, total=None)

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from rl.cli import display as module
-from rl.cli.display import ConsoleDisplay, metrics_table, open_display
+from rl.cli.display import ConsoleDisplay, metrics_table, open_display, progress
 from rl.recipe import load_recipe
 from tiny import write_recipe
 
@@ -104,3 +104,12 @@ def test_outside_a_terminal_tables_are_not_squeezed(config, monkeypatch, capsys)
     assert "│ eval/edits_per_completion │ 0.1235 │" in out
     assert "train     1/4  reward 0.512  length 7.5  s 1.23\n" in out
     assert module.WIDE > 100
+
+
+def test_outside_a_terminal_long_work_says_at_most_twenty_one_lines(capsys):
+    with progress("work") as advance:
+        for done in range(1001):
+            advance(done, 1000)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert (lines[0], lines[-1]) == ("work: 0/1000", "work: 1000/1000")
