@@ -6,6 +6,7 @@ from torch.optim import AdamW
 from rl.config import TrainerConfig
 
 SCALE = "rate_scale"  # key of the optimizer's groups
+LARGEST_CUT, LARGEST_RISE = 0.25, 1.2  # of the scale, per batch
 
 
 def freeze_router(model: nn.Module) -> None:
@@ -43,7 +44,8 @@ def hold_drift(optimizer: AdamW, drift: float, target: float) -> None:
     """Scale the learning rate so that the policy moves about `target` per batch, and never above the recipe's rate.
 
     Squared log ratios grow with the square of the rate (Adam's steps are proportional to it), so the square root of
-    target / drift is the factor that is missing; one batch changes it by at most 2 (docs/math.md eq 49).
+    target / drift is the factor that is missing (docs/math.md eq 49). It acts down at once, by up to 4, and up slowly:
+    a rate that was too high costs more than one that was too low for a few batches.
     The scale lives in the optimizer's groups: a checkpoint of the optimizer holds it.
 
     Args:
@@ -51,6 +53,6 @@ def hold_drift(optimizer: AdamW, drift: float, target: float) -> None:
         drift: Mean of log ratio^2 / 2 at the last optimizer step of a batch.
         target: What it should be.
     """
-    factor = min(2.0, max(0.5, (target / drift) ** 0.5)) if drift > 0 else 2.0
+    factor = max(LARGEST_CUT, min(LARGEST_RISE, (target / drift) ** 0.5)) if drift > 0 else LARGEST_RISE
     for group in optimizer.param_groups:
         group[SCALE] = min(1.0, group.get(SCALE, 1.0) * factor)
