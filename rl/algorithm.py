@@ -109,9 +109,9 @@ class AlgorithmConfig(Section):
         return self.estimator in {"trajectory", "trajectory_sampled"}
 
     @property
-    def exact_steps(self) -> bool:
+    def own_states(self) -> bool:
         """Every scored step is shown in its own recorded state."""
-        return self.on_trajectory and self.shrink == 1 and self.merge == 0 and self.lookahead == 0
+        return self.on_trajectory and self.shrink == 1 and self.merge == 0
 
     @property
     def needs_reference(self) -> bool:
@@ -159,7 +159,7 @@ class AlgorithmConfig(Section):
     @model_validator(mode="after")
     def _drift_can_be_seen(self) -> "AlgorithmConfig":
         if self.target_drift and self.num_iterations * self.num_minibatches == 1:
-            raise ValueError("target_drift compares optimizer steps of one batch; use num_minibatches: 2 or more")
+            raise ValueError("target_drift compares optimizer steps of one batch; use num_minibatches: 2, or target_drift: 0")
         return self
 
     @model_validator(mode="after")
@@ -190,11 +190,16 @@ class AlgorithmConfig(Section):
             ("path_check", self.path_check != "off"),
             (f"route_replay: {self.route_replay}", self.route_replay in {"rollout", "compare"}),
         ):
-            if asked and not self.exact_steps:
+            if asked and not self.own_states:
                 raise ValueError(
                     f"{name} compares with what the engine recorded at each step; use estimator trajectory or"
-                    " trajectory_sampled without shrink, merge and lookahead"
+                    " trajectory_sampled without shrink and merge"
                 )
+        if self.rollout_correction != "none" and self.lookahead:
+            raise ValueError(
+                "rollout_correction needs the engine's log-probability of every scored token, and lookahead scores"
+                " tokens before the engine drew them; use lookahead: 0"
+            )
         if self.path_check == "mask" and self.loss_type == "dpo":
             raise ValueError("path_check 'mask' would leave out one half of a dpo pair; use path_check: log")
         return self

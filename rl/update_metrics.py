@@ -37,8 +37,8 @@ def view_sums(scores: Scores, view: View) -> Sums:
         "log_prob": 0.0 if view.anchor else (scores.log_prob.detach() * view.weight[view.scored]).sum().item(),
     }
     if view.rollout_log_prob is not None:
-        gap = scores.log_prob.detach() - view.rollout_log_prob[view.scored]
-        sums |= {"mismatch": gap.abs().sum().item(), "replayed": float(len(gap))}
+        gap = (scores.log_prob.detach() - view.rollout_log_prob[view.scored]).abs()
+        sums |= {"mismatch": gap.nansum().item(), "replayed": float((~gap.isnan()).sum())}
     return sums
 
 

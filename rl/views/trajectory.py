@@ -40,9 +40,9 @@ class StepLaw:
     lookahead: float = 0.0
 
     @property
-    def exact(self) -> bool:
-        """Every step is scored from its own state, at the slots it acted on."""
-        return self.shrink == 1 and self.merge == 0 and self.lookahead == 0
+    def own_states(self) -> bool:
+        """Every step is scored from the state it was taken in, not together with others."""
+        return self.shrink == 1 and self.merge == 0
 
 
 def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[View]:
@@ -75,9 +75,9 @@ def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[Vie
                 scored=weight > 0,
                 weight=weight,
                 edit=edit,
-                rollout_log_prob=log_prob if law.exact else None,
+                rollout_log_prob=log_prob if law.own_states else None,
                 step=step,
-                acted=acted if law.exact else None,
+                acted=acted if law.own_states else None,
             )
         )
     return views
@@ -148,18 +148,23 @@ class _RowSteps:
         edit, acted = np.zeros(length, dtype=bool), np.zeros(length, dtype=bool)
         target[at], weight[at], log_prob[at] = self.new[here], scale[self.block[here]], self.log_prob[here]
         if law.lookahead:
-            self._look_ahead(law.lookahead, here, noisy, target, weight)
+            later = self._look_ahead(law.lookahead, here, noisy, target, weight)
+            log_prob[later] = np.nan  # the engine drew these in later states
         edit[at[::-1]] = self.edit[here][::-1]  # reversed: a position's first action in the segment says what it showed
         acted[self.position[inside]] = True
         return noisy, target, weight, edit, log_prob, first, acted
 
     def _look_ahead(
         self, share: float, here: np.ndarray, noisy: np.ndarray, target: np.ndarray, weight: np.ndarray
-    ) -> None:
-        """Move a share of the weight of each step's unmasks to all slots of its block that are masked before it."""
+    ) -> list[int]:
+        """Move a share of the weight of each step's unmasks to all slots of its block that are masked before it.
+
+        Returns:
+            The slots that were filled later.
+        """
         final = self.blank.copy()
         final[self.position] = self.new
-        unmasks = here & ~self.edit
+        unmasks, others = here & ~self.edit, []
         for block in np.unique(self.block[unmasks]):
             at = self.position[unmasks & (self.block == block)]
             open_slots = self.position[(self.block == block) & ~self.edit & (noisy[self.position] == self.mask_id)]
@@ -168,6 +173,8 @@ class _RowSteps:
             later = np.setdiff1d(open_slots, at)
             target[later] = final[later]
             weight[open_slots] += share * total / len(open_slots)
+            others += later.tolist()
+        return others
 
     def _choose(self, block: int, view: int, law: StepLaw, stratum: float) -> tuple[int | None, float]:
         """The segment of a block that a view scores, and the weight of its actions."""

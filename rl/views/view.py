@@ -24,7 +24,7 @@ class View:
         scored: Positions that are scored.
         weight: Of each scored log-probability in the completion's log-likelihood (estimate); 0 elsewhere.
         edit: Scored as T2T (the position showed a token) rather than M2T.
-        rollout_log_prob: Nats, as the engine recorded them; None: nothing recorded.
+        rollout_log_prob: Nats, as the engine recorded them; nan or None: nothing recorded.
         step: Per block, the decoder forward whose state is shown; -1 or None: not a state of the decoder.
         acted: Slots that the decoder acted on at that step, scored or not; None with `step` None.
         context: The clean half, where it is not the canvas itself.

@@ -52,6 +52,7 @@ ALGORITHMS = {
     "KL in the reward": {"estimator": "trajectory", "beta": 0.3, "kl": "k1_reward"},
     **{f"preset {name}": {"preset": name} for name in PRESETS},
 }  # fmt: skip
+ONE_STEP = {"num_iterations": 1, "num_minibatches": 1, "target_drift": 0}
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
 
 
@@ -166,9 +167,34 @@ def test_the_off_policy_comparison_meets_clipped_ratios(rows):
     assert 0 < learner.update(rows)["objective/clip_fraction"] < 1
 
 
+@pytest.mark.parametrize("target", [1e-9, 1e3])
+def test_a_policy_that_moves_too_far_in_one_batch_is_slowed_down_in_the_next(target, rows):
+    learner = make_learner({"preset": "vrbpo", "target_drift": target}, learning_rate=0.01)
+    first, second = learner.update(rows), learner.update(rows)
+    assert first["objective/drift"] > 1e-6
+    slower = {1e-9: 0.25, 1e3: 1.0}[target]
+    assert second["objective/learning_rate"] == pytest.approx(slower * first["objective/learning_rate"])
+
+
+def test_the_drift_is_half_the_mean_squared_log_ratio_of_the_last_step(rows):
+    learner = make_learner({"estimator": "trajectory", "num_iterations": 2}, learning_rate=0.01)
+    before = copy.deepcopy(learner.model)
+    found = learner.update(rows)["objective/drift"]
+    once = make_learner({"estimator": "trajectory"}, learning_rate=0.01)
+    once.update(rows)
+    batch = collate([row for row in rows if row.advantage], 4, TOKENS.pad, "cpu")
+    gaps = [
+        score_view(once.model, batch, view, TOKENS.mask, SHORT.temperature).log_prob
+        - score_view(before, batch, view, TOKENS.mask, SHORT.temperature).log_prob
+        for view in make_views(batch, once.config.algorithm, TOKENS.mask, score_edits=True)
+    ]
+    assert found == pytest.approx((torch.cat(gaps) ** 2 / 2).mean().item(), rel=1e-6)
+
+
 @every_algorithm
 @pytest.mark.parametrize("tokens", [1, 60])
 def test_the_gradient_does_not_depend_on_the_micro_batches_or_the_order_of_rows(algorithm, tokens, rows):
+    algorithm = {**algorithm, **ONE_STEP}  # minibatches follow the order of rows
     whole, split = make_learner(algorithm), make_learner(algorithm, tokens_per_microbatch=tokens)
     assert len(split_by_tokens(rows, 4, tokens)) > 1
     assert len(split_by_tokens(rows, 4, whole.config.trainer.tokens_per_microbatch)) == 1
@@ -181,6 +207,7 @@ def test_the_gradient_does_not_depend_on_the_micro_batches_or_the_order_of_rows(
 @pytest.mark.parametrize("tokens", [1, 60])
 def test_off_policy_steps_do_not_depend_on_the_micro_batches_either(tokens, rows):
     algorithm = {"estimator": "elbo", "ratio": "sequence", "beta": 0.1, "num_iterations": 2, "num_minibatches": 2}
+    algorithm = {**algorithm, **ONE_STEP}  # minibatches follow the order of rows
     whole, split = make_learner(algorithm), make_learner(algorithm, tokens_per_microbatch=tokens)
     whole.update(rows)
     split.update(rows)
@@ -231,7 +258,7 @@ def test_the_anchors_value_is_reported_whether_or_not_the_first_step_scores_befo
 
 @every_algorithm
 def test_every_ratio_is_exactly_one_before_the_first_update(algorithm, rows):
-    metrics = make_learner({**algorithm, "num_iterations": 1}).update(rows)
+    metrics = make_learner({**algorithm, **ONE_STEP}).update(rows)
     assert metrics["objective/log_ratio_abs"] == 0.0
     assert metrics["objective/clip_fraction"] == 0.0
     assert metrics.get("objective/kl", 0.0) == 0.0

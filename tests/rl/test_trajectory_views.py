@@ -257,7 +257,9 @@ def test_lookahead_moves_a_share_of_each_steps_weight_to_all_slots_still_masked(
     assert first.target[0, 2:].tolist() == [5, 6]  # what the step wrote; what the slot will hold
     assert second.weight[0].tolist() == [0.0, 0.0, 1.0, 1.0]  # an edit keeps its weight, the last mask its own
     assert second.edit[0].tolist() == [False, False, True, False]
-    assert first.rollout_log_prob is None
+    for view, recorded in ((first, [-1.0, float("nan")]), (second, [-1.5, -2.0])):
+        assert view.rollout_log_prob is not None
+        torch.testing.assert_close(view.rollout_log_prob[0, 2:].tolist(), recorded, equal_nan=True)
 
 
 def test_lookahead_keeps_the_total_weight_of_every_completion():
