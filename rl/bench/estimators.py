@@ -71,7 +71,7 @@ class Effort:
 
 
 SHORT: Final = Effort(2, 3, 2500, 1000, 3, 40, 300, 2000, 2, 2048)
-LONG: Final = Effort(5, 4, 2500, 1000, 6, 200, 1500, 40000, 6, 16384)
+LONG: Final = Effort(5, 4, 2500, 1000, 4, 120, 1000, 20000, 4, 8192)
 
 SURROGATES: Final[dict[str, tuple[dict[str, Any], int]]] = {
     "coupled-GRPO": ({"estimator": "coupled", "num_mc": 3, "ratio": "position"}, 20),
@@ -90,6 +90,7 @@ TRAJECTORIES: Final[dict[str, dict[str, Any]]] = {
 _ELBO: Final = {"estimator": "elbo", "ratio": "sequence", "count_exponent": 0.5, "tiles": True}
 BUDGET_ROWS: Final[dict[str, dict[str, Any]]] = {
     **{f"trajectory steps, {k}": {"estimator": "trajectory_sampled", "num_mc": k} for k in (1, 2, 4)},
+    "trajectory steps, 2, by surprisal": {"estimator": "trajectory_sampled", "step_sampling": "surprisal"},
     "trajectory, all steps": {"estimator": "trajectory"},
     **{f"ELBO, {n}": {**_ELBO, "num_mc": n} for n in (1, 2, 4, 8)},
     **{name: {"preset": name} for name in ("vrbpo", "ebpo", "espo", "coupled_grpo", "unigrpo", "gdpo")},

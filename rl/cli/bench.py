@@ -15,7 +15,7 @@ def bench() -> None:
 
 @app.command()
 def estimators(
-    long: Annotated[bool, typer.Option("--long", help="More policies, draws and rollouts (about an hour).")] = False,
+    long: Annotated[bool, typer.Option("--long", help="More policies, draws and rollouts (half an hour).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of fixtures, rollouts and noise.")] = 0,
     out: Annotated[Path, typer.Option(help="Folder of estimators.json, .md and the PNGs.")] = Path(
         "benchmarks/results"
