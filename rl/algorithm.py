@@ -159,7 +159,9 @@ class AlgorithmConfig(Section):
     @model_validator(mode="after")
     def _drift_can_be_seen(self) -> "AlgorithmConfig":
         if self.target_drift and self.num_iterations * self.num_minibatches == 1:
-            raise ValueError("target_drift compares optimizer steps of one batch; use num_minibatches: 2, or target_drift: 0")
+            raise ValueError(
+                "target_drift compares the optimizer steps of a batch; use num_minibatches: 2, or target_drift: 0"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,6 +1,9 @@
 """The algorithms that `redraft bench learning` compares: every preset, brought to one budget of forwards."""
 
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from rl.config import AlgorithmConfig
 from rl.presets import PRESETS
@@ -11,6 +14,27 @@ DEFAULT_FORWARDS = 2
 def algorithms(forwards: int = DEFAULT_FORWARDS) -> dict[str, AlgorithmConfig]:
     """Every preset by name, see `at_budget`."""
     return {name: at_budget(name, forwards) for name in PRESETS}
+
+
+def read_variants(path: Path) -> dict[str, AlgorithmConfig]:
+    """Algorithms of the user's own, as they stand: a YAML mapping of names to `algorithm` sections.
+
+    Raises:
+        ValueError: The file is no such mapping, or a section is not valid.
+    """
+    found = yaml.safe_load(path.read_text())
+    if not isinstance(found, dict) or not all(isinstance(section, dict) for section in found.values()):
+        raise ValueError(f"{path}: must map names to algorithm sections, e.g. `mine: {{preset: vrbpo, num_mc: 3}}`")
+    taken = sorted(found.keys() & PRESETS.keys())
+    if taken:
+        raise ValueError(f"{path}: {', '.join(taken)}: presets have these names; choose others")
+    variants = {}
+    for name, section in found.items():
+        try:
+            variants[str(name)] = AlgorithmConfig.model_validate(section)
+        except ValueError as error:
+            raise ValueError(f"{path}: {name}: {error}") from error
+    return variants
 
 
 def at_budget(name: str, forwards: int) -> AlgorithmConfig:

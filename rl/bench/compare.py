@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rl.bench.algorithms import algorithms
+from rl.bench.algorithms import algorithms, read_variants
 from rl.bench.grid import Grid, Record, run_grid
 from rl.bench.learning import MODES
 from rl.bench.learning_figure import draw
@@ -15,7 +15,6 @@ from rl.bench.warm import WarmStart
 
 RATES = (3e-4, 1e-3, 3e-3)
 SHORT_SEEDS, LONG_SEEDS = 5, 8
-NAME = "learning"
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Comparison:
         workers: Processes.
         runs: Folder of warm starts and finished runs.
         out: Folder of the report.
+        variants: File of more algorithms, see `read_variants`; with it, only the presets that are named take part.
+        name: Of the report's files.
     """
 
     presets: tuple[str, ...] = ()
@@ -47,10 +48,12 @@ class Comparison:
     workers: int = 2
     runs: Path = Path("runs/bench_learning")
     out: Path = Path("benchmarks/results")
+    variants: Path | None = None
+    name: str = "learning"
 
 
 def compare(comparison: Comparison, advance: Callable[[int, int], None]) -> list[Record]:
-    """Run the grid and write `learning.json`, `.md` and `.png`.
+    """Run the grid and write its report: NAME.json, NAME.md and NAME.png.
 
     Args:
         comparison: The choice.
@@ -62,9 +65,11 @@ def compare(comparison: Comparison, advance: Callable[[int, int], None]) -> list
     Raises:
         ValueError: A name is unknown.
     """
-    known = algorithms(comparison.forwards)
+    own = read_variants(comparison.variants) if comparison.variants else {}
+    known = own | algorithms(comparison.forwards)
+    wanted = (*comparison.presets, *own) if own else comparison.presets
     grid = Grid(
-        presets=_choose("preset", comparison.presets, known),
+        presets=_choose("preset", wanted, known),
         tasks=_choose("task", comparison.tasks, TASKS),
         modes=_choose("mode", comparison.modes, MODES),
         rates=tuple(sorted(set(comparison.rates or RATES))),
@@ -75,7 +80,7 @@ def compare(comparison: Comparison, advance: Callable[[int, int], None]) -> list
     records = run_grid(grid, known, starts, comparison.runs, comparison.workers, advance)
     cells = record(records)
     comparison.out.mkdir(parents=True, exist_ok=True)
-    draw(cells, comparison.out / f"{NAME}.png")
+    draw(cells, comparison.out / f"{comparison.name}.png")
     title = (
         f"Learning: {len(grid.presets)} algorithms, {grid.steps} steps of {grid.prompts} prompts x"
         f" {grid.generations} completions, {comparison.forwards} forwards per completion, {grid.seeds} seeds"
@@ -83,7 +88,7 @@ def compare(comparison: Comparison, advance: Callable[[int, int], None]) -> list
     settings = {name: known[name].model_dump(mode="json") for name in grid.presets}
     seconds = sum(one["seconds"] for one in records)
     whole = {"grid": asdict(grid), "algorithms": settings, "cells": cells, "seconds_of_all_runs": round(seconds, 1)}
-    write_report(comparison.out, NAME, whole, markdown(records, title, f"{NAME}.png"))
+    write_report(comparison.out, comparison.name, whole, markdown(records, title, f"{comparison.name}.png"))
     return records
 
 

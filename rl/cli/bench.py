@@ -51,7 +51,11 @@ def learning(
     warm_steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the warm starts.")] = 1500,
     long: Annotated[bool, typer.Option("--long", help="More seeds.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
-    out: Annotated[Path, typer.Option(help="Folder of learning.json, .md and .png.")] = Path("benchmarks/results"),
+    variants: Annotated[
+        Path | None, typer.Option(help="YAML file of algorithms of your own, to compare with --presets.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the report's files.")] = "learning",
+    out: Annotated[Path, typer.Option(help="Folder of NAME.json, .md and .png.")] = Path("benchmarks/results"),
     runs: Annotated[Path, typer.Option(help="Folder of finished runs; they are not run again.")] = Path(
         "runs/bench_learning"
     ),
@@ -74,10 +78,12 @@ def learning(
         workers=workers,
         runs=runs,
         out=out,
+        variants=variants,
+        name=name,
     )
     with progress("runs (warm starts first)") as advance:
         records = compare(comparison, advance)
     for cell, found in cells(records).items():
         text_table(cell_title(cell), HEADER, rows(found))
         text_table("", *rate_rows(found))
-    typer.echo(f"written to {out}: learning.json, learning.md, learning.png")
+    typer.echo(f"written to {out}: {name}.json, {name}.md, {name}.png")
