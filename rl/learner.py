@@ -17,7 +17,7 @@ from rl.objective import LogProbs, Normaliser, Policies, Terms, policy_loss
 from rl.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
 from rl.route_tape import Routes, RouteTape, routed
 from rl.routes import earlier_routes, trajectory_routes
-from rl.update_metrics import Sums, add, ratio_count, route_sums, update_metrics, view_sums
+from rl.update_metrics import Sums, add, mismatch_sums, ratio_count, route_sums, update_metrics, view_sums
 from rl.views import View, draft_view, fingerprint, make_views
 from rollout.trajectory import SpecialTokens
 
@@ -102,6 +102,8 @@ class Learner:
                 micro = self._check_paths(micro, sums)
             if off_policy or algorithm.needs_values:
                 micro.old = self._score_all(self.model, micro, keep_routes=algorithm.route_replay == "old")
+                for view, values in zip(micro.views, micro.old.values.split(micro.sizes), strict=True):
+                    add(sums, mismatch_sums(values, view))
             if self.reference is not None:
                 micro.reference = self._score_all(self.reference, micro)
             made.append(micro)
@@ -172,6 +174,8 @@ class Learner:
                 (scores.log_prob * next(parts)).sum().backward()
                 values.append(scores.log_prob.detach().double())
                 add(totals, view_sums(scores, view) | route_sums(tape))
+                if micro.old is None:
+                    add(totals, mismatch_sums(scores.log_prob, view))
         if fresh and self.config.algorithm.anchor:  # its slope needs no values, but its value does
             now = torch.cat(values)
             loss, sums = policy_loss(Policies(now, now, policies.reference), terms, self.config.algorithm, normaliser)

@@ -1,5 +1,8 @@
 """Metrics of an update: sums that micro-batches add up, and the means that are reported."""
 
+from jaxtyping import Float
+from torch import Tensor
+
 from rl.likelihood import Scores
 from rl.route_tape import RouteTape
 from rl.views import View
@@ -31,15 +34,19 @@ _MEANS = {
 
 def view_sums(scores: Scores, view: View) -> Sums:
     """What one scored view adds."""
-    sums = {
+    return {
         "scored": float(len(scores.log_prob)),
         "entropy": scores.entropy.sum().item(),
         "log_prob": 0.0 if view.anchor else (scores.log_prob.detach() * view.weight[view.scored]).sum().item(),
     }
-    if view.rollout_log_prob is not None:
-        gap = (scores.log_prob.detach() - view.rollout_log_prob[view.scored]).abs()
-        sums |= {"mismatch": gap.nansum().item(), "replayed": float((~gap.isnan()).sum())}
-    return sums
+
+
+def mismatch_sums(log_prob: Float[Tensor, " scored"], view: View) -> Sums:
+    """How far the rollout policy's log-probabilities are from what the engine recorded when it drew the tokens."""
+    if view.rollout_log_prob is None:
+        return {}
+    gap = (log_prob.detach() - view.rollout_log_prob[view.scored]).abs()
+    return {"mismatch": gap.nansum().item(), "replayed": float((~gap.isnan()).sum())}
 
 
 def route_sums(tape: RouteTape | None) -> Sums:

@@ -273,8 +273,9 @@ def test_the_first_of_many_steps_is_the_same_as_an_only_step(rows):
     assert_equal(gradients(twice.model), gradients(once.model), atol=1e-9)
 
 
-def test_the_engines_log_probs_are_the_learners(rows):
-    metrics = make_learner({"estimator": "trajectory"}).update(rows)
+@pytest.mark.parametrize("algorithm", [{"estimator": "trajectory"}, {"preset": "vrbpo"}], ids=str)
+def test_the_engines_log_probs_are_the_learners_however_far_it_moves_later(algorithm, rows):
+    metrics = make_learner(algorithm, learning_rate=0.01).update(rows)
     assert metrics["mismatch/log_prob_abs"] < 1e-12
 
 
