@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from rl.bench.report import markdown_table
 from rl.bench.summary import Estimate, Record, Scores, Standing, cells, smoothed, standings
 
 HEADER = (
@@ -80,7 +81,7 @@ def markdown(records: Sequence[Record], title: str, figure: str | None = None) -
         parts.append(f"![Learning curves]({figure})")
     for cell, presets in cells(records).items():
         header, body = rate_rows(presets)
-        parts += [f"## {cell_title(cell)}", _table(HEADER, rows(presets)), _table(header, body)]
+        parts += [f"## {cell_title(cell)}", markdown_table(HEADER, rows(presets)), markdown_table(header, body)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -93,11 +94,6 @@ _LEGEND = (
     " gradient + without one, as counted; completions whose group has one reward mostly cost none. Next hotter rate:"
     " AUC there, and rank among the presets that have one."
 )
-
-
-def _table(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def record(records: Sequence[Record]) -> dict[str, Any]:

@@ -33,8 +33,13 @@ class Section:
 
     def __str__(self) -> str:
         """As Markdown."""
-        lines = [self.columns, ["---", *["--:"] * (len(self.columns) - 1)], *self.rows]
-        return "\n".join([f"## {self.title}", "", self.note, "", *(f"| {' | '.join(line)} |" for line in lines), ""])
+        return f"## {self.title}\n\n{self.note}\n\n{markdown_table(self.columns, self.rows)}\n"
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table with its first column to the left and the others to the right."""
+    lines = [columns, ["---", *["--:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def write_report(folder: Path, name: str, record: Mapping[str, Any], markdown: str) -> None:
