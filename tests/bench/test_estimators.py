@@ -178,7 +178,8 @@ def test_the_command_writes_tables_numbers_and_figures(tmp_path, monkeypatch: py
     counts = [
         line.rsplit(" ", 1)[1].split("/") for line in result.stderr.splitlines() if line.startswith("estimators: ")
     ]
-    assert [int(done) for done, _ in counts] == list(range(1, int(counts[-1][1]) + 1))
+    assert counts[-1][0] == counts[-1][1]
+    assert len({total for _, total in counts}) == 1
 
 
 def test_targets_hold_on_their_side_of_the_bound():
