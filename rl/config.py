@@ -147,10 +147,13 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _rollouts_can_be_learned_from(self) -> "RunConfig":
         decode, estimator = self.rollout.decode, self.algorithm.estimator
-        if self.algorithm.on_trajectory and (decode.top_k or decode.top_p < 1):
+        recorded = self.algorithm.t2t_views == "recorded" and decode.edit_sampling == "sample"
+        replays = self.algorithm.on_trajectory or estimator == "autoregressive" or recorded
+        if replays and (decode.top_k or decode.top_p < 1):
             raise ValueError(
-                f"estimator {estimator!r} replays the sampling distribution, which top_k={decode.top_k}"
-                f" and top_p={decode.top_p} truncate; use top_k: 0 and top_p: 1.0"
+                f"estimator {estimator!r} with t2t_views {self.algorithm.t2t_views!r} replays the sampling"
+                f" distribution, which top_k={decode.top_k} and top_p={decode.top_p} truncate; use top_k: 0 and"
+                " top_p: 1.0"
             )
         if self.algorithm.on_trajectory and decode.unmask_confidence != "top":
             raise ValueError(

@@ -43,6 +43,7 @@ class Learner:
     """Holds the policy, the reference policy if the loss needs one, and the optimizer."""
 
     def __init__(self, model: nn.Module, config: RunConfig, tokens: SpecialTokens) -> None:
+        model.eval()  # dropout would give the new, the old and the reference policy other masks in each pass
         self.model, self.config, self.tokens = model, config, tokens
         self.reference = copy.deepcopy(model).requires_grad_(False) if config.algorithm.needs_reference else None
         if config.trainer.freeze_router:

@@ -70,3 +70,19 @@ def run_config(
         algorithm=AlgorithmConfig(**(algorithm or {})),
         trainer=TrainerConfig(**{"learning_rate": 1e-3, "max_grad_norm": 1e12, **(trainer or {})}),
     )
+
+
+def nudge(model: LLaDA2Model, size: float) -> None:
+    """Move every weight by a random step of standard deviation `size`."""
+    source = torch.Generator().manual_seed(9)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += size * torch.randn(parameter.shape, dtype=parameter.dtype, generator=source)
+
+
+def flat_gradient(model: LLaDA2Model) -> torch.Tensor:
+    """Of the last backward pass, of all parameters in one vector; it is not all zero."""
+    slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters()]
+    flat = torch.cat([slope.flatten() for slope in slopes])
+    assert flat.abs().max() > 1e-4
+    return flat.clone()
