@@ -148,6 +148,8 @@ class AlgorithmConfig(Section):
             raise ValueError("ratio 'position' sums a position's views (mean_field, coupled, random_mask); use token")
         if self.loss_type in {"bgpo", "squared", "dpo", "sandwich"} and self.ratio != "sequence":
             raise ValueError(f"loss_type {self.loss_type!r} is defined on whole completions; use ratio: sequence")
+        if self.loss_type == "bgpo" and (self.estimator != "elbo" or self.t2t_views != "none"):
+            raise ValueError("loss_type 'bgpo' needs equally many views of all completions; use estimator: elbo")
         if self.loss_type == "sandwich" and (self.estimator != "elbo" or self.num_mc < 2):
             raise ValueError(
                 "loss_type 'sandwich' bounds a mean over masks; use estimator: elbo and num_mc of 2 or more"

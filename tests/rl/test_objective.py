@@ -118,3 +118,8 @@ def test_the_losses_of_a_split_batch_sum_to_the_loss_of_the_whole(ratio):
 def test_a_token_ratio_of_an_elbo_is_refused():
     with pytest.raises(ValueError, match="no token ratio"):
         AlgorithmConfig(estimator="elbo", ratio="token")
+
+
+def test_bounds_view_by_view_are_refused_where_completions_have_different_numbers_of_views():
+    with pytest.raises(ValueError, match="equally many views"):
+        AlgorithmConfig(estimator="trajectory_sampled", ratio="sequence", loss_type="bgpo")
