@@ -13,10 +13,11 @@ from rl.algorithm import AlgorithmConfig
 from rl.batch import CanvasBatch, Experience, collate, redrawn, split_by_tokens
 from rl.config import RunConfig
 from rl.likelihood import Scores, draft_tokens, path_mismatch, score_view
-from rl.objective import LogProbs, Normaliser, Policies, Terms, policy_loss
+from rl.objective import policy_loss
 from rl.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
 from rl.route_tape import Routes, RouteTape, routed
 from rl.routes import earlier_routes, trajectory_routes
+from rl.terms import LogProbs, Normaliser, Policies, Terms
 from rl.update_metrics import Sums, add, mismatch_sums, ratio_count, route_sums, update_metrics, view_sums
 from rl.views import View, draft_view, fingerprint, make_views
 from rollout.trajectory import SpecialTokens

@@ -3,7 +3,8 @@
 import torch
 
 from rl.config import AlgorithmConfig
-from rl.objective import Normaliser, Policies, Terms, policy_loss
+from rl.objective import policy_loss
+from rl.terms import Normaliser, Policies, Terms
 
 
 def doubles(*values: float) -> torch.Tensor:

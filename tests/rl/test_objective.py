@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig
-from rl.objective import Normaliser, Policies, make_units, policy_loss
+from rl.objective import policy_loss
+from rl.terms import Normaliser, Policies, make_units
 from tests.hand_terms import TERMS, config, doubles, logs, losses, make_terms
 
 

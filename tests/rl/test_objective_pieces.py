@@ -11,7 +11,7 @@ import torch
 
 from rl.advantage import group_advantages
 from rl.algorithm import AlgorithmConfig
-from rl.objective import LogProbs, Policies, Terms
+from rl.terms import LogProbs, Policies, Terms
 from tests.hand_terms import TERMS, config, doubles, logs, losses, make_terms
 
 # --- normalisers, clip ranges, anchor -----------------------------------------------------------------------------

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from rl.config import AlgorithmConfig
-from rl.objective import Normaliser, Policies, Terms, policy_loss
+from rl.objective import policy_loss
 from rl.presets import PRESETS
+from rl.terms import Normaliser, Policies, Terms
 
 
 def random_case(algorithm: AlgorithmConfig) -> tuple[Terms, list[torch.Tensor]]:
