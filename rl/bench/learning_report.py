@@ -23,6 +23,9 @@ HEADER = (
     "alarms",
 )
 
+BRIEF = ("", "preset", "rate", "AUC", "gap", "tied", "held out", "forwards", "next hotter rate", "alarms")
+"""What fits on a console."""
+
 
 def cell_title(cell: tuple[str, str]) -> str:
     """A cell in words."""
@@ -35,6 +38,12 @@ def rows(cell: Mapping[str, Mapping[float, Scores]]) -> list[tuple[str, ...]]:
     table = standings(cell)
     compared = sum(standing.hotter is not None for standing in table)
     return [_row(standing, compared) for standing in table]
+
+
+def brief_rows(cell: Mapping[str, Mapping[float, Scores]]) -> list[tuple[str, ...]]:
+    """The same with the columns of `BRIEF`."""
+    kept = [HEADER.index(name) for name in BRIEF]
+    return [tuple(row[index] for index in kept) for row in rows(cell)]
 
 
 def _row(standing: Standing, compared: int) -> tuple[str, ...]:

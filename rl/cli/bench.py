@@ -62,7 +62,7 @@ def learning(
 ) -> None:
     """Compare algorithms by their learning curves at equal rollouts and forwards."""
     from rl.bench.compare import LONG_SEEDS, SHORT_SEEDS, Comparison, compare
-    from rl.bench.learning_report import HEADER, cell_title, rate_rows, rows
+    from rl.bench.learning_report import BRIEF, brief_rows, cell_title, rate_rows
     from rl.bench.summary import cells
     from rl.cli.display import progress, text_table
 
@@ -84,6 +84,6 @@ def learning(
     with progress("runs (warm starts first)") as advance:
         records = compare(comparison, advance)
     for cell, found in cells(records).items():
-        text_table(cell_title(cell), HEADER, rows(found))
+        text_table(cell_title(cell), BRIEF, brief_rows(found))
         text_table("", *rate_rows(found))
     typer.echo(f"written to {out}: {name}.json, {name}.md, {name}.png")
