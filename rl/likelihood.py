@@ -12,8 +12,9 @@ from rl.route_tape import RouteTape, routed
 from rl.token_log_probs import token_log_probs
 from rl.views.view import View, draw, position_counter
 from rollout.config import DecodeConfig
-from rollout.editing import edit_set, read, suppress_mask_, unmask_set
+from rollout.editing import edit_set, unmask_set
 from rollout.sampling import draw as draw_token
+from rollout.scores import read, suppress_mask_
 
 
 @runtime_checkable
@@ -89,7 +90,7 @@ def draft_tokens(
     logits = suppress_mask_(policy.logits(_noisy_hidden(policy, batch, view, None)[scored]), mask_id)
     noise = draw(batch, "draft", number, position_counter(batch))[view.scored]
     drafted = batch.tokens.clone()
-    drafted[view.scored] = draw_token(logits, noise, 1.0, 0, 1.0)[0]
+    drafted[view.scored] = draw_token(logits, noise, noise.new_ones(1))[0]
     return drafted
 
 

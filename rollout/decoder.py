@@ -12,10 +12,11 @@ from torch import Tensor
 
 from rollout.blocks import padded_length
 from rollout.config import DecodeConfig
-from rollout.editing import StepRules, denoise, suppress_mask_
+from rollout.editing import StepRules, denoise
 from rollout.engine import DecodeSession, Engine, RecordingEngine
 from rollout.recording import Actions, Recording
 from rollout.sampling import seed_tensor, uniform
+from rollout.scores import DenseScores
 from rollout.trajectory import Completion, DecodeTrace, Prompt, SpecialTokens, in_order
 
 __all__ = ["SpecialTokens", "decode", "stream"]
@@ -165,12 +166,12 @@ class _Batch:
         """Takes the given rows through one forward and one denoising step; True where a row is done."""
         start = self.active[rows]
         positions = start[:, None] + self.slots
-        logits = suppress_mask_(session.forward(self.canvas, rows, self.committed[rows], start), self.tokens.mask)
+        scores = DenseScores(session.forward(self.canvas, rows, self.committed[rows], start), self.tokens.mask)
         before = self.canvas[rows[:, None], positions]
         prompt = positions < self.prompt_length[rows, None]
         masked = (before == self.tokens.mask) & ~prompt
         noise = uniform(self.seed[rows], self.num_forwards[rows], positions)
-        step = denoise(before, masked, prompt, logits, noise, self.rules.of(rows))
+        step = denoise(before, masked, prompt, scores, noise, self.rules.of(rows))
         offsets = positions - self.prompt_length[rows, None]
         self.recording.add_actions(Actions.of(step, before, rows, self.num_forwards[rows], offsets))
         self.canvas[rows[:, None], positions] = step.tokens

@@ -1,12 +1,12 @@
 """One denoising step of block diffusion with editing, as pure functions of tensors.
 
-A step reads the logits of one active block per row and decides which masked slots to fill (M2T) and which visible
-slots to rewrite (T2T). Every set is computed from the tokens before the step.
+A step looks at the scores of one active block per row and decides which masked slots to fill (M2T) and which visible
+slots to rewrite (T2T). Every set is computed from the tokens before the step. Rows may differ in all their rules.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,66 +14,72 @@ from torch import Tensor
 
 from rollout.config import DecodeConfig
 from rollout.sampling import draw
+from rollout.scores import Reading, Scores
 
 
 @dataclass(frozen=True)
 class StepRules:
-    """The decision rules of one step; see `DecodeConfig` for their meaning.
+    """The decision rules of one step, per row; see `DecodeConfig` for their meaning.
+
+    What the host must know to leave work out, it knows from plain bools, not from the device: they may be True for
+    the sake of rows that `of` left out.
 
     Attributes:
-        threshold: M2T threshold of each row.
-        editing_threshold: T2T threshold of each row.
+        threshold: M2T threshold.
+        editing_threshold: T2T threshold.
         temperature: Of the sampling distribution; 0.0 takes the argmax.
         top_k: Truncation of the sampling distribution; 0 is off.
         top_p: Truncation of the sampling distribution; 1.0 is off.
         draw_edits: Edits redraw their slot instead of writing the argmax.
-        confidence: Masked slots are tested on the drawn token, or on the top one.
+        on_draw: Masked slots are tested on the drawn token, not on the top one; False at temperature 0.
         leftmost: Where no slot passes, the leftmost masked one is filled instead of the most confident one.
+        any_draw: Some row has a temperature.
+        any_on_draw: Some row has `on_draw`.
+        any_top_k: Some row has a `top_k`.
+        any_top_p: Some row has a `top_p`.
     """
 
     threshold: Float[Tensor, " rows"]
     editing_threshold: Float[Tensor, " rows"]
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    draw_edits: bool = False
-    confidence: Literal["drawn", "top"] = "drawn"
-    leftmost: bool = False
+    temperature: Float[Tensor, " rows"]
+    top_k: Int[Tensor, " rows"]
+    top_p: Float[Tensor, " rows"]
+    draw_edits: Bool[Tensor, " rows"]
+    on_draw: Bool[Tensor, " rows"]
+    leftmost: Bool[Tensor, " rows"]
+    any_draw: bool
+    any_on_draw: bool
+    any_top_k: bool
+    any_top_p: bool
 
     @classmethod
     def from_configs(cls, configs: Sequence[DecodeConfig], device: torch.device) -> "StepRules":
-        """The rules of rows with the given configs, which must share their sampling settings."""
-        shared = configs[0]
+        """The rules of rows with the given configs."""
+
+        def column(values: list, dtype: torch.dtype) -> Tensor:
+            return torch.tensor(values, dtype=dtype, device=device)
+
+        draws = [config for config in configs if config.temperature > 0.0]
+        on_draw = [config.temperature > 0.0 and config.unmask_confidence == "drawn" for config in configs]
         return cls(
-            threshold=torch.tensor([config.threshold for config in configs], dtype=torch.float64, device=device),
-            editing_threshold=torch.tensor(
-                [config.editing_threshold for config in configs], dtype=torch.float64, device=device
-            ),
-            temperature=shared.temperature,
-            top_k=shared.top_k,
-            top_p=shared.top_p,
-            draw_edits=shared.edit_sampling == "sample",
-            confidence=shared.unmask_confidence,
-            leftmost=shared.unmask_fallback == "leftmost",
+            threshold=column([config.threshold for config in configs], torch.float64),
+            editing_threshold=column([config.editing_threshold for config in configs], torch.float64),
+            temperature=column([config.temperature for config in configs], torch.float64),
+            top_k=column([config.top_k for config in configs], torch.int64),
+            top_p=column([config.top_p for config in configs], torch.float64),
+            draw_edits=column([config.edit_sampling == "sample" for config in configs], torch.bool),
+            on_draw=column(on_draw, torch.bool),
+            leftmost=column([config.unmask_fallback == "leftmost" for config in configs], torch.bool),
+            any_draw=bool(draws),
+            any_on_draw=any(on_draw),
+            any_top_k=any(config.top_k > 0 for config in draws),
+            any_top_p=any(config.top_p < 1.0 for config in draws),
         )
 
     def of(self, rows: Int[Tensor, " live"]) -> "StepRules":
         """The rules of some of the rows."""
-        return replace(self, threshold=self.threshold[rows], editing_threshold=self.editing_threshold[rows])
-
-
-class Reading(NamedTuple):
-    """What the untempered softmax says about each slot.
-
-    Attributes:
-        top: The most probable token; of equal ones the lowest id.
-        top_prob: Its probability, at most 1.
-        log_normalizer: log sum exp of the logits.
-    """
-
-    top: Int[Tensor, "rows slots"]
-    top_prob: Float[Tensor, "rows slots"]
-    log_normalizer: Float[Tensor, "rows slots"]
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: column[rows] for name, column in columns.items() if isinstance(column, Tensor)})
 
 
 class Proposal(NamedTuple):
@@ -106,33 +112,12 @@ class Step(NamedTuple):
     proposal: Proposal
 
 
-def suppress_mask_(logits: Float[Tensor, "*n vocab"], mask: int) -> Float[Tensor, "*n vocab"]:
-    """Sets the mask token's logit to -inf in place: it has no probability and is never written."""
-    logits[..., mask] = -torch.inf
-    return logits
-
-
-def read(logits: Float[Tensor, "rows slots vocab"]) -> Reading:
-    """Argmax, its probability and the normaliser of each slot, without a softmax of the whole vocabulary.
-
-    Raises:
-        FloatingPointError: If logits hold nan or infinity, or nothing but -inf.
-    """
-    top_logit, top = logits.max(dim=-1)
-    log_normalizer = logits.logsumexp(dim=-1)
-    if not log_normalizer.isfinite().all():
-        row, slot = (~log_normalizer.isfinite()).nonzero()[0].tolist()
-        raise FloatingPointError(f"logits are not finite in row {row}, slot {slot} of the active blocks")
-    # log sum exp >= max holds after rounding too, so no probability passes a threshold of 1.0, which means "never".
-    return Reading(top, (top_logit - log_normalizer).exp(), log_normalizer)
-
-
 def unmask_set(
     masked: Bool[Tensor, "rows slots"],
     confidence: Float[Tensor, "rows slots"],
     top_prob: Float[Tensor, "rows slots"],
     threshold: Float[Tensor, " rows"],
-    leftmost: bool = False,
+    leftmost: Bool[Tensor, " rows"] | bool = False,
 ) -> Bool[Tensor, "rows slots"]:
     """Gamma: masked slots with confidence above the threshold, else one masked slot.
 
@@ -140,8 +125,11 @@ def unmask_set(
     `leftmost`.
     """
     confident = masked & (confidence > threshold[:, None])
-    worth = masked.double() if leftmost else top_prob.masked_fill(~masked, -1.0)
-    best = worth.argmax(dim=-1, keepdim=True)
+    if isinstance(leftmost, Tensor):
+        top_prob = top_prob.masked_fill(leftmost[:, None], 0.0)
+    elif leftmost:
+        top_prob = torch.zeros_like(top_prob)
+    best = top_prob.masked_fill(~masked, -1.0).argmax(dim=-1, keepdim=True)
     fallback = torch.zeros_like(masked).scatter_(-1, best, ~confident.any(dim=-1, keepdim=True))
     return confident | (fallback & masked)
 
@@ -157,50 +145,63 @@ def edit_set(
 
 
 def propose(
-    logits: Float[Tensor, "rows slots vocab"],
+    scores: Scores,
     reading: Reading,
     drawn: Bool[Tensor, "rows slots"],
     noise: Float[Tensor, "rows slots"],
     rules: StepRules,
 ) -> Proposal:
     """The argmax of each slot, replaced by a draw from the sampling distribution in the `drawn` slots."""
-    token = reading.top
-    log_prob = torch.zeros_like(reading.top_prob)
-    if rules.temperature > 0.0:
-        token = token.clone()
-        token[drawn], log_prob[drawn] = draw(logits[drawn], noise[drawn], rules.temperature, rules.top_k, rules.top_p)
-    logit = logits.gather(-1, token.unsqueeze(-1)).squeeze(-1)
-    return Proposal(token, log_prob, logit - reading.log_normalizer)
+    token, log_prob_raw = reading.top, reading.top_log_prob
+    log_prob = torch.zeros_like(log_prob_raw)
+    for row, slot, logits in scores.pieces(drawn):
+        own, own_log_prob = draw(
+            logits,
+            noise[row, slot],
+            rules.temperature[row],
+            rules.top_k[row] if rules.any_top_k else None,
+            rules.top_p[row] if rules.any_top_p else None,
+        )
+        logit = logits.gather(-1, own[:, None])[:, 0]
+        token = token.index_put((row, slot), own)
+        log_prob = log_prob.index_put((row, slot), own_log_prob)
+        log_prob_raw = log_prob_raw.index_put((row, slot), logit - reading.log_normalizer[row, slot])
+    return Proposal(token, log_prob, log_prob_raw)
 
 
 def denoise(
     tokens: Int[Tensor, "rows slots"],
     masked: Bool[Tensor, "rows slots"],
     prompt: Bool[Tensor, "rows slots"],
-    logits: Float[Tensor, "rows slots vocab"],
+    scores: Scores,
     noise: Float[Tensor, "rows slots"],
     rules: StepRules,
 ) -> Step:
     """One step: fill Gamma and rewrite Delta, both found on the tokens before the step.
 
+    Asks for the scores of masked slots, and of other slots outside the prompt in rows that may edit.
+
     Args:
         tokens: The active blocks.
-        masked: Slots that are still empty.
+        masked: Slots that are still empty; none of the prompt.
         prompt: Slots that are never written.
-        logits: Of the active blocks, the mask token suppressed.
+        scores: Of the active blocks.
         noise: One uniform per slot; unused at temperature 0.
         rules: The decision rules.
 
     Source: LLaDA2.1 (arXiv 2602.08676), threshold decoding with token editing.
     """
-    reading = read(logits)
-    edited = edit_set(tokens, ~masked & ~prompt, reading, rules.editing_threshold)
-    on_draw = rules.confidence == "drawn"
-    fillable = masked
-    if not on_draw:
-        fillable = unmask_set(masked, reading.top_prob, reading.top_prob, rules.threshold, rules.leftmost)
-    proposal = propose(logits, reading, fillable | edited if rules.draw_edits else fillable, noise, rules)
-    unmasked = fillable
-    if on_draw:
-        unmasked = unmask_set(masked, proposal.log_prob_raw.exp(), reading.top_prob, rules.threshold, rules.leftmost)
+    editable = ~(masked | prompt) & (rules.editing_threshold < 1.0)[:, None]
+    reading = scores.read(masked | editable)
+    edited = edit_set(tokens, editable, reading, rules.editing_threshold)
+    unmasked = unmask_set(masked, reading.top_prob, reading.top_prob, rules.threshold, rules.leftmost)
+    if not rules.any_draw:
+        proposal = Proposal(reading.top, torch.zeros_like(reading.top_prob), reading.top_log_prob)
+        return Step(torch.where(unmasked | edited, reading.top, tokens), unmasked, edited, proposal)
+    on_draw = rules.on_draw[:, None]
+    drawn = torch.where(on_draw, masked, unmasked) | (edited & rules.draw_edits[:, None])
+    proposal = propose(scores, reading, drawn & (rules.temperature > 0.0)[:, None], noise, rules)
+    if rules.any_on_draw:
+        confidence = torch.where(on_draw, proposal.log_prob_raw.exp(), reading.top_prob)
+        unmasked = unmask_set(masked, confidence, reading.top_prob, rules.threshold, rules.leftmost)
     return Step(torch.where(unmasked | edited, proposal.token, tokens), unmasked, edited, proposal)

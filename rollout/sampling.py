@@ -52,43 +52,53 @@ def uniform(
     return _shift_right(bits, 12).double() * 2.0**-52
 
 
-def truncate(logits: Float[Tensor, "n vocab"], top_k: int, top_p: float) -> Float[Tensor, "n vocab"]:
+def truncate(
+    logits: Float[Tensor, "n vocab"], top_k: Int[Tensor, "#n"] | None, top_p: Float[Tensor, "#n"] | None
+) -> Float[Tensor, "n vocab"]:
     """Sets the logits of tokens outside the top k, then outside the nucleus of the rest, to -inf.
 
     Args:
         logits: Tempered logits.
-        top_k: Tokens to keep; 0 keeps all. Of equal logits the lower id is kept.
-        top_p: Probability that the kept tokens must reach, in (0, 1]; 1.0 keeps all.
+        top_k: Tokens to keep; 0 keeps all. Of equal logits the lower id is kept. None: 0 everywhere.
+        top_p: Probability that the kept tokens must reach, in (0, 1]; 1.0 keeps all. None: 1.0 everywhere.
     """
-    if top_k == 0 and top_p >= 1.0:
+    if top_k is None and top_p is None:
         return logits
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-    if top_k:
-        ordered[:, top_k:] = -torch.inf
-    if top_p < 1.0:
+    if top_k is not None:
+        kept = torch.where(top_k > 0, top_k, logits.shape[-1])
+        rank = torch.arange(logits.shape[-1], device=logits.device)
+        ordered = ordered.masked_fill(rank >= kept[:, None], -torch.inf)
+    if top_p is not None:
         probability = ordered.softmax(dim=-1)
         before = probability.cumsum(dim=-1) - probability
         before[:, 0] = 0.0  # the most probable token stays, whatever the rounding
-        ordered = ordered.masked_fill(before >= top_p, -torch.inf)
+        limit = top_p.to(before.dtype).masked_fill(top_p >= 1.0, torch.inf)
+        ordered = ordered.masked_fill(before >= limit[:, None], -torch.inf)
     return torch.empty_like(logits).scatter_(-1, order, ordered)
 
 
 def draw(
-    logits: Float[Tensor, "n vocab"], noise: Float[Tensor, " n"], temperature: float, top_k: int, top_p: float
+    logits: Float[Tensor, "n vocab"],
+    noise: Float[Tensor, " n"],
+    temperature: Float[Tensor, "#n"],
+    top_k: Int[Tensor, "#n"] | None = None,
+    top_p: Float[Tensor, "#n"] | None = None,
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
     """Draws one token per row from softmax(logits / temperature), truncated, by inverting its distribution function.
 
     Args:
         logits: One row per draw; -inf is never drawn.
         noise: Uniforms from `uniform`.
-        temperature: Greater than 0.
+        temperature: Greater than 0; of every row, or one for all.
         top_k: See `truncate`.
         top_p: See `truncate`.
 
     Returns:
         The tokens, and their log-probabilities in nats under the distribution they were drawn from.
     """
-    log_prob = truncate(logits / temperature, top_k, top_p).log_softmax(dim=-1)
+    tempered = logits / temperature.to(logits.dtype)[:, None]
+    log_prob = truncate(tempered, top_k, top_p).log_softmax(dim=-1)
     cumulative = log_prob.double().exp().cumsum(dim=-1)
     target = noise[:, None] * cumulative[:, -1:]
     # The first index whose cumulative probability exceeds the target always has positive probability.

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rollout.config import DecodeConfig
-from rollout.editing import edit_set, read, unmask_set
+from rollout.editing import edit_set, unmask_set
+from rollout.scores import read
 
 MAX_STATES = 8192  # the chain is a dense matrix: 512 MiB in float64
 

@@ -8,24 +8,23 @@ import math
 import pytest
 import torch
 
-from rollout.editing import StepRules, denoise, edit_set, propose, read, suppress_mask_, unmask_set
+from rollout.config import DecodeConfig
+from rollout.editing import StepRules, denoise, edit_set, propose, unmask_set
+from rollout.scores import DenseScores, read, suppress_mask_
 
 MASK = 4
-NO_NOISE = torch.zeros(1, 6, dtype=torch.float64)
+CPU = torch.device("cpu")
 
 
 def logits_of(*table: list[float]) -> torch.Tensor:
     """One row of slots; the mask token gets an absurdly high logit, which must not matter."""
     logits = torch.tensor([list(table)], dtype=torch.float64).log()
-    return suppress_mask_(torch.cat([logits, torch.full((1, len(table), 1), 50.0)], dim=-1), MASK)
+    return torch.cat([logits, torch.full((1, len(table), 1), 50.0)], dim=-1)
 
 
 def rules(threshold: float = 0.7, editing_threshold: float = 0.5, **sampling) -> StepRules:
-    return StepRules(
-        torch.tensor([threshold], dtype=torch.float64),
-        torch.tensor([editing_threshold], dtype=torch.float64),
-        **sampling,
-    )
+    config = DecodeConfig(threshold=threshold, editing_threshold=editing_threshold, **sampling)
+    return StepRules.from_configs([config], CPU)
 
 
 def step(
@@ -35,7 +34,8 @@ def step(
     row = torch.tensor([tokens])
     protected = torch.arange(len(tokens))[None] < prompt
     numbers = torch.tensor([noise if noise else [0.0] * len(tokens)], dtype=torch.float64)
-    return denoise(row, (row == MASK) & ~protected, protected, logits, numbers, step_rules)
+    scores = DenseScores(logits, MASK)
+    return denoise(row, (row == MASK) & ~protected, protected, scores, numbers, step_rules)
 
 
 def where(slots: torch.Tensor) -> list[int]:
@@ -46,23 +46,6 @@ def test_the_mask_token_has_no_probability_and_is_not_written():
     out = step([MASK], logits_of([0.1, 0.2, 0.6, 0.1]), rules())
     assert out.tokens.tolist() == [[2]]
     assert out.proposal.log_prob_raw.item() == pytest.approx(math.log(0.6))
-
-
-def test_reading_gives_argmax_probability_and_normaliser():
-    reading = read(torch.tensor([[[0.0, math.log(3.0)], [5.0, 5.0]]], dtype=torch.float64))
-    assert reading.top.tolist() == [[1, 0]]
-    assert reading.top_prob[0].tolist() == pytest.approx([0.75, 0.5])
-    assert reading.log_normalizer[0].tolist() == pytest.approx([math.log(4.0), 5.0 + math.log(2.0)])
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_that_are_not_finite_are_an_error_with_the_place(bad):
-    logits = torch.zeros(2, 3, 5)
-    logits[1, 2, 0] = bad
-    with pytest.raises(FloatingPointError, match="row 1, slot 2"):
-        read(logits)
-    with pytest.raises(FloatingPointError, match="row 0, slot 0"):
-        read(torch.full((1, 1, 2), -math.inf))
 
 
 def test_every_masked_slot_above_the_threshold_is_filled_at_once():
@@ -98,8 +81,17 @@ def test_the_fallback_looks_at_the_top_probability_and_not_at_the_draw():
 def test_the_leftmost_fallback_fills_the_first_mask_and_only_where_none_passes():
     masked = torch.tensor([[False, True, True], [False, True, True], [False, False, False]])
     top = torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.1, 0.8], [0.9, 0.9, 0.9]])
-    chosen = unmask_set(masked, top, top, torch.tensor([0.6, 0.6, 1.0]), leftmost=True)
+    thresholds = torch.tensor([0.6, 0.6, 1.0])
+    chosen = unmask_set(masked, top, top, thresholds, leftmost=True)
     assert chosen.tolist() == [[False, True, False], [False, False, True], [False, False, False]]
+    per_row = unmask_set(
+        masked[:1].expand(2, -1),
+        top[:1].expand(2, -1),
+        top[:1].expand(2, -1),
+        thresholds[:2],
+        torch.tensor([False, True]),
+    )
+    assert per_row.tolist() == [[False, False, True], [False, True, False]]
 
 
 def test_a_row_without_masks_fills_nothing_and_rows_are_judged_apart():
@@ -124,7 +116,7 @@ def test_a_visible_slot_is_edited_only_by_another_token_above_the_threshold():
 
 
 def test_the_inequality_of_the_edit_is_strict():
-    reading = read(logits_of([0.5, 0.25, 0.25, 0.0]))
+    reading = read(suppress_mask_(logits_of([0.5, 0.25, 0.25, 0.0]), MASK))
     reading = reading._replace(top_prob=torch.tensor([[0.5]], dtype=torch.float64))
     tokens, editable = torch.tensor([[1]]), torch.tensor([[True]])
     assert not edit_set(tokens, editable, reading, torch.tensor([0.5], dtype=torch.float64)).any()
@@ -159,7 +151,7 @@ def test_an_editing_threshold_of_one_edits_nothing_and_a_threshold_of_one_fills_
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(1, 1000, 5, generator=generator).to(dtype)
     logits[..., 0] += 40.0
-    assert read(logits).top_prob.max() == 1.0
+    assert read(suppress_mask_(logits.clone(), MASK)).top_prob.max() == 1.0
     assert where(step([1] * 1000, logits, rules(editing_threshold=1.0)).edited) == []
     assert len(where(step([MASK] * 1000, logits, rules(threshold=1.0)).unmasked)) == 1
 
@@ -176,7 +168,7 @@ def test_the_threshold_tests_the_drawn_token_or_the_top_one():
     drawn = step([MASK, MASK], table, rules(temperature=1.0), noise=noise)
     assert where(drawn.unmasked) == [0]  # neither draw passes; slot 0 has the higher top probability
     assert drawn.tokens.tolist() == [[1, MASK]]
-    top = step([MASK, MASK], table, rules(temperature=1.0, confidence="top"), noise=noise)
+    top = step([MASK, MASK], table, rules(temperature=1.0, unmask_confidence="top"), noise=noise)
     assert where(top.unmasked) == [0, 1]
     assert top.tokens.tolist() == [[1, 1]]
 
@@ -185,7 +177,7 @@ def test_thresholds_test_the_untempered_probability():
     # At temperature 0.5 the probabilities 0.6, 0.4 become 0.36/0.52 = 0.692, 0.308; 0.6 does not pass 0.65.
     table = logits_of([0.6, 0.4, 0, 0], [0.6, 0.4, 0, 0])
     for confidence in ("drawn", "top"):
-        out = step([MASK, MASK], table, rules(threshold=0.65, temperature=0.5, confidence=confidence))
+        out = step([MASK, MASK], table, rules(threshold=0.65, temperature=0.5, unmask_confidence=confidence))
         assert where(out.unmasked) == [0]
         assert out.proposal.log_prob[0, 0].item() == pytest.approx(math.log(0.36 / 0.52))
         assert out.proposal.log_prob_raw[0, 0].item() == pytest.approx(math.log(0.6))
@@ -196,7 +188,7 @@ def test_an_edit_writes_the_argmax_or_redraws_its_slot_and_may_keep_the_old_toke
     argmax = step([1, 1], table, rules(temperature=1.0), noise=noise)
     assert argmax.tokens.tolist() == [[0, 0]]
     assert argmax.proposal.log_prob.tolist() == [[0.0, 0.0]]
-    redrawn = step([1, 1], table, rules(temperature=1.0, draw_edits=True), noise=noise)
+    redrawn = step([1, 1], table, rules(temperature=1.0, edit_sampling="sample"), noise=noise)
     assert where(redrawn.edited) == [0, 1]
     assert redrawn.tokens.tolist() == [[0, 1]]
     assert redrawn.proposal.log_prob[0].tolist() == pytest.approx([math.log(0.6), math.log(0.4)])
@@ -204,8 +196,8 @@ def test_an_edit_writes_the_argmax_or_redraws_its_slot_and_may_keep_the_old_toke
 
 def test_slots_that_are_not_drawn_propose_their_argmax():
     table = logits_of([0.6, 0.4, 0, 0], [0.6, 0.4, 0, 0])
-    proposal = propose(
-        table, read(table), torch.tensor([[True, False]]), torch.full((1, 2), 0.9), rules(temperature=1.0)
-    )
+    scores, drawn = DenseScores(table, MASK), torch.tensor([[True, False]])
+    noise = torch.full((1, 2), 0.9)
+    proposal = propose(scores, scores.read(torch.ones_like(drawn)), drawn, noise, rules(temperature=1.0))
     assert proposal.token.tolist() == [[1, 0]]
     assert proposal.log_prob[0].tolist() == pytest.approx([math.log(0.4), 0.0])

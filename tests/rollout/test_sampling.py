@@ -7,6 +7,8 @@ import torch
 
 from rollout.sampling import draw, seed_tensor, truncate, uniform
 
+ONE = torch.ones(1, dtype=torch.float64)
+
 
 def grid(seeds: int, forwards: int, positions: int) -> torch.Tensor:
     """Uniforms of consecutive counters, ``[seeds, forwards, positions]``."""
@@ -93,7 +95,7 @@ def test_draws_follow_the_tempered_softmax(temperature):
     logits = torch.tensor([0.3, -1.0, 2.0, -math.inf, 0.9, 1.1], dtype=torch.float64)
     n = 200_000
     noise = uniform(torch.tensor([7]), torch.tensor([0]), torch.arange(n)[None])[0]
-    token, log_prob = draw(logits.expand(n, -1), noise, temperature, 0, 1.0)
+    token, log_prob = draw(logits.expand(n, -1), noise, torch.tensor([temperature]))
     expected = (logits / temperature).softmax(dim=0)
     observed = token.bincount(minlength=6) / n
     assert (observed - expected).abs().max() < 4 * math.sqrt(0.25 / n)
@@ -104,7 +106,7 @@ def test_draws_follow_the_tempered_softmax(temperature):
 def test_a_draw_inverts_the_distribution_function():
     logits = torch.tensor([[0.2, 0.5, 0.3]], dtype=torch.float64).log().expand(7, -1)
     noise = torch.tensor([0.0, 0.1999, 0.2001, 0.6999, 0.7001, 0.9999, 1 - 2**-52], dtype=torch.float64)
-    assert draw(logits, noise, 1.0, 0, 1.0)[0].tolist() == [0, 0, 1, 1, 2, 2, 2]
+    assert draw(logits, noise, ONE)[0].tolist() == [0, 0, 1, 1, 2, 2, 2]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -112,10 +114,10 @@ def test_the_largest_uniform_never_draws_a_token_of_probability_zero(dtype):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(2000, 50, generator=generator).to(dtype)
     logits[:, 30:] = -math.inf
-    token, log_prob = draw(logits, torch.full((2000,), 1 - 2**-52, dtype=torch.float64), 1.0, 0, 1.0)
+    token, log_prob = draw(logits, torch.full((2000,), 1 - 2**-52, dtype=torch.float64), ONE)
     assert token.max() < 30
     assert log_prob.isfinite().all()
-    token, _ = draw(logits.flip(-1), torch.zeros(2000, dtype=torch.float64), 1.0, 0, 1.0)
+    token, _ = draw(logits.flip(-1), torch.zeros(2000, dtype=torch.float64), ONE)
     assert token.min() >= 20
 
 
@@ -123,18 +125,24 @@ def test_drawing_leaves_the_logits_as_they_are():
     logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(1))
     before = logits.clone()
     for top_k, top_p in [(0, 1.0), (3, 0.5)]:
-        draw(logits, torch.rand(4, dtype=torch.float64), 0.7, top_k, top_p)
+        draw(logits, torch.rand(4, dtype=torch.float64), 0.7 * ONE, torch.tensor([top_k]), torch.tensor([top_p]))
         assert torch.equal(logits, before)
 
 
 def test_no_draws_are_no_tokens():
-    token, log_prob = draw(torch.zeros(0, 5), torch.zeros(0, dtype=torch.float64), 1.0, 2, 0.5)
+    token, log_prob = draw(torch.zeros(0, 5), torch.zeros(0, dtype=torch.float64), ONE, 2 * ONE.long(), ONE / 2)
     assert (len(token), len(log_prob)) == (0, 0)
 
 
 def kept(probabilities: list[float], top_k: int, top_p: float) -> list[int]:
     logits = torch.tensor([probabilities], dtype=torch.float64).log()
-    return truncate(logits, top_k, top_p)[0].isfinite().nonzero().flatten().tolist()
+    return (
+        truncate(logits, torch.tensor([top_k]), torch.tensor([top_p], dtype=torch.float64))[0]
+        .isfinite()
+        .nonzero()
+        .flatten()
+        .tolist()
+    )
 
 
 def test_top_k_keeps_the_k_most_probable_tokens_and_of_equal_ones_the_lower_id():
@@ -160,5 +168,5 @@ def test_top_p_is_counted_on_what_top_k_left():
 
 def test_the_log_probability_of_a_draw_is_that_of_the_truncated_distribution():
     logits = torch.tensor([[0.125, 0.5, 0.125, 0.25]], dtype=torch.float64).log()
-    token, log_prob = draw(logits, torch.tensor([0.9], dtype=torch.float64), 1.0, 2, 1.0)
+    token, log_prob = draw(logits, torch.tensor([0.9], dtype=torch.float64), ONE, 2 * ONE.long())
     assert (token.item(), log_prob.item()) == (3, pytest.approx(math.log(1 / 3)))
