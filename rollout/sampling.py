@@ -3,6 +3,7 @@
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -14,6 +15,7 @@ def _signed(value: int) -> int:
 
 _INCREMENT: Final = _signed(0x9E3779B97F4A7C15)
 _MULTIPLIERS: Final = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
+_GROUP: Final = 64  # tokens that are first summed and then, if it falls among them, searched
 
 
 def seed_tensor(seeds: list[int], device: torch.device | None = None) -> Int[Tensor, " rows"]:
@@ -97,10 +99,35 @@ def draw(
     Returns:
         The tokens, and their log-probabilities in nats under the distribution they were drawn from.
     """
-    tempered = logits / temperature.to(logits.dtype)[:, None]
-    log_prob = truncate(tempered, top_k, top_p).log_softmax(dim=-1)
-    cumulative = log_prob.double().exp().cumsum(dim=-1)
-    target = noise[:, None] * cumulative[:, -1:]
-    # The first index whose cumulative probability exceeds the target always has positive probability.
-    token = torch.searchsorted(cumulative, target, right=True)
-    return token.squeeze(-1), log_prob.gather(-1, token).squeeze(-1)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    temperature = temperature.to(logits.dtype)[:, None]
+    tempered = truncate(logits / temperature, top_k, top_p)
+    peak = tempered.amax(dim=-1, keepdim=True)
+    weight = tempered.sub_(peak).exp_()
+    token, total = _invert(weight, noise)
+    log_weight = (logits.gather(-1, token[:, None]) / temperature - peak)[:, 0]
+    return token, log_weight - total.log().to(log_weight.dtype)
+
+
+def _invert(
+    weight: Float[Tensor, "n vocab"], noise: Float[Tensor, " n"]
+) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
+    """The tokens at which the distribution functions of some weights pass the noise, and the sums of the weights.
+
+    A running sum over a whole vocabulary in float64 costs more than all that leads up to it. So tokens are taken in
+    groups: the running sums are those of the groups, and those inside the one group that the noise falls into.
+    """
+    weight = F.pad(weight, (0, -weight.shape[1] % _GROUP)) if weight.shape[1] % _GROUP else weight
+    groups = weight.unflatten(-1, (-1, _GROUP))
+    reached = F.pad(groups.sum(dim=-1).double().cumsum(dim=-1), (1, 0))
+    total = reached[:, -1:]
+    target = noise[:, None] * total
+    # The first running sum above the target is that of a group, and then of a token, with positive weight.
+    group = torch.searchsorted(reached[:, 1:].contiguous(), target, right=True)
+    before, behind = reached.gather(-1, group), reached.gather(-1, group + 1)
+    inside = groups.take_along_dim(group[..., None], dim=1)[:, 0].double().cumsum(dim=-1)
+    end = inside[:, -1:]
+    # What is left of the noise inside the group. Rounding must not carry it to the end of the group.
+    rest = torch.minimum((target - before) / (behind - before) * end, end.nextafter(torch.zeros_like(end)))
+    token = group * _GROUP + torch.searchsorted(inside, rest, right=True)
+    return token[:, 0], total[:, 0]

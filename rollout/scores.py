@@ -76,7 +76,7 @@ def read(logits: Float[Tensor, "rows slots vocab"]) -> Reading:
     Raises:
         FloatingPointError: If logits hold nan or infinity, or nothing but -inf.
     """
-    return _finite(_reading(*logits.max(dim=-1), logits.logsumexp(dim=-1)))
+    return _finite(_summary(logits))
 
 
 class DenseScores:
@@ -89,8 +89,7 @@ class DenseScores:
     def read(self, where: Bool[Tensor, "rows slots"]) -> Reading:
         """See `Scores.read`."""
         row, slot = where.nonzero(as_tuple=True)
-        logits = self._logits[row, slot]
-        return _placed(_reading(*logits.max(dim=-1), logits.logsumexp(dim=-1)), row, slot, where)
+        return _placed(_summary(self._logits[row, slot]), row, slot, where)
 
     def pieces(self, where: Bool[Tensor, "rows slots"]) -> Iterator[Piece]:
         """See `Scores.pieces`: one piece, if there is any slot."""
@@ -121,17 +120,32 @@ class HeadScores:
         original = hidden.dtype.itemsize if hidden.dtype != self._dtype else 0
         self._room = max(budget_bytes // (self._dtype.itemsize + original), 1)  # in logits
         self._vocab_size = len(head.head_weight)
+        self._table = hidden.new_zeros(hidden.shape[:2], dtype=torch.bool), hidden.new_empty(0, self._vocab_size)
 
     def read(self, where: Bool[Tensor, "rows slots"]) -> Reading:
-        """See `Scores.read`: a running maximum and sum over slices of the vocabulary."""
+        """See `Scores.read`: a running maximum and sum over slices of the vocabulary.
+
+        Logits of which two tables fit into the budget are kept for `pieces`.
+        """
         row, slot = where.nonzero(as_tuple=True)
         hidden = self._hidden[row, slot]
+        if 2 * len(row) * self._vocab_size <= self._room:
+            logits = self._slice(hidden, 0, self._vocab_size)
+            self._table = where, logits
+            return _placed(_summary(logits), row, slot, where)
         parts = [self._stream(part) for part in hidden.split(self._room)]
         return _placed(_reading(*map(torch.cat, zip(*parts, strict=True))), row, slot, where)
 
     def pieces(self, where: Bool[Tensor, "rows slots"]) -> Iterator[Piece]:
         """See `Scores.pieces`; a piece holds at least one slot."""
         row, slot = where.nonzero(as_tuple=True)
+        known, table = self._table
+        if not len(row):
+            return
+        if not (where & ~known).any():
+            place = known.flatten().cumsum(0).view_as(known)[row, slot] - 1
+            yield row, slot, table if len(row) == len(table) else table[place]
+            return
         size = max(self._room // self._vocab_size, 1)
         for begin in range(0, len(row), size):
             rows, slots = row[begin : begin + size], slot[begin : begin + size]
@@ -161,6 +175,12 @@ class HeadScores:
         if start <= self._mask < stop:
             suppress_mask_(logits, self._mask - start)
         return logits
+
+
+def _summary(logits: Float[Tensor, "*n vocab"]) -> Reading:
+    """The reading of whole rows of logits."""
+    peak, column = _peak(logits.flatten(0, -2))
+    return _reading(peak.view(logits.shape[:-1]), column.view(logits.shape[:-1]), logits.logsumexp(dim=-1))
 
 
 def _reading(top_logit: Float[Tensor, "*n"], top: Int[Tensor, "*n"], log_normalizer: Float[Tensor, "*n"]) -> Reading:

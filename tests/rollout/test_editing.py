@@ -4,13 +4,16 @@ Tokens 0 to 3 are words and 4 is the mask. Logits are natural logarithms of the 
 """
 
 import math
+import random
 
 import pytest
 import torch
 
+from oracles.slow_decode import denoise_block
 from rollout.config import DecodeConfig
 from rollout.editing import StepRules, denoise, edit_set, propose, unmask_set
-from rollout.scores import DenseScores, read, suppress_mask_
+from rollout.scores import DenseScores, HeadScores, read, suppress_mask_
+from rollout.trajectory import SpecialTokens
 
 MASK = 4
 CPU = torch.device("cpu")
@@ -36,6 +39,16 @@ def step(
     numbers = torch.tensor([noise if noise else [0.0] * len(tokens)], dtype=torch.float64)
     scores = DenseScores(logits, MASK)
     return denoise(row, (row == MASK) & ~protected, protected, scores, numbers, step_rules)
+
+
+class Linear:
+    """A head."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.head_weight = weight
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden @ self.head_weight.T
 
 
 def where(slots: torch.Tensor) -> list[int]:
@@ -201,3 +214,138 @@ def test_slots_that_are_not_drawn_propose_their_argmax():
     proposal = propose(scores, scores.read(torch.ones_like(drawn)), drawn, noise, rules(temperature=1.0))
     assert proposal.token.tolist() == [[1, 0]]
     assert proposal.log_prob[0].tolist() == pytest.approx([math.log(0.4), 0.0])
+
+
+def random_rows(count: int, slots: int, vocab: int, seed: int):
+    """Configs, canvases, prompt lengths, logits and noise of rows that have nothing in common."""
+    source, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    configs = [
+        DecodeConfig(
+            threshold=source.choice([0.0, 0.2, 0.5, 1.0]),
+            editing_threshold=source.choice([0.0, 0.2, 0.5, 1.0]),
+            temperature=source.choice([0.0, 0.5, 1.0, 1.5]),
+            top_k=source.choice([0, 0, 3]),
+            top_p=source.choice([1.0, 1.0, 0.7]),
+            edit_sampling=source.choice(["argmax", "sample"]),
+            unmask_confidence=source.choice(["drawn", "top"]),
+        )
+        for _ in range(count)
+    ]
+    tokens = torch.tensor([[source.choice([MASK, source.randrange(vocab)]) for _ in range(slots)] for _ in configs])
+    begins = [source.randrange(slots) for _ in configs]
+    logits = 2.0 * torch.randn(count, slots, vocab, dtype=torch.float64, generator=generator)
+    return configs, tokens, begins, logits, torch.rand(count, slots, dtype=torch.float64, generator=generator)
+
+
+def denoised(configs, tokens, begins, scores, noise):
+    prompt = torch.arange(tokens.shape[1]) < torch.tensor(begins)[:, None]
+    return denoise(
+        tokens, (tokens == MASK) & ~prompt, prompt, scores, noise, StepRules.from_configs(configs, tokens.device)
+    )
+
+
+def actions_of(step, before, row: int) -> list[tuple[int, int, int, int, float, float]]:
+    """The actions of one row in the layout of the slow decoder, of forward 0."""
+    return [
+        (
+            0,
+            slot,
+            int(before[row, slot]),
+            int(step.tokens[row, slot]),
+            step.proposal.log_prob[row, slot].item(),
+            step.proposal.log_prob_raw[row, slot].item(),
+        )
+        for slot in (step.unmasked | step.edited)[row].nonzero()[:, 0].tolist()
+    ]
+
+
+@pytest.mark.parametrize("budget", [None, 1, 1000, 1 << 20], ids=["table", "by logit", "slices", "whole"])
+def test_rows_of_one_step_follow_their_own_rules(budget):
+    configs, tokens, begins, logits, noise = random_rows(count=200, slots=6, vocab=9, seed=0)
+    scores = DenseScores(logits, MASK)
+    if budget is not None:
+        unit = torch.eye(9, dtype=torch.float64)
+        scores = HeadScores(logits, Linear(unit), MASK, budget)
+    found = denoised(configs, tokens, begins, scores, noise)
+    for row, config in enumerate(configs):
+        expected = denoise_block(
+            logits[row].tolist(),
+            tokens[row].tolist(),
+            0,
+            begins[row],
+            0,
+            lambda _, slot, row=row: noise[row, slot].item(),
+            config.model_copy(update={"block_length": 6}),
+            SpecialTokens(MASK, 0, ()),
+        )
+        actions = actions_of(found, tokens, row)
+        assert [action[:4] for action in actions] == [action[:4] for action in expected]
+        assert [action[4:] for action in actions] == [pytest.approx(action[4:], abs=1e-12) for action in expected]
+    kept = ~(found.unmasked | found.edited)
+    assert torch.equal(found.tokens[kept], tokens[kept])
+
+
+def test_rules_of_some_rows_are_the_rules_of_these_rows():
+    configs, tokens, begins, logits, noise = random_rows(count=20, slots=6, vocab=9, seed=1)
+    rows = torch.tensor([3, 17, 4])
+    picked = StepRules.from_configs(configs, CPU).of(rows)
+    own = StepRules.from_configs([configs[row] for row in rows.tolist()], CPU)
+    for name in ("threshold", "editing_threshold", "temperature", "top_k", "top_p", "draw_edits", "on_draw"):
+        assert torch.equal(getattr(picked, name), getattr(own, name)), name
+    whole = denoised(configs, tokens, begins, DenseScores(logits, MASK), noise)
+    prompt = torch.arange(6) < torch.tensor(begins)[rows, None]
+    masked = (tokens[rows] == MASK) & ~prompt
+    some = denoise(tokens[rows], masked, prompt, DenseScores(logits[rows], MASK), noise[rows], picked)
+    assert torch.equal(some.tokens, whole.tokens[rows])
+
+
+def test_the_host_knows_what_work_no_row_needs():
+    def known(**sampling) -> tuple[bool, bool, bool, bool]:
+        own = StepRules.from_configs([DecodeConfig(), DecodeConfig(**sampling)], CPU)
+        return own.any_draw, own.any_on_draw, own.any_top_k, own.any_top_p
+
+    assert known(top_k=2, top_p=0.5) == (False, False, False, False)  # at temperature 0
+    assert known(temperature=1.0) == (True, True, False, False)
+    assert known(temperature=1.0, unmask_confidence="top", top_k=2) == (True, False, True, False)
+    assert known(temperature=1.0, top_p=0.5) == (True, True, False, True)
+
+
+class Asked(DenseScores):
+    """Notes which slots are asked about."""
+
+    def read(self, where):
+        self.read_slots = where
+        return super().read(where)
+
+    def pieces(self, where):
+        self.drawn_slots = where
+        return super().pieces(where)
+
+
+def test_scores_are_asked_for_only_where_they_can_matter():
+    configs = [
+        DecodeConfig(editing_threshold=1.0),  # fills only
+        DecodeConfig(editing_threshold=0.5),  # fills and edits
+        DecodeConfig(editing_threshold=1.0, temperature=1.0),  # draws in every masked slot
+        DecodeConfig(editing_threshold=0.0, temperature=1.0, unmask_confidence="top", threshold=1.0),  # draws one fill
+        DecodeConfig(editing_threshold=0.0, temperature=1.0, edit_sampling="sample"),  # draws edits too
+    ]
+    tokens = torch.tensor([[1, 2, MASK, MASK]] * 5)
+    table = torch.tensor([0.1, 0.2, 0.3, 0.4, 0.0], dtype=torch.float64).log().expand(5, 4, 5)
+    scores = Asked(table, MASK)
+    denoised(configs, tokens, [1] * 5, scores, torch.zeros(5, 4, dtype=torch.float64))
+    slots = [[i for i, asked in enumerate(row) if asked] for row in scores.read_slots.tolist()]
+    assert slots == [[2, 3], [1, 2, 3], [2, 3], [1, 2, 3], [1, 2, 3]]
+    slots = [[i for i, asked in enumerate(row) if asked] for row in scores.drawn_slots.tolist()]
+    assert slots == [[], [], [2, 3], [2], [1, 2, 3]]
+    greedy = Asked(table[:2], MASK)
+    denoised(configs[:2], tokens[:2], [1, 1], greedy, torch.zeros(2, 4, dtype=torch.float64))
+    assert not hasattr(greedy, "drawn_slots")
+
+
+def test_the_leftmost_fallback_is_a_rule_of_its_row():
+    table = logits_of([0.4, 0.3, 0.3, 0.0], [0.6, 0.4, 0.0, 0.0]).expand(2, -1, -1)
+    configs = [DecodeConfig(), DecodeConfig(unmask_fallback="leftmost")]
+    tokens = torch.tensor([[MASK, MASK]] * 2)
+    out = denoised(configs, tokens, [0, 0], DenseScores(table, MASK), torch.zeros(2, 2, dtype=torch.float64))
+    assert out.unmasked.tolist() == [[False, True], [True, False]]

@@ -110,15 +110,46 @@ def test_a_draw_inverts_the_distribution_function():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-def test_the_largest_uniform_never_draws_a_token_of_probability_zero(dtype):
+@pytest.mark.parametrize(("possible", "vocab"), [(30, 50), (64, 128), (100, 300), (128, 200)])
+def test_the_largest_uniform_never_draws_a_token_of_probability_zero(dtype, possible, vocab):
     generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2000, 50, generator=generator).to(dtype)
-    logits[:, 30:] = -math.inf
+    logits = torch.randn(2000, vocab, generator=generator).to(dtype)
+    logits[:, possible:] = -math.inf
     token, log_prob = draw(logits, torch.full((2000,), 1 - 2**-52, dtype=torch.float64), ONE)
-    assert token.max() < 30
+    assert token.max() == possible - 1
     assert log_prob.isfinite().all()
     token, _ = draw(logits.flip(-1), torch.zeros(2000, dtype=torch.float64), ONE)
-    assert token.min() >= 20
+    assert (token == vocab - possible).all()
+
+
+@pytest.mark.parametrize("vocab", [5, 64, 65, 500])
+def test_draws_are_those_of_the_running_sum_over_the_whole_vocabulary(vocab):
+    generator = torch.Generator().manual_seed(4)
+    logits = 3.0 * torch.randn(4000, vocab, generator=generator, dtype=torch.float64)
+    logits[torch.rand(4000, vocab, generator=generator) < 0.3] = -math.inf
+    logits[:, vocab // 2] = 0.0
+    noise = torch.rand(4000, generator=generator, dtype=torch.float64)
+    token, log_prob = draw(logits, noise, 0.8 * ONE)
+    expected = (logits / 0.8).log_softmax(-1)
+    assert torch.equal(token, (expected.exp().cumsum(-1) <= noise[:, None]).sum(-1))
+    torch.testing.assert_close(log_prob, expected.gather(-1, token[:, None])[:, 0], rtol=0, atol=1e-12)
+
+
+def test_rows_are_drawn_with_their_own_temperature_and_truncation():
+    generator = torch.Generator().manual_seed(5)
+    settings = [(0.5, 0, 1.0), (1.0, 0, 1.0), (1.0, 3, 1.0), (2.0, 0, 0.6), (0.7, 20, 0.9), (1.3, 1, 0.5)] * 50
+    temperature, top_k, top_p = (torch.tensor(column) for column in zip(*settings, strict=True))
+    logits = torch.randn(300, 100, generator=generator)
+    noise = torch.rand(300, generator=generator, dtype=torch.float64)
+    tokens, log_probs = draw(logits, noise, temperature, top_k, top_p)
+    for row in range(300):
+        own = slice(row, row + 1)
+        plain = settings[row][1:] == (0, 1.0)
+        truncation = (None, None) if plain else (top_k[own], top_p[own])
+        token, log_prob = draw(logits[own], noise[own], temperature[own], *truncation)
+        assert (token.item(), log_prob.item()) == (tokens[row].item(), log_probs[row].item())
+    assert tokens[5::6].equal(logits[5::6].argmax(-1))
+    assert not log_probs[5::6].any()
 
 
 def test_drawing_leaves_the_logits_as_they_are():
