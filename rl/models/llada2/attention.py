@@ -12,7 +12,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_atten
 
 from rl.models.llada2.config import LLaDA2Config
 
-Mask = Bool[Tensor, "#b q k"] | BlockMask
+Mask = Bool[Tensor, "#b #q k"] | BlockMask
 
 
 class MaskTile(NamedTuple):
@@ -63,6 +63,7 @@ def attend(
     """Softmax attention with scale ``head_dim^-0.5`` over the keys where ``mask`` allows it.
 
     Consecutive query heads share one key head. A `BlockMask` goes to FlexAttention, a tensor to SDPA, tiles one by one.
+    A mask with one row for all queries is the cheapest: it costs no copy of a key.
     """
     if isinstance(mask, BlockMask):
         return _compiled_flex_attention()(query, key, value, block_mask=mask, enable_gqa=True)
@@ -72,9 +73,13 @@ def attend(
             for tile in mask
         ]
         return torch.cat(parts, dim=2)
+    group = query.shape[1] // key.shape[1]
+    if mask.shape[1] == 1:
+        # All queries see the same keys, so the heads of a group are as good as more queries: no key is repeated.
+        folded = query.unflatten(1, (-1, group)).flatten(2, 3)
+        return F.scaled_dot_product_attention(folded, key, value, attn_mask=mask[:, None]).reshape(query.shape)
     if query.is_cuda:
         # With a mask, CUDA's fused kernels want equal head counts; enable_gqa would fall back to the slow math kernel.
-        group = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(group, dim=1), value.repeat_interleave(group, dim=1)
     return F.scaled_dot_product_attention(query, key, value, attn_mask=mask[:, None], enable_gqa=not query.is_cuda)
 

@@ -83,7 +83,8 @@ class LLaDA2Model(nn.Module):
             input_ids: Token ids.
             position_ids: Absolute positions, for the rotary angles.
             attention_mask: True where query q may attend key k; k runs over the keys that the cache returns, or over
-                the queries themselves without a cache. Or the same as a FlexAttention `BlockMask`.
+                the queries themselves without a cache. One row may stand for all queries of an entry. Or the same as
+                a FlexAttention `BlockMask`.
             cache: Keys and values of earlier positions.
             tape: Notes the routes of the positions, row by row, and may replace them; see `route_tape`.
         """

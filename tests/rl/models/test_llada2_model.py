@@ -229,6 +229,36 @@ def test_attention_is_the_softmax_average_with_consecutive_query_heads_sharing_a
             torch.testing.assert_close(found[0, head, row], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(("heads", "key_heads"), [(4, 2), (4, 4), (8, 1), (1, 1)])
+@pytest.mark.parametrize(("queries", "entries"), [(5, 3), (5, 1), (1, 3)])
+def test_one_row_of_a_mask_stands_for_all_queries(heads, key_heads, queries, entries):
+    generator = torch.Generator().manual_seed(7)
+    query = torch.randn(3, queries, heads, 8, generator=generator, dtype=torch.float64).transpose(1, 2)
+    key, value = torch.randn(2, 3, key_heads, 9, 8, generator=generator, dtype=torch.float64)
+    mask = torch.rand(entries, 1, 9, generator=generator) < 0.6
+    mask[..., 0] = True
+    assert not mask.all()
+    inputs = [tensor.requires_grad_() for tensor in (query, key, value)]
+    found = attend(*inputs, mask)
+    # Two rows at least: then the heads stay apart. Extra queries are cut off again.
+    padded = torch.cat([query, query[:, :, :1]], dim=2)
+    expected = attend(padded, key, value, mask.expand(-1, queries + 1, -1))[:, :, :queries]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    weight = torch.randn(found.shape, generator=generator, dtype=torch.float64)
+    gradients = [torch.autograd.grad((out * weight).sum(), inputs) for out in (found, expected)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-12)
+
+
+def test_one_row_of_a_mask_serves_the_whole_network():
+    model, ids = tiny_model(), random_ids(3, 16)
+    positions = torch.arange(16).expand(3, -1)
+    mask = (torch.arange(16) < torch.tensor([16, 9, 4])[:, None])[:, None]
+    with torch.no_grad():
+        found = model.hidden_states(ids, positions, mask)
+        expected = model.hidden_states(ids, positions, mask.expand(-1, 16, -1).contiguous())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
+
+
 def test_a_query_that_may_attend_nothing_stays_finite_forward_and_backward():
     model, ids = tiny_model(torch.float32), random_ids(1, 16)
     mask = torch.ones(1, 16, 16, dtype=torch.bool)
