@@ -46,7 +46,10 @@ class Scores(Protocol):
         ...
 
     def pieces(self, where: Bool[Tensor, "rows slots"]) -> Iterator[Piece]:
-        """Row, slot and logits of the slots in `where`, in row-major order, in pieces that fit into memory."""
+        """Row, slot and logits of the slots in `where`, in row-major order, in pieces that fit into memory.
+
+        The logits are the scores' own: they are not to be changed.
+        """
         ...
 
 
@@ -142,11 +145,11 @@ class HeadScores:
         known, table = self._table
         if not len(row):
             return
-        if not (where & ~known).any():
+        if len(table) and not (where & ~known).any():
             place = known.flatten().cumsum(0).view_as(known)[row, slot] - 1
             yield row, slot, table if len(row) == len(table) else table[place]
             return
-        size = max(self._room // self._vocab_size, 1)
+        size = max((self._room - table.numel()) // self._vocab_size, 1)
         for begin in range(0, len(row), size):
             rows, slots = row[begin : begin + size], slot[begin : begin + size]
             yield rows, slots, self._slice(self._hidden[rows, slots], 0, self._vocab_size)
@@ -198,7 +201,7 @@ def _placed(
 
 
 def _finite(reading: Reading) -> Reading:
-    """The reading, if its logits allowed one; the one place where the host waits for the device."""
+    """The reading, if its logits allowed one."""
     broken = ~reading.log_normalizer.isfinite()
     if broken.any():
         row, slot = broken.nonzero()[0].tolist()

@@ -135,6 +135,26 @@ def test_draws_are_those_of_the_running_sum_over_the_whole_vocabulary(vocab):
     torch.testing.assert_close(log_prob, expected.gather(-1, token[:, None])[:, 0], rtol=0, atol=1e-12)
 
 
+def test_a_uniform_just_below_the_end_of_a_run_of_tokens_draws_no_impossible_token():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.rand(20_000, 200, generator=generator, dtype=torch.float64)
+    weight[:, 60:70] = weight[:, 128:140] = 0.0
+    reached = weight[:, :128].sum(-1) / weight.sum(-1)
+    for steps in range(1, 5):
+        reached = reached.nextafter(torch.zeros_like(reached))
+        token, log_prob = draw(weight.log(), reached, ONE)
+        assert ((token == 127) | (token == 140)).all(), steps  # rounding may go either way, but not astray
+        assert log_prob.isfinite().all()
+
+
+def test_tokens_too_improbable_for_a_sum_of_32_bits_are_still_drawn():
+    logits = torch.full((1, 64), 2.0**-30).log()
+    logits[0, 0] = 0.0
+    largest = torch.full((1,), 1 - 2**-52, dtype=torch.float64)
+    assert draw(logits, largest, ONE)[0].item() == 63
+    assert draw(logits, largest - 2.0**-25, ONE)[0].item() in range(20, 44)  # half of what lies behind token 0
+
+
 def test_rows_are_drawn_with_their_own_temperature_and_truncation():
     generator = torch.Generator().manual_seed(5)
     settings = [(0.5, 0, 1.0), (1.0, 0, 1.0), (1.0, 3, 1.0), (2.0, 0, 0.6), (0.7, 20, 0.9), (1.3, 1, 0.5)] * 50
@@ -195,6 +215,14 @@ def test_top_p_is_counted_on_what_top_k_left():
     table = [0.125, 0.5, 0.125, 0.25]
     assert kept(table, top_k=2, top_p=0.6) == [1]
     assert kept(table, top_k=2, top_p=0.7) == [1, 3]
+
+
+def test_a_row_that_is_not_truncated_keeps_every_token_beside_rows_that_are():
+    logits = 6.0 * torch.randn(32, 500, generator=torch.Generator().manual_seed(6))  # running sums round above 1
+    top_k, top_p = torch.tensor([0, 9] * 16), torch.tensor([1.0, 0.5] * 16)
+    left = truncate(logits, top_k, top_p)
+    assert torch.equal(left[::2], logits[::2])
+    assert (left[1::2].isfinite().sum(-1) <= 9).all()
 
 
 def test_the_log_probability_of_a_draw_is_that_of_the_truncated_distribution():
