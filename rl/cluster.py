@@ -96,7 +96,7 @@ class RayRollouts:
         c = config.cluster
         actor = ray.remote(num_cpus=c.rollout_cpus, num_gpus=c.rollout_gpus)(RolloutWorker)
         make = partial(load_rollout_policy, path, config.model.dtype, config.model.device)
-        start = partial(actor.remote, make, tokens, config.rollout.max_rows, c.rollout_threads)
+        start = partial(actor.remote, make, tokens, config.rollout.limits, c.rollout_threads)
         self.pool = ActorPool("rollout actor", start, config.rollout.num_actors, c.max_restarts)
         self.config = c
 

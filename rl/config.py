@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from rewards.term import RewardTerm
 from rl.algorithm import AlgorithmConfig, Section
-from rollout.config import DecodeConfig
+from rollout.config import DecodeConfig, Limits
 
 
 class ModelConfig(Section):
@@ -73,13 +73,28 @@ class RolloutConfig(Section):
     prompts_per_step: int = Field(default=32, gt=0)
     num_generations: int = Field(default=8, gt=1, description="completions per prompt: the group of the baseline")
     decode: RolloutDecode = RolloutDecode()
+    engine: Literal["torch", "vllm"] = Field(default="torch", description="vllm: needs redraft[vllm]; same tokens")
     num_actors: int = Field(default=1, gt=0)
-    max_rows: int = Field(default=512, gt=0, description="completions decoded together in one actor")
+    slots: int = Field(default=256, gt=0, description="completions decoded together in one actor")
+    cache_gib: float | None = Field(
+        default=None,
+        gt=0,
+        description="most memory of one actor for keys and values, in GiB; empty: what the slots need, on a GPU at most"
+        " half of what is free",
+    )
+    logits_mib: float = Field(default=256.0, gt=0, description="most memory of one actor for logits at a time, in MiB")
+    forward_timeout_s: float = Field(default=300.0, gt=0, description="longest wait for one forward of an actor")
     max_sampling_rounds: int = Field(
         default=1,
         gt=0,
         description="DAPO dynamic sampling: up to this many batches of prompts to replace groups of one reward",
     )
+
+    @property
+    def limits(self) -> Limits:
+        """What a rollout actor may use."""
+        cache_bytes = None if self.cache_gib is None else int(self.cache_gib * 2**30)
+        return Limits(self.slots, cache_bytes, int(self.logits_mib * 2**20), self.forward_timeout_s)
 
 
 class EvaluationConfig(Section):
@@ -166,6 +181,12 @@ class RunConfig(Section):
                 f" distribution, which top_k={decode.top_k} and top_p={decode.top_p} truncate; use top_k: 0 and"
                 " top_p: 1.0"
             )
+        if replays and decode.editing_window > 1:
+            raise ValueError(
+                f"estimator {estimator!r} with t2t_views {self.algorithm.t2t_views!r} replays the decoder block by"
+                f" block, but rollout.decode.editing_window={decode.editing_window} opens earlier blocks again; use"
+                " editing_window: 1 while learning (evaluation.decode may have more)"
+            )
         if self.algorithm.on_trajectory and decode.unmask_confidence != "top":
             raise ValueError(
                 f"estimator {estimator!r} needs rollout.decode.unmask_confidence: top; with 'drawn' the draw decides"
@@ -175,6 +196,12 @@ class RunConfig(Section):
             raise ValueError(
                 f"algorithm.route_replay: {self.algorithm.route_replay} reads the routes that the rollout recorded;"
                 " use rollout.decode.record_routes: true"
+            )
+        decodes = [decode] if self.evaluation is None else [decode, self.evaluation.decode]
+        if self.rollout.engine == "vllm" and any(one.editing_window > 1 for one in decodes):
+            raise ValueError(
+                "rollout.engine: vllm cannot open earlier blocks again, because vLLM's output only grows; use"
+                " editing_window: 1, or engine: torch"
             )
         if self.model.dtype == "bfloat16":
             raise ValueError(

@@ -16,7 +16,7 @@ from rl.seeding import derive_seed
 from rl.tasks import Row
 from rollout.chat import Tokenizer, decode_text, encode_prompt
 from rollout.config import DecodeConfig
-from rollout.decoder import decode
+from rollout.decoder import Decoder
 from rollout.torch_engine import TorchEngine
 from rollout.trajectory import Completion, Prompt
 
@@ -32,7 +32,7 @@ class GenerateJob:
     seed: int
     dtype: str
     device: str
-    batch_size: int
+    slots: int
     trace: bool
 
 
@@ -48,17 +48,21 @@ def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
     """
     tokenizer, tokens = find_text_side(job.model)
     rows, prompts = _read_prompts(job, tokenizer)
-    engine = TorchEngine(load_policy(job.model, job.dtype, job.device))
+    decoder = Decoder(TorchEngine(load_policy(job.model, job.dtype, job.device)), tokens, job.slots)
     started, total, forwards = time.perf_counter(), 0, 0
     partial = Path(f"{job.out}.partial")
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.open("w", encoding="utf-8") as file:
-        for first in range(0, len(prompts), job.batch_size):
-            batch = prompts[first : first + job.batch_size]
-            for row, completion in zip(rows[first:], decode(engine, batch, job.decode, tokens), strict=False):
-                file.write(json.dumps(_output_row(row, completion, tokenizer, job.trace)) + "\n")
-                total, forwards = total + len(completion.token_ids), forwards + completion.num_forwards
-            advance(min(first + job.batch_size, len(prompts)), len(prompts))
+        done: dict[int, Completion] = {}  # those that wait for an earlier row
+        written = 0
+        for count, (index, completion) in enumerate(decoder.stream(prompts, job.decode), start=1):
+            done[index] = completion
+            total, forwards = total + len(completion.token_ids), forwards + completion.num_forwards
+            while written in done:
+                row = _output_row(rows[written], done.pop(written), tokenizer, job.trace)
+                file.write(json.dumps(row) + "\n")
+                written += 1
+            advance(count, len(prompts))
     os.replace(partial, job.out)
     seconds = time.perf_counter() - started
     return (

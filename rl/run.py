@@ -110,7 +110,7 @@ def backend(
 
     make = partial(load_rollout_policy, path, config.model.dtype, config.model.device)
     with contextlib.closing(LocalRewards(config.rewards)) as rewards:
-        rollouts = RolloutWorker(make, tokens, config.rollout.max_rows)
+        rollouts = RolloutWorker(make, tokens, config.rollout.limits)
         yield rollouts, rewards, LearnerWorker(path, config, tokens, config.cluster.learner_threads)
 
 

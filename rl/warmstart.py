@@ -132,7 +132,7 @@ def _accuracy(
         yield dict
         return
     decode, codec = config.evaluation.decode, Codec(tokenizer, config.seed)
-    rollouts = RolloutWorker(lambda: RolloutPolicy(model, version=0), tokens, config.rollout.max_rows)
+    rollouts = RolloutWorker(lambda: RolloutPolicy(model, version=0), tokens, config.rollout.limits)
     with contextlib.closing(LocalRewards(config.rewards)) as rewards:
         pipeline = Pipeline.of(config, rollouts, rewards, codec)
         yield lambda: evaluate(pipeline, held_out, decode)

@@ -1,10 +1,11 @@
 """Settings of one decode: block length, thresholds, length limit and the sampling distribution."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
@@ -14,6 +15,26 @@ PRESETS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 """Published decoding modes: LLaDA2.1 quality and speed, and LLaDA2.0 (no editing)."""
+
+
+LOGITS_BYTES: Final = 256 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a rollout worker may use.
+
+    Attributes:
+        slots: Rows decoded at a time.
+        cache_bytes: Most memory for keys and values; None: what the slots need.
+        logits_bytes: Most memory for logits at a time.
+        step_timeout_s: Longest wait for one forward; None: no deadline.
+    """
+
+    slots: int = 64
+    cache_bytes: int | None = None
+    logits_bytes: int = LOGITS_BYTES
+    step_timeout_s: float | None = None
 
 
 class DecodeConfig(BaseModel):
@@ -35,6 +56,8 @@ class DecodeConfig(BaseModel):
             completion's actions sum to the log-likelihood of its trajectory exactly.
         unmask_fallback: The slot that a step fills when none passes the threshold: the most confident one, or the
             leftmost; with thresholds of 1.0 "leftmost" writes one token at a time from left to right.
+        editing_window: Blocks that are open to edits when a block is final: it and those before it, which are opened
+            again one by one, from left to right, for edits alone, with all of the window in sight; 1: it alone.
         record_routes: Keep in the trace which experts every forward of the active block visited.
     """
 
@@ -51,6 +74,7 @@ class DecodeConfig(BaseModel):
     edit_sampling: Literal["argmax", "sample"] = "argmax"
     unmask_confidence: Literal["drawn", "top"] = "drawn"
     unmask_fallback: Literal["confident", "leftmost"] = "confident"
+    editing_window: int = Field(default=1, ge=1)
     record_routes: bool = False
 
     @field_validator("editing_threshold")
@@ -66,6 +90,15 @@ class DecodeConfig(BaseModel):
         if 0.0 < value < 0.001:
             raise ValueError(f"temperature must be 0.0 (argmax) or at least 0.001, got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _window_is_for_edits(self) -> "DecodeConfig":
+        if self.editing_window > 1 and not self.post_steps:
+            raise ValueError(
+                f"editing_window {self.editing_window} opens blocks for edits, which editing_threshold"
+                f" {self.editing_threshold} with max_post_steps {self.max_post_steps} never makes: use 1"
+            )
+        return self
 
     @property
     def post_steps(self) -> int:

@@ -1,36 +1,30 @@
-"""The editing decoder: denoises the active block of every row until all rows are done.
+"""The editing decoder: a queue of requests, and slots that are filled again as soon as a completion is done.
 
-Each row moves at its own pace, on its own block and step, and leaves the batch, as a completion, when it is done.
 The decoder sees the policy only through `rollout.engine.Engine`.
 """
 
+import logging
+from collections import deque
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
 
-from rollout.blocks import padded_length
+from rollout.blocks import num_blocks
 from rollout.config import DecodeConfig
-from rollout.editing import StepRules, denoise
-from rollout.engine import DecodeSession, Engine, RecordingEngine
-from rollout.recording import Actions, Recording
-from rollout.sampling import seed_tensor, uniform
-from rollout.scores import DenseScores
-from rollout.trajectory import Completion, DecodeTrace, Prompt, SpecialTokens, in_order
+from rollout.engine import DecodeSession, Engine
+from rollout.pages import Lease, Pages
+from rollout.request import Request, make_requests
+from rollout.slots import Slots, SlotSize, Work
+from rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
+from rollout.watchdog import Watchdog
 
-__all__ = ["SpecialTokens", "decode", "stream"]
+__all__ = ["Decoder", "SpecialTokens", "decode", "stream"]
 
-_SHARED_FIELDS = (
-    "block_length",
-    "temperature",
-    "top_k",
-    "top_p",
-    "edit_sampling",
-    "unmask_confidence",
-    "unmask_fallback",
-    "record_routes",
-)
+logger = logging.getLogger(__name__)
+
+_SHARED_FIELDS = ("block_length", "record_routes")
 
 
 def decode(
@@ -38,198 +32,199 @@ def decode(
     prompts: Sequence[Prompt],
     config: DecodeConfig | Sequence[DecodeConfig],
     tokens: SpecialTokens,
-    max_rows: int | None = None,
+    slots: int | None = None,
 ) -> list[Completion]:
     """Completes every prompt: what `stream` yields, in the order of the prompts."""
-    return in_order(stream(engine, prompts, config, tokens, max_rows))
+    return in_order(stream(engine, prompts, config, tokens, slots))
 
 
-@torch.inference_mode()
 def stream(
     engine: Engine,
     prompts: Sequence[Prompt],
     config: DecodeConfig | Sequence[DecodeConfig],
     tokens: SpecialTokens,
-    max_rows: int | None = None,
+    slots: int | None = None,
 ) -> Iterator[tuple[int, Completion]]:
-    """Completes every prompt; a completion does not depend on which prompts share its batch.
+    """Completes every prompt with a `Decoder` of its own; by default in as many slots as there are prompts."""
+    return Decoder(engine, tokens, len(prompts) or 1 if slots is None else slots).stream(prompts, config)
 
-    Args:
-        engine: The policy.
-        prompts: Requests, of any lengths.
-        config: One for all, or one per prompt; these may differ in thresholds, `max_post_steps` and
-            `max_completion_length` only.
-        tokens: Mask, pad and stop ids.
-        max_rows: Rows decoded at a time; None decodes all at once.
 
-    Yields:
-        The index of a prompt and its completion, as soon as that one is done.
+Waiting = deque[tuple[int, Request]]
 
-    Raises:
-        ValueError: If a request does not fit the policy, or the configs do not go together.
-        TypeError: If routes are asked of a policy that has none to record.
-        FloatingPointError: If the policy's logits are not finite.
+
+@dataclass(frozen=True)
+class _Memory:
+    """Pages, and the version of the weights that filled them, if it has one."""
+
+    version: int | None
+    session: DecodeSession
+    pages: Pages
+
+
+class Decoder:
+    """Decodes any number of requests in S slots.
+
+    The memory of pages is kept between calls; what is in them only between calls that name the same version of the
+    weights.
     """
-    configs = _one_config_per_prompt(prompts, config)
-    _check_vocabulary(engine, tokens)
-    for prompt, own in zip(prompts, configs, strict=True):
-        _check_prompt(engine, prompt, own)
-    if max_rows is not None and max_rows < 1:
-        raise ValueError(f"max_rows must be at least 1, got {max_rows}; use None for no limit")
-    size = max_rows or max(len(prompts), 1)
-    for begin in range(0, len(prompts), size):
-        batch = _Batch(engine.device, prompts[begin : begin + size], configs[begin : begin + size], tokens)
-        for row, completion in batch.run(engine):
-            yield begin + row, completion
-
-
-def _one_config_per_prompt(
-    prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig]
-) -> Sequence[DecodeConfig]:
-    if isinstance(config, DecodeConfig):
-        return [config] * len(prompts)
-    if len(config) != len(prompts):
-        raise ValueError(f"got {len(config)} decode configs for {len(prompts)} prompts; give one, or one per prompt")
-    for name in _SHARED_FIELDS:
-        values = sorted({getattr(own, name) for own in config})
-        if len(values) > 1:
-            raise ValueError(f"{name} must be the same for all prompts of one decode, got {values}")
-    return config
-
-
-def _check_vocabulary(engine: Engine, tokens: SpecialTokens) -> None:
-    for name, token in [("mask", tokens.mask), ("pad", tokens.pad), *(("stop", stop) for stop in tokens.stops)]:
-        if not 0 <= token < engine.vocab_size:
-            raise ValueError(f"{name} token id must be in 0 to {engine.vocab_size - 1}, got {token}")
-
-
-def _check_prompt(engine: Engine, prompt: Prompt, config: DecodeConfig) -> None:
-    length = padded_length(len(prompt.token_ids) + config.max_completion_length, config.block_length)
-    if length > engine.max_length:
-        raise ValueError(
-            f"prompt {prompt.id!r} has {len(prompt.token_ids)} tokens; with max_completion_length "
-            f"{config.max_completion_length}, in whole blocks of {config.block_length}, it needs {length} positions, "
-            f"but the policy has {engine.max_length}"
-        )
-    for token in prompt.token_ids:
-        if not 0 <= token < engine.vocab_size:
-            raise ValueError(f"prompt {prompt.id!r} holds token id {token}; valid: 0 to {engine.vocab_size - 1}")
-
-
-class _Batch:
-    """Rows that are decoded together: one entry per row in every tensor, one canvas row each."""
 
     def __init__(
-        self, device: torch.device, prompts: Sequence[Prompt], configs: Sequence[DecodeConfig], tokens: SpecialTokens
+        self, engine: Engine, tokens: SpecialTokens, slots: int = 64, step_timeout_s: float | None = None
     ) -> None:
-        """Lays out the canvas: prompt, masks up to the end of the row's last block, padding."""
-        self.prompts, self.configs, self.tokens = prompts, configs, tokens
-        self.block_length = configs[0].block_length
-        sizes = [len(prompt.token_ids) for prompt in prompts]
-        ends = [
-            padded_length(n + c.max_completion_length, self.block_length) for n, c in zip(sizes, configs, strict=True)
-        ]
-        canvas = torch.full((len(prompts), max(ends)), tokens.pad)
-        for row, (prompt, size, end) in enumerate(zip(prompts, sizes, ends, strict=True)):
-            canvas[row, :end] = tokens.mask
-            canvas[row, :size] = torch.tensor(prompt.token_ids, dtype=torch.int64)
-        self.canvas = canvas.to(device)
-        self.prompt_length = torch.tensor(sizes, device=device)
-        self.end = torch.tensor(ends, device=device)
-        self.seed = seed_tensor([prompt.seed for prompt in prompts], device)
-        self.post_steps = torch.tensor([config.post_steps for config in configs], device=device)
-        self.rules = StepRules.from_configs(configs, device)
-        self.stops = torch.tensor(tokens.stops, dtype=torch.int64, device=device)
-        self.slots = torch.arange(self.block_length, device=device)
-
-        self.active = self.prompt_length // self.block_length * self.block_length
-        self.committed = torch.zeros_like(self.active)
-        self.num_forwards = torch.zeros_like(self.active)
-        self.num_post = torch.zeros_like(self.active)
-        self.recording = Recording(len(prompts))
-
-    def run(self, engine: Engine) -> Iterator[tuple[int, Completion]]:
-        """Decodes all rows to their ends; yields each with its completion when it is done."""
-        size = len(self.prompts), self.canvas.shape[1], self.block_length
-        routed = _recording(engine).open_recording(*size) if self.configs[0].record_routes else None
-        session = routed or engine.open(*size)
-        live = torch.arange(len(self.prompts), device=self.canvas.device)
-        while len(live):
-            ended = self._advance(session, live)
-            if routed is not None:
-                self.recording.add_routes(live, routed.routes())
-            if len(done := live[ended]):
-                live = live[~ended]
-                yield from self._completions(done)
-
-    def _advance(self, session: DecodeSession, rows: Int[Tensor, " live"]) -> Bool[Tensor, " live"]:
-        """Takes the given rows through one forward and one denoising step; True where a row is done."""
-        start = self.active[rows]
-        positions = start[:, None] + self.slots
-        scores = DenseScores(session.forward(self.canvas, rows, self.committed[rows], start), self.tokens.mask)
-        before = self.canvas[rows[:, None], positions]
-        prompt = positions < self.prompt_length[rows, None]
-        masked = (before == self.tokens.mask) & ~prompt
-        noise = uniform(self.seed[rows], self.num_forwards[rows], positions)
-        step = denoise(before, masked, prompt, scores, noise, self.rules.of(rows))
-        offsets = positions - self.prompt_length[rows, None]
-        self.recording.add_actions(Actions.of(step, before, rows, self.num_forwards[rows], offsets))
-        self.canvas[rows[:, None], positions] = step.tokens
-        self.num_forwards[rows] += 1
-        changed = (step.tokens != before).any(dim=-1)
-        stopped = (torch.isin(step.tokens, self.stops) & ~prompt).any(dim=-1)
-        ended = self._end_blocks(rows, ~masked.any(dim=-1), (masked & ~step.unmasked).any(dim=-1), changed)
-        return ended & (stopped | (self.active[rows] >= self.end[rows]))
-
-    def _end_blocks(
-        self,
-        rows: Int[Tensor, " live"],
-        was_full: Bool[Tensor, " live"],
-        has_masks: Bool[Tensor, " live"],
-        changed: Bool[Tensor, " live"],
-    ) -> Bool[Tensor, " live"]:
-        """Moves rows whose block is final on to their next block; True where it was.
+        """Takes no memory yet.
 
         Args:
-            rows: Rows that took the forward.
-            was_full: The forward's input held no mask.
-            has_masks: A mask is left after it.
-            changed: The step changed a token, so the keys and values of the block are stale.
+            engine: The policy.
+            tokens: Mask, pad and stop ids.
+            slots: Rows decoded at a time.
+            step_timeout_s: Longest wait for one forward; None: no deadline.
+
+        Raises:
+            ValueError: If there is no slot, or a token is not the policy's.
         """
-        self.num_post[rows] += was_full
-        spent = self.num_post[rows] >= self.post_steps[rows]
-        ended = ~has_masks & ((was_full & ~changed) | spent)
-        start = self.active[rows]
-        self.active[rows] = start + ended * self.block_length
-        # The forward ran every block before the active one with its final tokens, and the active one too if the
-        # step left it as it was. A stale final block is run again in the next block's first forward.
-        self.committed[rows] = start + (ended & ~changed) * self.block_length
-        self.num_post[rows] *= ~ended
-        return ended
+        if slots < 1:
+            raise ValueError(f"slots must be at least 1, got {slots}")
+        for name, token in [("mask", tokens.mask), ("pad", tokens.pad), *(("stop", stop) for stop in tokens.stops)]:
+            if not 0 <= token < engine.vocab_size:
+                raise ValueError(f"{name} token id must be in 0 to {engine.vocab_size - 1}, got {token}")
+        self.engine, self.tokens, self.slots = engine, tokens, slots
+        self.work = Work()
+        self._watchdog = Watchdog(step_timeout_s)
+        self._memory: _Memory | None = None
+        self._halved, self._rows = False, slots  # rows of the last call
 
-    def _completions(self, done: Int[Tensor, " done"]) -> Iterator[tuple[int, Completion]]:
-        """Assembles the results of rows that are done."""
-        actions, canvas = self.recording.take_actions(done), self.canvas[done].tolist()
-        active, num_forwards = self.active[done].tolist(), self.num_forwards[done].tolist()
-        for entry, row in enumerate(done.tolist()):
-            prompt, config = self.prompts[row], self.configs[row]
-            routes = self.recording.take_routes(row)
-            trace = DecodeTrace(self.tokens.mask, num_forwards[entry], *actions[entry], routes=routes)
-            generated = tuple(canvas[entry][len(prompt.token_ids) : active[entry]])
-            yield row, _complete(prompt.id, generated, config.max_completion_length, self.tokens.stops, trace)
+    def stream(
+        self, prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig], version: int | None = None
+    ) -> Iterator[tuple[int, Completion]]:
+        """Completes every prompt; a completion depends neither on which prompts share its batch nor on their order.
+
+        Args:
+            prompts: Requests, of any lengths.
+            config: One for all, or one per prompt; these may differ in all but `block_length` and `record_routes`.
+            version: Of the policy's weights; None: nothing is kept for later calls.
+
+        Yields:
+            The index of a prompt and its completion, as soon as that one is done.
+
+        Raises:
+            ValueError: If a request does not fit the policy, or the configs do not go together.
+            TypeError: If routes are asked of a policy that has none to record.
+            FloatingPointError: If the policy's logits are not finite.
+            StepTimeout: If a forward does not end.
+        """
+        waiting: Waiting = deque(enumerate(_requests(prompts, config)))
+        for _, request in waiting:
+            self._check(request)
+        while waiting:
+            try:
+                yield from self._run(waiting, version)
+                continue
+            except (RuntimeError, MemoryError) as error:
+                self._halve(error)
+            # Only here is the error gone, and with it the memory that its traceback held.
+            if self.engine.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def close(self) -> None:
+        """Gives the memory back."""
+        self._memory = None
+        self._watchdog.close()
+
+    def _run(self, waiting: Waiting, version: int | None) -> Iterator[tuple[int, Completion]]:
+        """Decodes until nothing waits. What is unfinished when it fails waits again: seeds make it the same."""
+        memory = self._take_memory(waiting, version)
+        slots = self._make_slots(waiting, memory.session)
+        running: dict[int, tuple[int, Request, Lease]] = {}
+        sound = True  # a forward that failed may have left anything in the pages
+        try:
+            while waiting or running:
+                sound = False
+                while waiting and slots.num_free and (lease := _lease(memory.pages, waiting[0][1])):
+                    index, request = waiting[0]
+                    slot = slots.admit(request, lease.pages, lease.cached * slots.block_length)
+                    running[slot] = index, request, lease
+                    waiting.popleft()
+                while self._watchdog.run(slots.prefill, lambda: f"a forward of {slots.names()}"):
+                    pass
+                ended = self._watchdog.run(slots.step, lambda: f"a forward of {slots.names()}")
+                sound = True
+                for slot in [block.slot for block in ended if block.done]:
+                    index, _, lease = running.pop(slot)
+                    completion = slots.completion(slot)
+                    slots.release(slot)
+                    memory.pages.release(lease)
+                    yield index, completion
+        finally:  # also when the reader leaves before the end
+            self.work.add(slots.work)
+            waiting.extendleft(
+                (index, request) for index, request, _ in sorted(running.values(), key=itemgetter(0), reverse=True)
+            )
+            if sound:
+                for _, _, lease in running.values():
+                    memory.pages.release(lease)
+                self._memory = memory
+
+    def _take_memory(self, waiting: Waiting, version: int | None) -> _Memory:
+        """Pages for the requests: those of an earlier call if they are enough, filled if the weights are the same."""
+        block_length = waiting[0][1].config.block_length
+        rooms = sorted((request.room for _, request in waiting), reverse=True)
+        wanted = sum(num_blocks(room, block_length) for room in rooms[: self.slots])
+        most = self.engine.max_pages(block_length)
+        num_pages = wanted if most is None else min(wanted, most)
+        kept, self._memory = self._memory, None
+        if kept is None or kept.pages.block_length != block_length or kept.pages.num_pages < num_pages:
+            kept = None  # its memory is free before new one is taken
+            session = self.engine.open(num_pages, block_length, self.tokens.mask)
+        elif kept.version == version is not None:
+            return kept
+        else:
+            session, num_pages = kept.session, kept.pages.num_pages
+        return _Memory(version, session, Pages(num_pages, block_length))
+
+    def _make_slots(self, waiting: Waiting, session: DecodeSession) -> Slots:
+        length = max(request.length for _, request in waiting)
+        self._rows = min(self.slots, len(waiting))
+        size = SlotSize(waiting[0][1].config.block_length, self._rows, length)
+        return Slots(session, self.engine.device, self.tokens, size)
+
+    def _halve(self, error: RuntimeError | MemoryError) -> None:
+        """Goes on with half the slots after memory ran out, once.
+
+        Raises:
+            RuntimeError: It was something else, or it happened again.
+        """
+        if not _is_out_of_memory(error):
+            raise error
+        if self._halved or self._rows == 1:
+            error.add_note(f"decoding ran out of memory with {self._rows} rows at a time; use fewer slots")
+            raise error
+        self._halved, self.slots = True, self._rows // 2
+        logger.warning("out of memory; going on with %d slots instead of %d", self.slots, self._rows)
+
+    def _check(self, request: Request) -> None:
+        request.check(self.engine.max_length, self.engine.vocab_size)
+        size = request.config.block_length
+        most = self.engine.max_pages(size)
+        if most is not None and num_blocks(request.room, size) > most:
+            raise ValueError(
+                f"{request}; it needs {request.room} tokens of cache, but there is memory for {most * size}: set more"
+                " memory aside for keys and values"
+            )
 
 
-def _recording(engine: Engine) -> RecordingEngine:
-    if not isinstance(engine, RecordingEngine):
-        raise TypeError(f"{type(engine).__name__} has no open_recording; use record_routes: false")
-    return engine
+def _lease(pages: Pages, request: Request) -> Lease | None:
+    return pages.acquire(request.prompt.token_ids, request.room)
 
 
-def _complete(
-    prompt_id: str, generated: tuple[int, ...], limit: int, stops: tuple[int, ...], trace: DecodeTrace
-) -> Completion:
-    """Cuts what was generated at the length limit, and after the first stop token within it."""
-    for size, token in enumerate(generated[:limit], start=1):
-        if token in stops:
-            return Completion(prompt_id, generated[:size], generated, "stop", trace)
-    return Completion(prompt_id, generated[:limit], generated, "length", trace)
+def _requests(prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig]) -> list[Request]:
+    requests = make_requests(prompts, config)
+    for name in _SHARED_FIELDS:
+        values = sorted({getattr(request.config, name) for request in requests})
+        if len(values) > 1:
+            raise ValueError(f"{name} must be the same for all prompts of one decode, got {values}")
+    return requests
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Also on the CPU, where torch raises a plain RuntimeError."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

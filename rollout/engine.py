@@ -1,37 +1,67 @@
-"""What the decoder needs from a policy: logits of active blocks, given a canvas and how much of it is committed."""
+"""What the decoder needs from a policy: forwards over blocks whose keys and values live in pages."""
 
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, Int16
+from jaxtyping import Int, Int16
 from torch import Tensor
+
+from rollout.scores import Scores
+
+
+class Pass(NamedTuple):
+    """One forward: entries of whole blocks, all of them with as many tokens.
+
+    Attributes:
+        tokens: Token ids.
+        positions: Absolute positions.
+        write: Page that takes the keys and values of each block of the entry.
+        table: Pages of the entry's row in the order of positions, from position 0 on; behind its reach any page.
+        reach: Tokens at the beginning of the table that each query of the entry may attend to, or all of them.
+    """
+
+    tokens: Int[Tensor, "entries queries"]
+    positions: Int[Tensor, "entries queries"]
+    write: Int[Tensor, "entries blocks"]
+    table: Int[Tensor, "entries pages"]
+    reach: Int[Tensor, "entries #queries"]
+
+
+class Outcome(NamedTuple):
+    """What a forward says about its active blocks.
+
+    Attributes:
+        scores: Their logits; the row of a position predicts that position (no shift).
+        routes: Experts that their tokens visited, if asked for.
+    """
+
+    scores: Scores
+    routes: Int16[Tensor, "active layers block k"] | None
 
 
 @runtime_checkable
 class DecodeSession(Protocol):
-    """The state of one decode call, such as its key-value cache; never used again after it."""
+    """Pages of keys and values, filled by one version of the weights.
 
-    def forward(
-        self,
-        canvas: Int[Tensor, "rows length"],
-        rows: Int[Tensor, " live"],
-        committed: Int[Tensor, " live"],
-        active: Int[Tensor, " live"],
-    ) -> Float[Tensor, "live block vocab"]:
-        """Runs the blocks of each live row from its first uncommitted one to its active one, in one pass.
+    In a pass every entry writes its pages before any entry reads, layer by layer: entries of one pass see each
+    other's blocks.
+    """
 
-        The caller promises that tokens before `active` are final, and that tokens before `committed` were final in
-        an earlier forward of this session that ran them.
+    def forward(self, batch: Pass, num_active: int, record: bool) -> Outcome:
+        """Runs a pass whose first `num_active` entries are active blocks, one block each.
 
         Args:
-            canvas: Token ids of every row of the session.
-            rows: Canvas rows that take part, ascending.
-            committed: Tokens of each row whose keys and values are final, in whole blocks.
-            active: First position of each row's active block.
+            batch: The pass.
+            num_active: Entries that scores are wanted of.
+            record: Note the routes too.
 
-        Returns:
-            Logits of the active blocks; the row of a position predicts that position (no shift).
+        Raises:
+            TypeError: If routes are asked of a policy that has none.
         """
+        ...
+
+    def prefill(self, batch: Pass) -> None:
+        """Runs a pass for its keys and values alone."""
         ...
 
 
@@ -41,7 +71,7 @@ class Engine(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the canvas lives."""
+        """Where passes live."""
         ...
 
     @property
@@ -54,28 +84,16 @@ class Engine(Protocol):
         """Number of token ids."""
         ...
 
-    def open(self, num_rows: int, length: int, block_length: int) -> DecodeSession:
-        """Starts a decode of `num_rows` rows on canvases of `length` tokens (whole blocks)."""
+    def max_pages(self, block_length: int) -> int | None:
+        """Pages that the memory set aside for them holds; None if none was set aside: as many as are asked for."""
         ...
 
+    def open(self, num_pages: int, block_length: int, mask: int) -> DecodeSession:
+        """A session with empty pages.
 
-@runtime_checkable
-class RecordingSession(DecodeSession, Protocol):
-    """A decode call that also tells which experts its tokens visited."""
-
-    def routes(self) -> Int16[Tensor, "live layers block k"]:
-        """Experts of the last forward at the slots of the active blocks, in the order of its `rows`."""
-        ...
-
-
-@runtime_checkable
-class RecordingEngine(Engine, Protocol):
-    """A policy with a mixture of experts that can record its routes."""
-
-    def open_recording(self, num_rows: int, length: int, block_length: int) -> RecordingSession:
-        """Starts a decode as `open` does, with routes.
-
-        Raises:
-            TypeError: If the policy's network has no routes to record.
+        Args:
+            num_pages: Pages that can be handed out; one more, page 0, takes what nobody reads.
+            block_length: Tokens per page.
+            mask: The mask token, which no slot is given.
         """
         ...

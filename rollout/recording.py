@@ -1,94 +1,129 @@
-"""What a decode did, kept on the device until a row is done and then taken out of it: actions and routes."""
+"""What the steps on a block did, kept on the device until the block is final and then taken out of it."""
 
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Int16
+from jaxtyping import Int, Int16
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.editing import Step
+from rollout.trajectory import DecodeTrace
 
 
-class Actions(NamedTuple):
-    """Actions as parallel columns: those of `DecodeTrace`, and the row of each."""
+class _Table(NamedTuple):
+    """One entry for every slot of the decoder, forward on its block, and position in the block."""
 
-    row: Int[Tensor, " actions"]
-    forward: Int[Tensor, " actions"]
-    position: Int[Tensor, " actions"]
-    old: Int[Tensor, " actions"]
-    new: Int[Tensor, " actions"]
-    log_prob: Float[Tensor, " actions"]
-    log_prob_raw: Float[Tensor, " actions"]
+    acted: Tensor
+    old: Tensor
+    new: Tensor
+    log_prob: Tensor
+    log_prob_raw: Tensor
 
     @classmethod
-    def of(
-        cls,
+    def empty(cls, size: tuple[int, int, int], step: Step) -> "_Table":
+        device, real = step.tokens.device, step.proposal.log_prob_raw.dtype
+        kinds = [torch.bool, torch.int64, torch.int64, step.proposal.log_prob.dtype, real]
+        return cls(*(torch.zeros(size, dtype=kind, device=device) for kind in kinds))
+
+
+class BlockActions(NamedTuple):
+    """Actions on one block, in the order of forwards and positions; the columns of `DecodeTrace`."""
+
+    forward: NDArray[np.int64]
+    position: NDArray[np.int64]
+    old: NDArray[np.int64]
+    new: NDArray[np.int64]
+    log_prob: NDArray[np.floating]
+    log_prob_raw: NDArray[np.floating]
+
+
+class Recorder:
+    """Notes the steps of all slots, for as many forwards as a block may take; so its memory is bounded."""
+
+    def __init__(self, num_slots: int, block_length: int) -> None:
+        """Starts empty; memory is taken when the first step shows its types."""
+        self._size = (num_slots, 0, block_length)
+        self._table: _Table | None = None
+        self._routes: Int16[Tensor, "slots capacity layers block k"] | None = None
+
+    def reserve(self, capacity: int) -> None:
+        """Makes room for blocks that take up to `capacity` forwards."""
+        num_slots, before, block_length = self._size
+        if capacity <= before:
+            return
+        self._size = (num_slots, capacity, block_length)
+        if self._table is not None:
+            self._table = _Table(*(_longer(kept, capacity) for kept in self._table))
+        if self._routes is not None:
+            self._routes = _longer(self._routes, capacity)
+
+    def note(
+        self,
+        slots: Int[Tensor, " rows"],
+        age: Int[Tensor, " rows"],
+        before: Int[Tensor, "rows block"],
         step: Step,
-        before: Int[Tensor, "live block"],
-        rows: Int[Tensor, " live"],
-        forward: Int[Tensor, " live"],
-        position: Int[Tensor, "live block"],
-    ) -> "Actions":
-        """The actions of one step.
+        routes: Int16[Tensor, "rows layers block k"] | None,
+    ) -> None:
+        """Keeps one step.
 
         Args:
+            slots: Slot of each row.
+            age: Forwards that its block had taken before.
+            before: Its tokens before the step.
             step: What was done.
-            before: Tokens of the active blocks before it.
-            rows: Row of each block.
-            forward: Forwards that the row had taken before.
-            position: Of each slot, counted from the first completion token.
+            routes: Experts that its tokens visited.
         """
-        entry, slot = (step.unmasked | step.edited).nonzero(as_tuple=True)
-        return cls(
-            row=rows[entry],
-            forward=forward[entry],
-            position=position[entry, slot],
-            old=before[entry, slot],
-            new=step.tokens[entry, slot],
-            log_prob=step.proposal.log_prob[entry, slot],
-            log_prob_raw=step.proposal.log_prob_raw[entry, slot],
-        )
+        if self._table is None:
+            self._table = _Table.empty(self._size, step)
+        acted = step.unmasked | step.edited
+        columns = (acted, before, step.tokens, step.proposal.log_prob, step.proposal.log_prob_raw)
+        for kept, column in zip(self._table, columns, strict=True):
+            kept[slots, age] = column
+        if routes is not None:
+            if self._routes is None:
+                self._routes = routes.new_zeros((*self._size[:2], *routes.shape[1:]))
+            self._routes[slots, age] = routes
 
+    def take(self, slots: list[int], ages: list[int]) -> list[tuple[BlockActions, NDArray[np.int16] | None]]:
+        """Takes out the actions, and the routes if there are any, of blocks that took `ages` forwards.
 
-class Recording:
-    """Actions and routes of the rows that are not done yet."""
-
-    def __init__(self, num_rows: int) -> None:
-        """Starts empty, for rows 0 to `num_rows` - 1."""
-        self._actions: list[Actions] = []
-        self._routes: list[list[Int16[Tensor, "layers block k"]]] = [[] for _ in range(num_rows)]
-
-    def add_actions(self, actions: Actions) -> None:
-        """Keeps the actions of one step."""
-        self._actions.append(actions)
-
-    def add_routes(self, rows: Int[Tensor, " live"], routes: Int16[Tensor, "live layers block k"]) -> None:
-        """Keeps the routes of one forward."""
-        for row, own in zip(rows.tolist(), routes, strict=True):
-            self._routes[row].append(own)
-
-    def take_actions(self, rows: Int[Tensor, " done"]) -> list[list[tuple[Any, ...]]]:
-        """Takes out the actions of rows that are done; one transfer from the device for all of them.
-
-        Each call passes over what is left once, so a batch whose rows end one by one costs at most rows times actions
-        cheap operations; rows that end together cost no more than one row does.
-
-        Returns:
-            For each of the rows its columns, `Actions.row` left out, in the order of the actions.
+        `forward` and `position` count from the block's first.
         """
-        columns = [torch.cat(column) for column in zip(*self._actions, strict=True)]
-        taken = torch.isin(columns[0], rows)
-        self._actions = [Actions(*(column[~taken] for column in columns))]
-        own = columns[0][taken]
-        order = own.argsort(stable=True)
-        ends = own.bincount(minlength=int(rows.max()) + 1)[rows].cumsum(0).tolist()
-        lists = [column[taken][order].tolist() for column in columns[1:]]
-        spans = [slice(begin, end) for begin, end in zip([0, *ends], ends, strict=False)]
-        return [[tuple(column[span]) for column in lists] for span in spans]
+        assert self._table is not None
+        index = torch.tensor(slots, device=self._table.acted.device)
+        longest = max(ages)
+        acted, *columns = (kept[index, :longest].cpu().numpy() for kept in self._table)
+        taken = []
+        for entry, (slot, age) in enumerate(zip(slots, ages, strict=True)):
+            forward, position = acted[entry, :age].nonzero()
+            actions = BlockActions(forward, position, *(column[entry, forward, position] for column in columns))
+            routes = None if self._routes is None else self._routes[slot, :age].cpu().numpy().copy()
+            taken.append((actions, routes))
+        return taken
 
-    def take_routes(self, row: int) -> NDArray[np.int16] | None:
-        """Takes out the routes of one row's forwards, in order, as an array of its own; None if none were added."""
-        routes, self._routes[row] = self._routes[row], []
-        return torch.stack(routes).cpu().numpy() if routes else None
+
+def _longer(kept: Tensor, capacity: int) -> Tensor:
+    return torch.cat([kept, kept.new_zeros((len(kept), capacity - kept.shape[1], *kept.shape[2:]))], dim=1)
+
+
+class RowRecord:
+    """The actions of one row so far."""
+
+    def __init__(self) -> None:
+        self._blocks: list[BlockActions] = []
+        self._routes: list[NDArray[np.int16]] = []
+
+    def add(self, actions: BlockActions, routes: NDArray[np.int16] | None, forwards: int, offset: int) -> None:
+        """Adds a block: the row's forwards before it, and its place, counted from the first completion token."""
+        self._blocks.append(actions._replace(forward=actions.forward + forwards, position=actions.position + offset))
+        if routes is not None:
+            self._routes.append(routes)
+
+    def trace(self, mask: int, num_forwards: int) -> DecodeTrace:
+        """The whole trace."""
+        columns: list[Any] = [tuple(np.concatenate(parts).tolist()) for parts in zip(*self._blocks, strict=True)]
+        routes = np.concatenate(self._routes) if self._routes else None
+        return DecodeTrace(mask, num_forwards, *columns, routes=routes)

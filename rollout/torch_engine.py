@@ -1,19 +1,20 @@
-"""The engine that runs a torch model, with an exact block cache of keys and values.
+"""The engine that runs a torch model over pages of keys and values: exact, because blocks are causal."""
 
-A pass is a batch of blocks, one block per batch entry: the active block of each row, and every uncommitted block
-before it (the prompt in a row's first pass, a block that ended by budget later). All of them write their keys and
-values before any of them reads, layer by layer, so a row's blocks see each other inside one pass; rows need not be
-of one length, and no slot is computed for padding.
-"""
-
+import functools
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor, nn
 
-from rollout.blocks import block_causal_mask
+from rollout.config import LOGITS_BYTES
+from rollout.engine import Outcome, Pass
+from rollout.graphs import Body, Capture, CudaCapture, GraphedBody
+from rollout.paged_cache import CacheShape, PagedCache
+from rollout.scores import HeadScores
+
+GRAPHED_TYPES: Final = (torch.bfloat16, torch.float16)  # grouped products in others ask the device for group sizes
 
 
 @runtime_checkable
@@ -40,13 +41,23 @@ class BlockModel(Protocol):
         """Sizes."""
         ...
 
+    @property
+    def cache_shape(self) -> CacheShape:
+        """Keys and values of a token."""
+        ...
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
+        """The head's matrix."""
+        ...
+
     def hidden_states(
         self,
-        input_ids: Int[Tensor, "batch query"],
-        position_ids: Int[Tensor, "batch query"],
-        attention_mask: Bool[Tensor, "batch query key"],
-        cache: "BlockCache",
-    ) -> Float[Tensor, "batch query hidden"]:
+        input_ids: Int[Tensor, "entries query"],
+        position_ids: Int[Tensor, "entries query"],
+        attention_mask: Bool[Tensor, "entries #query key"],
+        cache: PagedCache,
+    ) -> Float[Tensor, "entries query hidden"]:
         """Hidden states after the final norm; calls ``cache.update`` once per layer."""
         ...
 
@@ -79,134 +90,92 @@ class RoutedModel(Protocol):
 
     def hidden_states(
         self,
-        input_ids: Int[Tensor, "batch query"],
-        position_ids: Int[Tensor, "batch query"],
-        attention_mask: Bool[Tensor, "batch query key"],
-        cache: "BlockCache",
+        input_ids: Int[Tensor, "entries query"],
+        position_ids: Int[Tensor, "entries query"],
+        attention_mask: Bool[Tensor, "entries #query key"],
+        cache: PagedCache,
         tape: Tape,
-    ) -> Float[Tensor, "batch query hidden"]:
-        """As `BlockModel.hidden_states`; writes the routes of all positions, row by row, to the tape."""
+    ) -> Float[Tensor, "entries query hidden"]:
+        """As `BlockModel.hidden_states`; writes the routes of all positions, entry by entry, to the tape."""
         ...
 
 
-class BlockCache:
-    """Keys and values of every canvas position, per layer, written and read for a batch of blocks at once."""
-
-    def __init__(self, num_rows: int, length: int) -> None:
-        """Makes room for ``num_rows`` canvases of ``length`` tokens; memory is taken layer by layer on first use."""
-        self._num_rows = num_rows
-        self._length = length
-        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-        self._rows = self._positions = torch.empty(0, dtype=torch.int64)
-        self._reach = 0
-
-    def aim(self, rows: Int[Tensor, " batch"], positions: Int[Tensor, "batch query"], reach: int) -> None:
-        """Says which canvas row and positions each batch entry holds, and how many tokens the pass reads back."""
-        self._rows, self._positions, self._reach = rows, positions, reach
-
-    def update(
-        self, layer: int, key: Float[Tensor, "batch heads query dim"], value: Float[Tensor, "batch heads query dim"]
-    ) -> tuple[Float[Tensor, "batch heads key dim"], Float[Tensor, "batch heads key dim"]]:
-        """Writes the pass's keys and values to their positions and returns those of positions 0 to the reach."""
-        if layer not in self._layers:
-            shape = (self._num_rows, key.shape[1], self._length, key.shape[3])
-            # Zeros, not empty: masked positions still enter the attention product, and 0 * nan is nan.
-            self._layers[layer] = (key.new_zeros(shape), value.new_zeros(shape))
-        keys, values = self._layers[layer]
-        return self._exchange(keys, key), self._exchange(values, value)
-
-    def _exchange(self, stored: Tensor, fresh: Tensor) -> Tensor:
-        stored[self._rows[:, None], :, self._positions] = fresh.transpose(1, 2)
-        return stored[:, :, : self._reach].index_select(0, self._rows)
-
-
 class TorchSession:
-    """One decode call on a torch model."""
+    """Pages on a torch model."""
 
-    def __init__(self, model: BlockModel, num_rows: int, length: int, block_length: int) -> None:
-        """Opens an empty cache."""
-        self._model = model
-        self._block_length = block_length
-        self._cache = BlockCache(num_rows, length)
+    def __init__(self, model: BlockModel, cache: PagedCache, block_length: int, mask: int, logits_bytes: int) -> None:
+        self._model, self._cache = model, cache
+        self._block_length, self._mask, self._logits_bytes = block_length, mask, logits_bytes
+        self.body: Body = self._hidden_states
 
-    def forward(
-        self,
-        canvas: Int[Tensor, "rows length"],
-        rows: Int[Tensor, " live"],
-        committed: Int[Tensor, " live"],
-        active: Int[Tensor, " live"],
-    ) -> Float[Tensor, "live block vocab"]:
+    def use_graphs(self, capture: Capture) -> None:
+        """Replays captured forwards from now on, wherever no routes are recorded."""
+        self.body = GraphedBody(self._hidden_states, capture)
+
+    def forward(self, batch: Pass, num_active: int, record: bool) -> Outcome:
         """See `DecodeSession.forward`."""
-        batch_rows, starts = lay_out(rows, committed, active, self._block_length)
-        positions = starts[:, None] + torch.arange(self._block_length, device=canvas.device)
-        reach = int(active.max()) + self._block_length
-        keys = torch.arange(reach, device=canvas.device).expand(len(starts), -1)
-        # The slots of a block see the same keys, so one row of the mask serves them all.
-        mask = block_causal_mask(starts[:, None], keys, self._block_length).expand(-1, self._block_length, -1)
-        self._cache.aim(batch_rows, positions, reach)
-        hidden = self._hidden_states(canvas[batch_rows[:, None], positions], positions, mask)
-        return self._model.logits(hidden[: len(rows)])
+        hidden, routes = self._run(batch, record)
+        scores = HeadScores(hidden[:num_active], self._model, self._mask, self._logits_bytes)
+        if routes is not None:  # of all tokens, entry by entry
+            routes = routes[:, : num_active * self._block_length].unflatten(1, (num_active, -1)).transpose(0, 1)
+        return Outcome(scores, routes)
 
-    def _hidden_states(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        return self._model.hidden_states(tokens, positions, mask, self._cache)
+    def prefill(self, batch: Pass) -> None:
+        """See `DecodeSession.prefill`."""
+        self._run(batch, record=False)
 
+    def _run(
+        self, batch: Pass, record: bool
+    ) -> tuple[Float[Tensor, "entries query hidden"], Int16[Tensor, "layers tokens k"] | None]:
+        if not record:
+            return self.body(batch), None
+        model = _routed(self._model)
+        tape = model.route_tape()
+        hidden = model.hidden_states(batch.tokens, batch.positions, self._aim(batch), self._cache, tape)
+        return hidden, tape.routes
 
-class RecordingTorchSession(TorchSession):
-    """One decode call on a torch model with a mixture of experts, whose routes are kept until the next forward."""
+    def _hidden_states(self, batch: Pass) -> Float[Tensor, "entries query hidden"]:
+        return self._model.hidden_states(batch.tokens, batch.positions, self._aim(batch), self._cache)
 
-    def __init__(self, model: BlockModel, num_rows: int, length: int, block_length: int) -> None:
-        """Opens an empty cache.
-
-        Raises:
-            TypeError: If the model cannot record routes.
-        """
-        super().__init__(model, num_rows, length, block_length)
-        if not isinstance(model, RoutedModel):
-            raise TypeError(f"{type(model).__name__} has no route_tape: its routes cannot be recorded")
-        self._routed: RoutedModel = model
-        self._live, self._tape = 0, model.route_tape()
-
-    def forward(
-        self,
-        canvas: Int[Tensor, "rows length"],
-        rows: Int[Tensor, " live"],
-        committed: Int[Tensor, " live"],
-        active: Int[Tensor, " live"],
-    ) -> Float[Tensor, "live block vocab"]:
-        """See `DecodeSession.forward`."""
-        self._live = len(rows)
-        return super().forward(canvas, rows, committed, active)
-
-    def routes(self) -> Int16[Tensor, "live layers block k"]:
-        """See `RecordingSession.routes`: the first blocks of a pass are the active ones."""
-        active = self._tape.routes[:, : self._live * self._block_length]
-        return active.unflatten(1, (self._live, self._block_length)).transpose(0, 1)
-
-    def _hidden_states(self, tokens: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        self._tape = self._routed.route_tape()
-        return self._routed.hidden_states(tokens, positions, mask, self._cache, self._tape)
+    def _aim(self, batch: Pass) -> Bool[Tensor, "entries #query key"]:
+        """Points the cache at the pass; returns the mask of what its queries may attend to."""
+        self._cache.aim(batch.write, batch.table)
+        keys = torch.arange(batch.table.shape[1] * self._block_length, device=batch.table.device)
+        return keys < batch.reach[..., None]
 
 
 class TorchEngine:
-    """Decodes with any module that has ``hidden_states``, ``logits`` and ``config``, in its dtype, on its device.
+    """Decodes with any module that is a `BlockModel`, in its dtype, on its device."""
 
-    Every decode opens a session with a cache of its own, so weights may change between decodes.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        cache_bytes: int | None = None,
+        logits_bytes: int = LOGITS_BYTES,
+        cuda_graphs: bool = True,
+    ) -> None:
         """Wraps ``model``; its train or eval mode is left as it is.
+
+        Args:
+            model: The policy.
+            cache_bytes: Most memory that keys and values may take; None: what the slots need, and on a GPU no more than
+                half of what is free.
+            logits_bytes: Most memory that logits may take at a time.
+            cuda_graphs: Replay forwards from CUDA graphs where the model runs on a GPU in 16 bits.
 
         Raises:
             TypeError: If the module lacks a part of `BlockModel`.
         """
         if not isinstance(model, BlockModel):
-            raise TypeError(f"{type(model).__name__} must have hidden_states, logits and config to be decoded with")
+            parts = "hidden_states, logits, head_weight, cache_shape and config"
+            raise TypeError(f"{type(model).__name__} must have {parts} to be decoded with")
         self._model = model
+        self._cache_bytes, self._logits_bytes, self._graphs = cache_bytes, logits_bytes, cuda_graphs
 
     @property
     def device(self) -> torch.device:
         """Where the model's parameters are."""
-        return next(self._model.parameters()).device
+        return self._parameter.device
 
     @property
     def max_length(self) -> int:
@@ -218,25 +187,36 @@ class TorchEngine:
         """Number of token ids."""
         return self._model.config.vocab_size
 
-    def open(self, num_rows: int, length: int, block_length: int) -> TorchSession:
-        """Starts a decode of ``num_rows`` rows on canvases of ``length`` tokens."""
-        return TorchSession(self._model, num_rows, length, block_length)
+    def max_pages(self, block_length: int) -> int | None:
+        """See `Engine.max_pages`."""
+        if self._most_bytes is None:
+            return None
+        page = self._model.cache_shape.bytes_per_token(self._parameter.dtype) * block_length
+        return max(0, self._most_bytes // page - 1)  # page 0 takes room too
 
-    def open_recording(self, num_rows: int, length: int, block_length: int) -> RecordingTorchSession:
-        """Starts the same with routes; raises TypeError if the model cannot record them."""
-        return RecordingTorchSession(self._model, num_rows, length, block_length)
+    def open(self, num_pages: int, block_length: int, mask: int) -> TorchSession:
+        """See `Engine.open`."""
+        cache = PagedCache(
+            self._model.cache_shape, num_pages, block_length, dtype=self._parameter.dtype, device=self.device
+        )
+        session = TorchSession(self._model, cache, block_length, mask, self._logits_bytes)
+        if self._graphs and self.device.type == "cuda" and self._parameter.dtype in GRAPHED_TYPES:
+            session.use_graphs(CudaCapture(self.device))
+        return session
+
+    @functools.cached_property
+    def _most_bytes(self) -> int | None:
+        """Looked up once: later, memory that is not free is that of our own pages."""
+        if self._cache_bytes is None and self.device.type == "cuda":
+            return torch.cuda.mem_get_info(self.device)[0] // 2
+        return self._cache_bytes
+
+    @property
+    def _parameter(self) -> nn.Parameter:
+        return next(self._model.parameters())
 
 
-def lay_out(
-    rows: Int[Tensor, " live"], committed: Int[Tensor, " live"], active: Int[Tensor, " live"], block_length: int
-) -> tuple[Int[Tensor, " batch"], Int[Tensor, " batch"]]:
-    """The blocks of a pass: first the active block of each row, then the uncommitted blocks before them.
-
-    Returns:
-        The canvas row and the first position of each block.
-    """
-    pending = (active - committed) // block_length
-    owner = torch.repeat_interleave(pending)
-    index = torch.arange(len(owner), device=rows.device) - (pending.cumsum(0) - pending)[owner]
-    starts = committed[owner] + index * block_length
-    return torch.cat([rows, rows[owner]]), torch.cat([active, starts])
+def _routed(model: BlockModel) -> RoutedModel:
+    if not isinstance(model, RoutedModel):
+        raise TypeError(f"{type(model).__name__} has no route_tape: its routes cannot be recorded")
+    return model

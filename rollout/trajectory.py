@@ -127,6 +127,16 @@ class Completion:
     trace: DecodeTrace
     policy_version: int = 0
 
+    @classmethod
+    def cut(
+        cls, prompt_id: str, generated: tuple[int, ...], limit: int, stops: tuple[int, ...], trace: DecodeTrace
+    ) -> "Completion":
+        """Cuts what was generated at the length limit, and after the first stop token within it."""
+        for size, token in enumerate(generated[:limit], start=1):
+            if token in stops:
+                return cls(prompt_id, generated[:size], generated, "stop", trace)
+        return cls(prompt_id, generated[:limit], generated, "length", trace)
+
     @property
     def num_forwards(self) -> int:
         """Forwards in which the row took part."""

@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from rollout.config import DecodeConfig
-from rollout.decoder import stream
+from rollout.config import DecodeConfig, Limits
+from rollout.decoder import Decoder
 from rollout.torch_engine import TorchEngine
 from rollout.trajectory import Completion, Prompt, SpecialTokens
 
@@ -29,13 +29,13 @@ class RolloutWorker:
     """Decodes prompts with the newest weights it was given."""
 
     def __init__(
-        self, make_policy: Callable[[], Policy], tokens: SpecialTokens, max_rows: int, threads: int | None = None
+        self, make_policy: Callable[[], Policy], tokens: SpecialTokens, limits: Limits, threads: int | None = None
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         self.policy = make_policy()
-        self.tokens = tokens
-        self.max_rows = max_rows
+        engine = TorchEngine(self.policy.model, limits.cache_bytes, limits.logits_bytes)
+        self.decoder = Decoder(engine, tokens, limits.slots, limits.step_timeout_s)
 
     def sync(self, weights: Any) -> int:
         """Take over new weights; returns the version that is now in place."""
@@ -46,7 +46,10 @@ class RolloutWorker:
         """Complete every prompt; yields its index and its completion, with the version of the weights that wrote it."""
         if self.policy.version < 0:
             raise RuntimeError("asked for completions before any weights arrived: sync first")
-        # A fresh engine per call: no cached keys can survive a change of weights.
-        engine = TorchEngine(self.policy.model)
-        for index, completion in stream(engine, prompts, config, self.tokens, self.max_rows):
-            yield index, replace(completion, policy_version=self.policy.version)
+        version = self.policy.version
+        for index, completion in self.decoder.stream(prompts, config, version):  # no keys of other versions are read
+            yield index, replace(completion, policy_version=version)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.decoder.close()

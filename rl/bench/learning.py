@@ -95,7 +95,7 @@ def run_config(spec: RunSpec, algorithm: AlgorithmConfig, max_completion_length:
         data=DataConfig(path=spec.task, max_rows=None),
         rewards=(RewardTerm(fn="math_accuracy"),),
         rollout=RolloutConfig(
-            prompts_per_step=spec.prompts, num_generations=spec.generations, decode=decode_config, max_rows=4096
+            prompts_per_step=spec.prompts, num_generations=spec.generations, decode=decode_config, slots=4096
         ),
         algorithm=algorithm,
         trainer=TrainerConfig(total_steps=spec.steps, learning_rate=spec.rate, tokens_per_microbatch=1_000_000),

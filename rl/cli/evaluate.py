@@ -38,7 +38,7 @@ def evaluate(
     tokenizer, tokens = load_text_side(path)
     policy = load_rollout_policy(path, config.model.dtype, config.model.device)
     policy.version = 0
-    rollouts = RolloutWorker(lambda: policy, tokens, config.rollout.max_rows)
+    rollouts = RolloutWorker(lambda: policy, tokens, config.rollout.limits)
     rows = load_held_out(config)
     with contextlib.closing(LocalRewards(config.rewards)) as rewards:
         pipeline = Pipeline.of(config, rollouts, rewards, Codec(tokenizer, config.seed))

@@ -23,7 +23,10 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Completions decoded together.")] = 64,
+    editing_window: Annotated[
+        int, typer.Option(min=1, help="Blocks that are open to edits when a block is final; 1: it alone.")
+    ] = 1,
+    slots: Annotated[int, typer.Option(min=1, help="Completions decoded together.")] = 64,
     trace: Annotated[bool, typer.Option("--trace", help="Write every action of the decoder too.")] = False,
 ) -> None:
     """Complete prompts with the editing decoder."""
@@ -39,11 +42,12 @@ def generate(
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
+        "editing_window": editing_window,
     }
     decode = DecodeConfig.preset(
         mode, {**fixed, **{name: value for name, value in chosen.items() if value is not None}}
     )
-    job = GenerateJob(model, prompts, out, decode, seed, dtype, device, batch_size, trace)
+    job = GenerateJob(model, prompts, out, decode, seed, dtype, device, slots, trace)
     with progress("generate") as advance:
         summary = run_generate(job, advance)
     typer.echo(summary)

@@ -59,7 +59,7 @@ def choose(logits: list[float], u: float, config: DecodeConfig) -> tuple[int, fl
 
 
 def slow_decode(
-    block_logits: Callable[[list[int]], list[list[float]]],
+    block_logits: Callable[[list[int], int], list[list[float]]],
     uniform: Callable[[int, int], float],
     prompt: Prompt,
     config: DecodeConfig,
@@ -68,37 +68,21 @@ def slow_decode(
     """Decodes one prompt.
 
     Args:
-        block_logits: Logits of the last block of a canvas that ends with it.
+        block_logits: Logits of the block that ends at a position, and sees all of a canvas.
         uniform: The uniform number of (forward, absolute position).
     """
     size, begin = config.block_length, len(prompt.token_ids)
-    limit = begin + config.max_completion_length
+    first, limit = begin // size * size, begin + config.max_completion_length
     canvas = [*prompt.token_ids]
     result = SlowCompletion()
     stopped = False
     while len(canvas) < limit and not stopped:
         start = len(canvas) // size * size
         canvas += [tokens.mask] * (start + size - len(canvas))
-        post = 0
-        while True:
-            masks_in_input = [i for i in range(max(start, begin), start + size) if canvas[i] == tokens.mask]
-            actions = denoise_block(
-                block_logits(canvas), canvas, start, begin, result.num_forwards, uniform, config, tokens
-            )
-            result.num_forwards += 1
-            result.actions += [(action[0], action[1] - begin, *action[2:]) for action in actions]
-            for _, where, _, new, _, _ in actions:
-                canvas[where] = new
-            changed = any(action[2] != action[3] for action in actions)
-            full = all(canvas[i] != tokens.mask for i in range(max(start, begin), start + size))
-            if not masks_in_input:
-                post += 1
-                if not changed:
-                    break
-            budget = config.max_post_steps if config.editing_threshold < 1.0 else 0
-            if full and post >= budget:
-                break
-        stopped = any(canvas[i] in tokens.stops for i in range(max(start, begin), start + size))
+        opened = max(first, start - (config.editing_window - 1) * size)
+        for open_block in [start, *range(opened, start, size)]:
+            finish_block(block_logits, uniform, canvas, open_block, begin, config, tokens, result)
+        stopped = any(canvas[i] in tokens.stops for i in range(max(opened, begin), start + size))
     result.canvas_ids = canvas[begin:]
     result.token_ids = canvas[begin:limit]
     for count, token in enumerate(result.token_ids, start=1):
@@ -106,6 +90,37 @@ def slow_decode(
             result.token_ids, result.finish_reason = result.token_ids[:count], "stop"
             break
     return result
+
+
+def finish_block(
+    block_logits: Callable[[list[int], int], list[list[float]]],
+    uniform: Callable[[int, int], float],
+    canvas: list[int],
+    start: int,
+    begin: int,
+    config: DecodeConfig,
+    tokens: SpecialTokens,
+    result: SlowCompletion,
+) -> None:
+    """Denoises a block, in place, until it is final."""
+    size, post = config.block_length, 0
+    while True:
+        masks_in_input = [i for i in range(max(start, begin), start + size) if canvas[i] == tokens.mask]
+        logits = block_logits(canvas, start + size)
+        actions = denoise_block(logits, canvas, start, begin, result.num_forwards, uniform, config, tokens)
+        result.num_forwards += 1
+        result.actions += [(action[0], action[1] - begin, *action[2:]) for action in actions]
+        for _, where, _, new, _, _ in actions:
+            canvas[where] = new
+        changed = any(action[2] != action[3] for action in actions)
+        full = all(canvas[i] != tokens.mask for i in range(max(start, begin), start + size))
+        if not masks_in_input:
+            post += 1
+            if not changed:
+                return
+        budget = config.max_post_steps if config.editing_threshold < 1.0 else 0
+        if full and post >= budget:
+            return
 
 
 def denoise_block(

@@ -103,7 +103,7 @@ def test_generate_reads_text_and_repeats_itself_by_seed(place, redraft):
         out = place / "out.jsonl"
         code, _, _ = redraft(
             "generate", "--model", place / "policy", "--prompts", prompts, "--out", out, "--mode", "s",
-            "--temperature", 1.0, "--max-new-tokens", 16, "--block-length", 8, "--seed", seed, "--batch-size", 1,
+            "--temperature", 1.0, "--max-new-tokens", 16, "--block-length", 8, "--seed", seed, "--slots", 1,
         )  # fmt: skip
         assert code == 0
         made.append([json.loads(line)["completion"] for line in out.read_text().splitlines()])

@@ -11,6 +11,7 @@ import pytest
 import ray
 from ray.exceptions import RayActorError, TaskCancelledError
 
+from alike import assert_alike
 from rewards.result import RewardError
 from rewards.worker import LocalRewards
 from rl.actors import ClusterError
@@ -43,7 +44,7 @@ def broken(prompts, completions, **columns):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster_stream")
-    make_policy(folder / "policy")
+    make_policy(folder / "policy", dtype="float64")  # equal but for rounding, whatever shares a batch
     (folder / "own.py").write_text(REWARDS)
     return folder
 
@@ -51,12 +52,13 @@ def place(tmp_path_factory):
 @pytest.fixture(scope="module")
 def configured(place):
     """Recipes that differ in their reward only; small batches, so that completions come bit by bit."""
-    rollout = {"prompts_per_step": 20, "num_generations": 20, "decode": DECODE, "num_actors": 2, "max_rows": 8}
+    rollout = {"prompts_per_step": 20, "num_generations": 20, "decode": DECODE, "num_actors": 2, "slots": 8}
 
     def make(reward):
         rewards = [{"fn": f"{place}/own.py:{reward}", "isolation": "inline"}]
         cluster = {"backend": "ray", "max_restarts": 1, "reward_workers": 2}
-        return load_recipe([write_recipe(place, rewards=rewards, cluster=cluster, rollout=rollout)])
+        model = {"path": str(place / "policy"), "dtype": "float64"}
+        return load_recipe([write_recipe(place, rewards=rewards, cluster=cluster, rollout=rollout, model=model)])
 
     return make
 
@@ -107,7 +109,7 @@ def calm(place, configured, rollouts, codec, rows, prompts):
     """The same completions and scores without Ray."""
     config, path = configured("digits"), str(place / "policy")
     make = partial(load_rollout_policy, path, config.model.dtype, config.model.device)
-    worker = RolloutWorker(make, load_text_side(path)[1], config.rollout.max_rows)
+    worker = RolloutWorker(make, load_text_side(path)[1], config.rollout.limits)
     worker.policy.version = 0
     with contextlib.closing(LocalRewards(config.rewards)) as rewards:
         return Pipeline.of(config, worker, rewards, codec).run(rows, prompts, config.rollout.decode)
@@ -117,7 +119,7 @@ def test_scores_and_completions_are_those_of_one_process(configured, rollouts, c
     config = configured("digits")
     with contextlib.closing(RayRewards(config)) as rewards:
         answers = Pipeline.of(config, rollouts, rewards, codec).run(rows, prompts, config.rollout.decode)
-    assert answers.completions == calm.completions
+    assert_alike(answers.completions, calm.completions)
     assert answers.samples == calm.samples
     assert answers.scored == calm.scored
 
@@ -147,7 +149,7 @@ def test_the_death_of_a_rollout_actor_in_mid_stream_loses_and_doubles_nothing(
                 os.kill(pid, signal.SIGKILL)
     assert rollouts.pool.actors[0] is not doomed
     assert sorted(index for index, _ in streamed) == list(range(400))
-    assert in_order(streamed) == calm.completions
+    assert_alike(in_order(streamed), calm.completions)
     first, _, again = (asked for asked, _ in issued)
     assert len(first) == 200
     assert set(again) < set(first)

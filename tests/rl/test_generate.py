@@ -72,7 +72,7 @@ def test_blocks_are_as_long_as_the_policy_was_trained_with(place):
     assert [len(json.loads(line)["prompt"]) for line in trained.splitlines()] == [4, 1]
 
 
-@pytest.mark.parametrize("option", ["--batch-size", "--max-new-tokens", "--block-length"])
+@pytest.mark.parametrize("option", ["--slots", "--max-new-tokens", "--block-length"])
 def test_a_count_below_one_is_refused_by_its_option(place, option):
     result, out = run(place, option, 0)
     assert result.exit_code == 2

@@ -9,13 +9,14 @@ import torch
 from oracles.noise_draws import batch_of, plain_row, repeated, within_four_errors
 from oracles.plain_forward import states_before
 from oracles.tiny_policy import TOKENS, rollouts, tiny_model
-from oracles.toy_policy import ToyPolicy
+from oracles.toy_policy import ToyPolicy, ToySession
 from rl.batch import CanvasBatch, Experience, collate
 from rl.config import AlgorithmConfig
 from rl.views import StepLaw, View, make_views, trajectory_views
 from rl.views import view as view_module
 from rollout.config import DecodeConfig
 from rollout.decoder import decode
+from rollout.engine import Outcome, Pass
 from rollout.trajectory import Completion, DecodeTrace, Prompt, SpecialTokens
 
 MASK = TOKENS.mask
@@ -33,17 +34,23 @@ TOY_DECODE = DecodeConfig(
 
 
 class RecordingPolicy(ToyPolicy):
-    """Remembers every row's canvas and active block at each of its forwards."""
+    """Remembers every row's canvas, up to the end of its active block, and that block, at each of its forwards."""
 
-    def open(self, num_rows: int, length: int, block_length: int):
-        session = super().open(num_rows, length, block_length)
-        self.seen: list[list[tuple[list[int], int]]] = [[] for _ in range(num_rows)]
+    def open(self, num_pages: int, block_length: int, mask: int) -> ToySession:
+        session = super().open(num_pages, block_length, mask)
+        self.seen: list[list[tuple[list[int], int]]] = []
+        row_of: dict[int, int] = {}  # by first page; all rows are in the first pass, in order
         forward = session.forward
 
-        def record(canvas, rows, committed, active):
-            for row, start in zip(rows.tolist(), active.tolist(), strict=True):
-                self.seen[row].append((canvas[row].tolist(), start))
-            return forward(canvas, rows, committed, active)
+        def record(batch: Pass, num_active: int, routes: bool) -> Outcome:
+            outcome = forward(batch, num_active, routes)
+            for entry in range(num_active):
+                row = row_of.setdefault(int(batch.table[entry, 0]), len(row_of))
+                if row == len(self.seen):
+                    self.seen.append([])
+                pages = batch.table[entry, : int(batch.reach[entry, 0]) // block_length]
+                self.seen[row].append((session.pages[pages].flatten().tolist(), int(batch.positions[entry, 0])))
+            return outcome
 
         session.forward = record
         return session

@@ -44,6 +44,17 @@ SAMPLED = [
 ]
 
 
+WINDOWED = [
+    DecodeConfig.preset("q", {"block_length": 4, "max_completion_length": 20, "editing_window": 3, "threshold": 0.3}),
+    DecodeConfig.preset(
+        "s", {"block_length": 4, "max_completion_length": 21, "editing_window": 9, "max_post_steps": 2}
+    ),
+    SAMPLED[3].model_copy(update={"editing_window": 2, "max_completion_length": 20, "editing_threshold": 0.15}),
+    SAMPLED[-1].model_copy(update={"editing_window": 3, "max_completion_length": 18, "editing_threshold": 0.0}),
+]
+"""Earlier blocks are opened again."""
+
+
 def toy(seed: int = 0, sharpness: float = 1.5) -> ToyPolicy:
     return ToyPolicy(vocab_size=12, max_length=40, sharpness=sharpness, seed=seed)
 
@@ -62,7 +73,7 @@ def assert_is_what_the_slow_decoder_does(
 ) -> None:
     seed = seed_tensor([prompt.seed])
     slow = slow_decode(
-        lambda canvas: policy.block_logits(torch.tensor(canvas), config.block_length).tolist(),
+        lambda canvas, end: policy.block_logits(torch.tensor(canvas), config.block_length, end).tolist(),
         lambda forward, where: uniform(seed, torch.tensor([forward]), torch.tensor([[where]])).item(),
         prompt,
         config,
@@ -79,8 +90,11 @@ def assert_is_what_the_slow_decoder_does(
     assert trace.log_prob_raw == pytest.approx(log_prob_raw, abs=1e-9)
 
 
+ALL = GREEDY + SAMPLED + WINDOWED
+
+
 @pytest.mark.parametrize("sharpness", [0.5, 2.5])
-@pytest.mark.parametrize("config", GREEDY + SAMPLED, ids=range(len(GREEDY + SAMPLED)))
+@pytest.mark.parametrize("config", ALL, ids=range(len(ALL)))
 def test_a_ragged_batch_is_decoded_as_the_slow_decoder_decodes_each_row(config, sharpness):
     policy, prompts = toy(seed=1, sharpness=sharpness), ragged_prompts(6, seed=2)
     for prompt, completion in zip(prompts, decode(policy, prompts, config, TOKENS), strict=True):
@@ -105,6 +119,34 @@ def test_rows_of_one_batch_may_differ_in_thresholds_post_steps_and_length():
     completions = decode(policy, prompts, configs, TOKENS)
     for prompt, config, completion in zip(prompts, configs, completions, strict=True):
         assert_is_what_the_slow_decoder_does(completion, policy, prompt, config)
+
+
+def test_opened_blocks_are_edited_and_cost_nothing_where_the_window_is_one_block():
+    prompts = ragged_prompts(6, seed=2)
+    for config in WINDOWED:
+        policy = toy(seed=1, sharpness=2.5)
+        block_of = {  # of every edit: its block, and the newest block at the time
+            (edit.position + len(prompt.token_ids)) // 4
+            - (newest(completion, edit.forward) + len(prompt.token_ids)) // 4
+            for prompt, completion in zip(prompts, decode(policy, prompts, config, TOKENS), strict=True)
+            for edit in completion.trace.edits
+        }
+        assert min(block_of) < 0
+        assert min(block_of) > -config.editing_window
+        assert max(policy.blocks_per_pass) > max(policy.rows_per_pass)  # blocks behind an edited one are run again
+        alone = config.model_copy(update={"editing_window": 1})
+        assert all(
+            completion.trace.num_forwards > other.trace.num_forwards
+            for completion, other in zip(
+                decode(policy, prompts, config, TOKENS), decode(policy, prompts, alone, TOKENS), strict=True
+            )
+            if len(other.canvas_ids) == len(completion.canvas_ids) > 8
+        )
+
+
+def newest(completion: Completion, forward: int) -> int:
+    """The highest slot filled up to a forward."""
+    return max(slot for slot, when in enumerate(completion.trace.unmask_forward) if when <= forward)
 
 
 def branches(completion: Completion) -> set[str]:
@@ -139,7 +181,7 @@ def test_a_completion_depends_on_its_prompt_and_seed_and_not_on_its_batch(config
     together = decode(policy, prompts, config, TOKENS)
     assert [decode(policy, [prompt], config, TOKENS)[0] for prompt in prompts] == together
     assert decode(policy, prompts[::-1], config, TOKENS) == together[::-1]
-    assert decode(policy, prompts, config, TOKENS, max_rows=4) == together
+    assert decode(policy, prompts, config, TOKENS, slots=4) == together
 
 
 def test_a_seed_gives_its_completion_again_and_another_seed_another():
@@ -157,25 +199,28 @@ def test_finished_rows_leave_the_batch():
     assert len(policy.rows_per_pass) == max(completion.num_forwards for completion in completions)
 
 
-@pytest.mark.parametrize("max_rows", [None, 4])
-def test_a_completion_is_streamed_after_its_own_last_forward_and_not_at_the_end_of_its_batch(max_rows):
+@pytest.mark.parametrize("slots", [1, 2, 4, 9])
+def test_a_completion_is_streamed_after_its_own_last_forward_and_the_next_prompt_takes_its_slot(slots):
     policy, prompts = toy(), ragged_prompts(9, seed=6)
     streamed = [
         (index, completion, len(policy.rows_per_pass))
-        for index, completion in stream(policy, prompts, SAMPLED[0], TOKENS, max_rows)
+        for index, completion in stream(policy, prompts, SAMPLED[0], TOKENS, slots)
     ]
     together = decode(toy(), prompts, SAMPLED[0], TOKENS)
-    assert sorted(index for index, _, _ in streamed) == list(range(9))
-    before = 0  # forwards of the batches before
-    for begin in range(0, 9, max_rows or 9):
-        batch = streamed[begin : begin + (max_rows or 9)]
-        for index, completion, forwards in batch:
-            assert completion == together[index]
-            assert forwards - before == completion.num_forwards
-        assert [forwards for _, _, forwards in batch] == sorted(forwards for _, _, forwards in batch)
-        before = batch[-1][2]
-    assert len({forwards for _, _, forwards in streamed}) > 4  # they do end one by one
-    assert [index for index, _, _ in streamed] != list(range(9))
+    assert {index: completion for index, completion, _ in streamed} == dict(enumerate(together))
+    expected = schedule([completion.num_forwards for completion in together], slots)
+    assert {index: end for index, _, end in streamed} == expected
+    assert len(set(expected.values())) > 4  # they do end one by one
+
+
+def schedule(forwards: list[int], slots: int) -> dict[int, int]:
+    """When each row ends if rows start in order, each as soon as a slot is free."""
+    free_at, ends = [0] * slots, {}
+    for index, count in enumerate(forwards):
+        slot = free_at.index(min(free_at))
+        free_at[slot] += count
+        ends[index] = free_at[slot]
+    return ends
 
 
 def test_the_reader_of_a_stream_is_not_in_inference_mode():
@@ -249,7 +294,9 @@ def test_a_stop_token_in_the_prompt_or_behind_the_length_limit_stops_nothing():
 
 def test_a_request_longer_than_the_context_is_refused_by_name():
     prompts = [Prompt("short", (1,), seed=0), Prompt("long", (1,) * 30, seed=0)]
-    with pytest.raises(ValueError, match=r"prompt 'long' has 30 tokens.*13.*blocks of 4.*44 positions.*has 40"):
+    with pytest.raises(
+        ValueError, match=r"prompt 'long' has 30 tokens.*is 13.*blocks have 4; it needs 44 positions.*has 40"
+    ):
         decode(toy(), prompts, GREEDY[0], TOKENS)
 
 
@@ -267,8 +314,8 @@ def test_configs_that_do_not_go_together_are_refused_with_the_field():
         decode(toy(), prompts, [GREEDY[0]], TOKENS)
     with pytest.raises(ValueError, match=r"block_length must be the same for all prompts of one decode, got \[4, 5\]"):
         decode(toy(), prompts, [GREEDY[0], GREEDY[3]], TOKENS)
-    with pytest.raises(ValueError, match="max_rows must be at least 1, got 0"):
-        decode(toy(), prompts, GREEDY[0], TOKENS, max_rows=0)
+    with pytest.raises(ValueError, match="slots must be at least 1, got 0"):
+        decode(toy(), prompts, GREEDY[0], TOKENS, slots=0)
 
 
 def test_logits_that_are_not_finite_stop_the_decode():
@@ -279,7 +326,7 @@ def test_logits_that_are_not_finite_stop_the_decode():
 
 
 def test_a_policy_that_records_no_routes_is_asked_in_vain():
-    with pytest.raises(TypeError, match="ToyPolicy has no open_recording"):
+    with pytest.raises(TypeError, match="ToyPolicy has no route_tape"):
         decode(toy(), ragged_prompts(1, seed=0), GREEDY[0].model_copy(update={"record_routes": True}), TOKENS)
 
 

@@ -14,7 +14,10 @@ from rl.models.llada2.model import LLaDA2Model, init_weights
 from rollout.blocks import block_causal_mask
 from rollout.config import DecodeConfig
 from rollout.decoder import decode
-from rollout.torch_engine import TorchEngine, TorchSession, lay_out
+from rollout.engine import Outcome, Pass
+from rollout.paged_cache import CacheShape
+from rollout.slots import Slots
+from rollout.torch_engine import TorchEngine
 from rollout.trajectory import Completion, Prompt, SpecialTokens
 
 TOKENS = SpecialTokens(mask=1, pad=0, stops=(2,))
@@ -73,34 +76,83 @@ def ragged_prompts() -> list[Prompt]:
     ]
 
 
-class AuditedEngine(TorchEngine):
+class AuditedSlots(Slots):
     """Compares every forward of the cached engine with a recomputation of each canvas from nothing."""
 
-    def __init__(self, model: LLaDA2Model) -> None:
-        super().__init__(model)
-        self.whole = model
-        self.fused_commits = 0
+    model: LLaDA2Model
+    fused_commits = compared = reopened = 0
 
-    def open(self, num_rows: int, length: int, block_length: int) -> TorchSession:
-        session = super().open(num_rows, length, block_length)
-        cached_forward = session.forward
+    def _recomputed(self, row: int) -> Tensor:
+        """Logits of the active block from the canvas alone.
 
-        def audited(canvas: Tensor, rows: Tensor, committed: Tensor, active: Tensor) -> Tensor:
-            logits = cached_forward(canvas, rows, committed, active)
-            for entry, (row, start) in enumerate(zip(rows.tolist(), active.tolist(), strict=True)):
-                full = self.whole(canvas[row : row + 1, : start + block_length], block_length)
-                torch.testing.assert_close(logits[entry], full[0, start:], rtol=0, atol=1e-10)
-            self.fused_commits += int(((active - committed > 0) & (committed > 0)).sum())
-            return logits
+        A block that is open again stands twice in the input: as later blocks see it, and once more at the end, with
+        all of the window in sight.
+        """
+        start, seen = int(self.progress.active[row]), int(self.progress.frontier[row]) + 4
+        tokens, positions = self._canvas[row, :seen], torch.arange(seen)
+        mask = block_causal_mask(positions, positions, 4)
+        if seen == start + 4:
+            return self.model(tokens[None], 4)[0, start:]
+        span = slice(start, start + 4)
+        inside = torch.zeros(seen, dtype=torch.bool)
+        inside[span] = True
+        mask = torch.cat([mask, (~inside).expand(4, -1)])
+        mask = torch.cat([mask, torch.zeros(seen + 4, 4, dtype=torch.bool)], dim=1)
+        mask[seen:, seen:] = True
+        both = torch.cat([tokens, tokens[span]]), torch.cat([positions, positions[span]])
+        hidden = self.model.hidden_states(both[0][None], both[1][None], mask[None])
+        return self.model.logits(hidden[0, seen:])
 
-        session.forward = audited
-        return session
+    def _forward(self, rows, rules):
+        active, committed = self.progress.active[rows], self.progress.committed[rows]
+        type(self).reopened += int((active < self.progress.frontier[rows]).sum())
+        whole = [self._recomputed(row) for row in rows.tolist()]
+        forward = self.session.forward
+
+        def audited(batch: Pass, num_active: int, record: bool) -> Outcome:
+            outcome = forward(batch, num_active, record)
+            everywhere = torch.ones(num_active, 4, dtype=torch.bool)
+            ((*_, logits),) = outcome.scores.pieces(everywhere)
+            expected = torch.cat(whole)
+            expected[:, TOKENS.mask] = -torch.inf
+            torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
+            type(self).compared += num_active
+            return outcome
+
+        self.session.forward = audited
+        try:
+            return super()._forward(rows, rules)
+        finally:
+            self.session.forward = forward
+            type(self).fused_commits += int(((active - committed > 0) & (committed > 0)).sum())
 
 
-def test_every_cached_forward_equals_a_recomputation_of_the_whole_canvas():
-    engine = AuditedEngine(llada2())
-    completions = decode(engine, ragged_prompts(), SAMPLED, TOKENS)
-    assert engine.fused_commits > 5
+@pytest.fixture
+def audited(monkeypatch):
+    """Completions with every forward audited."""
+
+    def run(config: DecodeConfig) -> list[Completion]:
+        model = llada2()
+        for name, value in {"model": model, "fused_commits": 0, "compared": 0, "reopened": 0}.items():
+            monkeypatch.setattr(AuditedSlots, name, value, raising=False)
+        monkeypatch.setattr("rollout.decoder.Slots", AuditedSlots)
+        completions = decode(TorchEngine(model), ragged_prompts(), config, TOKENS, slots=3)
+        assert AuditedSlots.compared == sum(completion.num_forwards for completion in completions)
+        return completions
+
+    return run
+
+
+def test_every_cached_forward_equals_a_recomputation_of_the_whole_canvas(audited):
+    completions = audited(SAMPLED)
+    assert AuditedSlots.fused_commits > 5
+    assert sum(completion.trace.num_edits for completion in completions) > 20
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_so_does_every_forward_with_blocks_that_are_open_again(audited, window):
+    completions = audited(SAMPLED.model_copy(update={"editing_window": window, "max_completion_length": 20}))
+    assert AuditedSlots.reopened > 20
     assert sum(completion.trace.num_edits for completion in completions) > 20
 
 
@@ -115,15 +167,8 @@ def test_a_completion_does_not_depend_on_its_batch(temperature):
         assert one.trace.forward == other.trace.forward
         assert one.trace.new == other.trace.new
         assert one.trace.log_prob == pytest.approx(other.trace.log_prob, abs=1e-10)
-    chunked = decode(engine, prompts, config, TOKENS, max_rows=4)
+    chunked = decode(engine, prompts, config, TOKENS, slots=4)
     assert [completion.canvas_ids for completion in chunked] == [completion.canvas_ids for completion in together]
-
-
-def test_a_pass_runs_the_active_blocks_and_the_uncommitted_ones_before_them():
-    rows, committed, active = torch.tensor([0, 3, 5]), torch.tensor([8, 0, 4]), torch.tensor([8, 8, 8])
-    batch_rows, starts = lay_out(rows, committed, active, 4)
-    assert batch_rows.tolist() == [0, 3, 5, 3, 3, 5]
-    assert starts.tolist() == [8, 8, 8, 0, 4, 4]
 
 
 @dataclass
@@ -140,9 +185,14 @@ class TinyModel(nn.Module):
         self.config = TinyConfig()
         self.embed = nn.Embedding(24, 8)
         self.project = nn.Linear(8, 24, bias=False)
-        self.head = nn.Linear(8, 24)
+        self.head = nn.Linear(8, 24, bias=False)
+        self.cache_shape = CacheShape(layers=1, heads=1, head_dim=8)
         self.slots_run = 0
         self.slots_scored = 0
+
+    @property
+    def head_weight(self) -> Tensor:
+        return self.head.weight
 
     def hidden_states(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, cache) -> Tensor:
         self.slots_run += input_ids.numel()
@@ -153,7 +203,7 @@ class TinyModel(nn.Module):
         return hidden + mixed[:, 0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        self.slots_scored += hidden.shape[0] * hidden.shape[1]
+        self.slots_scored += hidden[..., 0].numel()
         return 4.0 * self.head(hidden)
 
 
@@ -195,7 +245,7 @@ def test_a_model_can_be_trained_after_a_decode():
 
 
 def test_a_module_that_is_no_block_model_is_refused():
-    with pytest.raises(TypeError, match="Linear must have hidden_states, logits and config"):
+    with pytest.raises(TypeError, match="Linear must have hidden_states, logits, head_weight, cache_shape and config"):
         TorchEngine(nn.Linear(2, 2))
 
 
@@ -234,7 +284,7 @@ def test_recorded_routes_are_those_of_a_recomputation_of_every_state():
 def test_recorded_routes_do_not_depend_on_the_batch():
     engine, prompts = TorchEngine(llada2()), ragged_prompts()
     together = decode(engine, prompts, RECORDED, TOKENS)
-    by_two = decode(engine, prompts, RECORDED, TOKENS, max_rows=2)
+    by_two = decode(engine, prompts, RECORDED, TOKENS, slots=2)
     alone = [decode(engine, [prompt], RECORDED, TOKENS)[0] for prompt in prompts]
     for one, two, three in zip(together, by_two, alone, strict=True):
         assert np.array_equal(one.trace.routes, two.trace.routes)

@@ -138,8 +138,8 @@ class Attention(nn.Module):
         """Attend from the given positions to themselves and, with a cache, to everything it holds."""
         heads = self.query_key_value(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
         query, key, value = heads.split(self.heads, dim=1)
-        query = rotate(self.query_layernorm(query), tables)
-        key = rotate(self.key_layernorm(key), tables)
+        normed = torch.cat([self.query_layernorm(query), self.key_layernorm(key)], dim=1)
+        query, key = rotate(normed, tables).split(self.heads[:2], dim=1)
         if cache is not None:
             key, value = cache.update(self.layer, key, value)
         return self.dense(attend(query, key, value, mask).transpose(1, 2).flatten(2))

@@ -135,8 +135,10 @@ def _write_weights(model: LLaDA2Model, folder: Path, max_shard_bytes: int) -> No
     files = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
     files = [WEIGHTS_FILE] if len(shards) == 1 else files
     for file, names in zip(files, shards, strict=True):
-        # Copies, because safetensors refuses views of one storage; one shard at a time bounds their memory.
-        content = {name: tensors[name].to("cpu", copy=True) for name in names}
+        # Copies, because safetensors refuses views of one storage, and any strides but the plain ones; one shard at a
+        # time bounds their memory.
+        plain = torch.contiguous_format
+        content = {name: tensors[name].to("cpu", copy=True, memory_format=plain) for name in names}
         try:
             save_file(content, folder / file, metadata={"format": "pt"})
         except SafetensorError as error:  # safetensors wraps the operating system's error

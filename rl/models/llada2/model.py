@@ -17,6 +17,7 @@ from rl.models.llada2.config import LLaDA2Config
 from rl.models.llada2.moe import GatedMLP, MoE
 from rl.route_tape import Routes, RouteTape
 from rollout.blocks import block_causal_mask
+from rollout.paged_cache import CacheShape
 
 
 class DecoderLayer(nn.Module):
@@ -112,6 +113,11 @@ class LLaDA2Model(nn.Module):
         if given is not None and given.numel() and (last := int(given.max())) >= config.num_experts:
             raise ValueError(f"a given route holds expert {last}; valid: 0 to {config.num_experts - 1}, or -1 for live")
         return RouteTape(routed, given, replay)
+
+    @property
+    def cache_shape(self) -> CacheShape:
+        """What a cache keeps of every token."""
+        return CacheShape(self.config.num_hidden_layers, self.config.num_key_value_heads, self.config.head_dim)
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab hidden"]:
