@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from rl.models.llada2.checkpoint import load_pretrained, save_pretrained
-from rl.models.llada2.config import LLaDA2Config
+from rl.models.llada2.config import LLADA2_MINI, LLaDA2Config
 from rl.models.llada2.model import LLaDA2Model, init_weights
 from rl.seeding import make_generator
 from rl.tokenizer import build_character_tokenizer
@@ -23,6 +23,9 @@ from rollout.trajectory import SpecialTokens
 TOKENIZER_FILE = "tokenizer_config.json"
 DTYPES = ("float32", "bfloat16", "float64")
 DEFAULT_BLOCK_LENGTH = 32  # of the published models, whose config.json does not say it
+
+MINI_SHAPE = LLADA2_MINI.to_dict()
+"""Fields of config.json of LLaDA2.0-mini and 2.1-mini, token ids left out."""
 
 
 def resolve_device(name: str) -> torch.device:
@@ -181,11 +184,25 @@ class RolloutPolicy:
     version: int = -1
 
     def install(self, update: WeightUpdate) -> None:
-        """Take over one version of the weights."""
+        """Take over one version of the weights; without a version while they are neither old nor new."""
+        self.version = -1
         install(self.model, update)
         self.version = update.version
 
 
 def load_rollout_policy(path: str, dtype: str, device: str) -> RolloutPolicy:
     """Start from a checkpoint; `install` brings the current weights before any work."""
-    return RolloutPolicy(load_policy(path, dtype, device))
+    return RolloutPolicy(lay_out_for_cpu(load_policy(path, dtype, device)))
+
+
+def lay_out_for_cpu(model: nn.Module) -> nn.Module:
+    """Stores matrices on a CPU by input and not by output, as products with few rows read them; shapes are the same.
+
+    Such products, one block or a few tokens of an expert, take two thirds of the time (benchmarks/NOTES.md); those of
+    training have many rows and gain nothing.
+    """
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() >= 2 and parameter.device.type == "cpu" and not isinstance(module, nn.Embedding):
+                parameter.data = parameter.data.mT.contiguous().mT
+    return model
