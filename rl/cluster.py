@@ -23,11 +23,10 @@ from rewards.worker import RewardWorker
 from rl.actors import ActorPool, Call, ClusterError, await_ready, get
 from rl.batch import Experience
 from rl.config import RunConfig
-from rl.policy import load_rollout_policy
+from rl.rollout_workers import rollout_worker
 from rl.worker import LearnerWorker
 from rollout.config import DecodeConfig
 from rollout.trajectory import Completion, Prompt, SpecialTokens
-from rollout.worker import RolloutWorker
 
 
 @contextlib.contextmanager
@@ -94,9 +93,9 @@ class RayRollouts:
 
     def __init__(self, path: str, config: RunConfig, tokens: SpecialTokens) -> None:
         c = config.cluster
-        actor = ray.remote(num_cpus=c.rollout_cpus, num_gpus=c.rollout_gpus)(RolloutWorker)
-        make = partial(load_rollout_policy, path, config.model.dtype, config.model.device)
-        start = partial(actor.remote, make, tokens, config.rollout.limits, c.rollout_threads)
+        worker = rollout_worker(path, config, tokens, c.rollout_threads)
+        actor = ray.remote(num_cpus=c.rollout_cpus, num_gpus=c.rollout_gpus)(worker.func)
+        start = partial(actor.remote, *worker.args)
         self.pool = ActorPool("rollout actor", start, config.rollout.num_actors, c.max_restarts)
         self.config = c
 

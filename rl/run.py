@@ -6,7 +6,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from rl.reward_gate import check_rewards
 from rl.warmstart import ensure_policy, policy_folder
 from rollout.chat import Tokenizer
 from rollout.trajectory import SpecialTokens
+from rollout.vllm_engine import require_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,12 @@ MAY_CHANGE = {
     "output_dir",
     "report_to",
     "cluster",
+    "rollout.engine",
+    "rollout.num_actors",
+    "rollout.slots",
+    "rollout.cache_gib",
+    "rollout.logits_mib",
+    "rollout.forward_timeout_s",
     "trainer.total_steps",
     "trainer.save_steps",
     "trainer.save_total_limit",
@@ -61,6 +67,8 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome
     Raises:
         RecipeError: There is nothing left to do, or earlier results would be mixed with new ones.
     """
+    if config.rollout.engine == "vllm":
+        require_vllm()  # known now, not after the warm start
     checkpoint = _resumed_checkpoint(config, recorder) if resume else None
     if not resume and complete_checkpoints(recorder.run):
         raise RecipeError(
@@ -104,13 +112,11 @@ def backend(
                 yield rollouts, rewards, learner
         return
     from rewards.worker import LocalRewards
-    from rl.policy import load_rollout_policy
+    from rl.rollout_workers import rollout_worker
     from rl.worker import LearnerWorker
-    from rollout.worker import RolloutWorker
 
-    make = partial(load_rollout_policy, path, config.model.dtype, config.model.device)
-    with contextlib.closing(LocalRewards(config.rewards)) as rewards:
-        rollouts = RolloutWorker(make, tokens, config.rollout.limits)
+    worker = rollout_worker(path, config, tokens, threads=None)
+    with contextlib.closing(LocalRewards(config.rewards)) as rewards, contextlib.closing(worker()) as rollouts:
         yield rollouts, rewards, LearnerWorker(path, config, tokens, config.cluster.learner_threads)
 
 

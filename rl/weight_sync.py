@@ -1,32 +1,18 @@
 """Weights on their way from the learner to the rollout actors, with a version and a fingerprint."""
 
 import hashlib
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rollout.sampling import mix
+from rollout.weights import WeightUpdate
+
+__all__ = ["WeightSyncError", "WeightUpdate", "fingerprint", "install", "snapshot"]
 
 
 class WeightSyncError(RuntimeError):
     """The weights that arrived are not the weights that were sent."""
-
-
-@dataclass(frozen=True)
-class WeightUpdate:
-    """One version of the policy's weights.
-
-    Attributes:
-        version: Policy version: the number of learner updates behind these weights.
-        fingerprint: Of the sender's tensors, compared after installation.
-        tensors: Name -> tensor, or a reference to that dictionary in an object store.
-    """
-
-    version: int
-    fingerprint: str
-    tensors: Any
 
 
 def snapshot(model: nn.Module, version: int) -> WeightUpdate:

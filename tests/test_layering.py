@@ -10,7 +10,7 @@ from conftest import ROOT
 LAYERS = {"rl": {"rollout", "rewards"}, "rollout": set(), "rewards": set()}
 OWNERS = {
     "ray": {"rl/actors.py", "rl/cluster.py"},
-    "vllm": {"rollout/vllm_engine.py", "rollout/vllm_worker.py"},
+    "vllm": {f"rollout/vllm_{part}.py" for part in ("engine", "plugin", "request", "rows", "scheduler", "worker")},
     "accelerate": {"rl/tracking.py", "rl/sft.py"},
     "trl": {"rewards/trl.py", "rl/sft.py", "rl/dpo.py"},
     "wandb": {"rl/tracking.py"},

@@ -14,7 +14,10 @@ from rl.cli.generate import generate
 from rl.cli.reward import app as reward
 from rl.cli.train import sft, train
 
-EXPECTED = {"RewardError", "ClusterError", "WeightSyncError", "RayError", "OutOfMemoryError", "CollapseError"}
+EXPECTED = {
+    *("RewardError", "ClusterError", "WeightSyncError", "RayError"),
+    *("OutOfMemoryError", "CollapseError", "VLLMMissingError"),
+}
 
 
 class Verbs(TyperGroup):
@@ -59,7 +62,8 @@ def main() -> None:
         cause = _root(error)
         if os.environ.get("REDRAFT_DEBUG") or not _is_expected(cause):
             raise
-        typer.secho(f"error: {cause}", fg="red", err=True)
+        notes = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
+        typer.secho(f"error: {cause}{notes}", fg="red", err=True)
         sys.exit(1)
 
 

@@ -1,0 +1,139 @@
+"""What the tests of the vLLM engine share. They run where vLLM is installed: see `.ci/vllm`."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rollout.config import DecodeConfig, Limits
+from rollout.decoder import decode
+from rollout.torch_engine import TorchEngine
+from rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
+from rollout.vllm_engine import VLLMEngine
+from rollout.vllm_options import WorkerOptions
+
+MARKS = [
+    pytest.mark.filterwarnings("ignore:`torch.distributed.reduce_op` is deprecated:FutureWarning"),
+    pytest.mark.timeout(300),
+]
+"""Marks of every test that starts vLLM: its own warnings, by their text."""
+
+LIMITS = Limits(slots=8)
+TOKENS = SpecialTokens(mask=1, pad=0, stops=(2,))
+SHAPE = {
+    "vocab_size": 24,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "moe_intermediate_size": 8,
+    "max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+    "initializer_range": 0.5,
+    "pad_token_id": 0,
+    "mask_token_id": 1,
+    "eos_token_id": 2,
+}
+SAMPLED = DecodeConfig(
+    block_length=4,
+    threshold=0.3,
+    editing_threshold=0.15,
+    max_post_steps=2,
+    max_completion_length=14,
+    temperature=1.0,
+    edit_sampling="sample",
+    unmask_confidence="top",
+)
+
+
+def import_vllm() -> None:
+    """Imports vLLM, whose imports warn; skips the test file where it is not installed."""
+    if find_spec("vllm") is None:
+        pytest.skip("vLLM is not installed; .ci/vllm installs it", allow_module_level=True)
+    os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import rollout.vllm_scheduler
+        import rollout.vllm_worker  # noqa: F401
+
+
+def make_policy(folder: Path, seed: int = 0) -> str:
+    """A random policy in float64 that leaves its blocks in doubt, so that edits happen."""
+    from rl.policy import build_bare_policy, save_policy
+
+    save_policy(build_bare_policy(SHAPE, "float64", "cpu", seed), folder, None)
+    return str(folder)
+
+
+def options_for(path: str, decode: DecodeConfig = SAMPLED, tokens: SpecialTokens = TOKENS) -> WorkerOptions:
+    return WorkerOptions(
+        make_policy="rl.policy:load_rollout_policy",
+        path=path,
+        dtype="float64",
+        device="cpu",
+        tokens=tokens,
+        decode=decode,
+    )
+
+
+def start(path: str, limits: Limits = LIMITS, **changes: Any) -> VLLMEngine:
+    """An engine in this process; `changes` go to vLLM."""
+    return VLLMEngine(options_for(path), limits, changes=changes)
+
+
+def ragged_prompts(sizes: Sequence[int] = (1, 3, 4, 7, 8, 13, 22), seed: int = 3) -> list[Prompt]:
+    """Prompts that begin alike: long ones share whole blocks with each other."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(3, 24, (max(sizes),), generator=generator).tolist()
+    return [Prompt(f"p{index}", tuple(tokens[:size]), seed=index) for index, size in enumerate(sizes)]
+
+
+def by_torch(path: str, prompts: Sequence[Prompt], config: Any, tokens: SpecialTokens = TOKENS) -> list[Completion]:
+    """What the torch engine makes of the prompts, with the policy in a folder."""
+    from rl.policy import load_policy
+
+    return decode(TorchEngine(load_policy(path, "float64", "cpu")), prompts, config, tokens)
+
+
+def by_vllm(engine: VLLMEngine, prompts: Sequence[Prompt], config: Any) -> list[Completion]:
+    return in_order(engine.stream(prompts, config))
+
+
+def unversioned(completions: Sequence[Completion]) -> list[Completion]:
+    """Without the version of the weights, which a torch engine alone does not know."""
+    return [replace(completion, policy_version=0) for completion in completions]
+
+
+def worker_of(engine: VLLMEngine) -> Any:
+    """Our worker inside an engine of this process."""
+    return engine.llm.llm_engine.model_executor.driver_worker.worker
+
+
+def scheduler_of(engine: VLLMEngine) -> Any:
+    return engine.llm.llm_engine.engine_core.engine_core.scheduler
+
+
+def count_preemptions(engine: VLLMEngine, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that will hold the ids of requests that vLLM preempts."""
+    scheduler, seen = scheduler_of(engine), []
+    plain = scheduler._preempt_request
+
+    def noted(request: Any, *rest: Any, **more: Any) -> None:
+        seen.append(request.request_id)
+        plain(request, *rest, **more)
+
+    monkeypatch.setattr(scheduler, "_preempt_request", noted)
+    return seen
