@@ -1,34 +1,13 @@
 """What `redraft bench estimators` prints: its tables, and whether the targets of the design hold."""
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from rl.bench.angles import EDITING, mean_and_error
-from rl.bench.report import Section
+from rl.bench.report import Section, Target, target_section
 from rl.bench.variance import BERNOULLI, BEST, BUDGETS, IID, SMALLEST_LEVEL
 
 Record = Mapping[str, Any]
-
-
-class Target(NamedTuple):
-    """A number that the design promises.
-
-    Attributes:
-        name: What is measured.
-        measured: Its value.
-        limit: Its bound.
-        at_most: The bound is an upper one.
-    """
-
-    name: str
-    measured: float
-    limit: float
-    at_most: bool
-
-    @property
-    def holds(self) -> bool:
-        """The value is within its bound."""
-        return self.measured <= self.limit if self.at_most else self.measured >= self.limit
 
 
 def targets(record: Record) -> list[Target]:
@@ -53,7 +32,7 @@ def targets(record: Record) -> list[Target]:
 def sections(record: Record) -> list[Section]:
     """All tables."""
     return [
-        _targets(record),
+        target_section(targets(record), "From design/ALGORITHMS.md and issue 3."),
         _bias(record),
         _variance(record),
         _log_ratio(record),
@@ -61,19 +40,6 @@ def sections(record: Record) -> list[Section]:
         _surrogates(record),
         *[_budgets(mode, rows) for mode, rows in record["budgets"].items()],
     ]
-
-
-def _targets(record: Record) -> Section:
-    rows = [
-        [
-            one.name,
-            f"{one.measured:.3g}",
-            f"{'at most' if one.at_most else 'at least'} {one.limit:.3g}",
-            "holds" if one.holds else "FAILS",
-        ]
-        for one in targets(record)
-    ]
-    return Section("Targets", "From design/ALGORITHMS.md and issue 3.", ["number", "measured", "target", ""], rows)
 
 
 BIASED: Final = "Gauss"

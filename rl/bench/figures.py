@@ -1,4 +1,4 @@
-"""The figures of `redraft bench estimators`. Only here and in `learning_figure` is matplotlib known."""
+"""The figures of `redraft bench estimators`. matplotlib is known here and in the `*_figure` modules."""
 
 from collections.abc import Mapping
 from pathlib import Path

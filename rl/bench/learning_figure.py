@@ -1,4 +1,4 @@
-"""Learning curves of a grid as a PNG. The only module of the benchmark that knows matplotlib."""
+"""Learning curves of a grid as a PNG. The only module of that benchmark that knows matplotlib."""
 
 from collections.abc import Mapping
 from pathlib import Path

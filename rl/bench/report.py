@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -34,6 +34,41 @@ class Section:
     def __str__(self) -> str:
         """As Markdown."""
         return f"## {self.title}\n\n{self.note}\n\n{markdown_table(self.columns, self.rows)}\n"
+
+
+class Target(NamedTuple):
+    """A number that the design promises.
+
+    Attributes:
+        name: What is measured.
+        measured: Its value.
+        limit: Its bound.
+        at_most: The bound is an upper one.
+    """
+
+    name: str
+    measured: float
+    limit: float
+    at_most: bool
+
+    @property
+    def holds(self) -> bool:
+        """The value is within its bound."""
+        return self.measured <= self.limit if self.at_most else self.measured >= self.limit
+
+
+def target_section(targets: Sequence[Target], note: str) -> Section:
+    """Promises, and whether they hold."""
+    rows = [
+        [
+            one.name,
+            f"{one.measured:.3g}",
+            f"{'at most' if one.at_most else 'at least'} {one.limit:.3g}",
+            "holds" if one.holds else "FAILS",
+        ]
+        for one in targets
+    ]
+    return Section("Targets", note, ["number", "measured", "target", ""], rows)
 
 
 def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

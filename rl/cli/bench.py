@@ -87,3 +87,62 @@ def learning(
         text_table(cell_title(cell), BRIEF, brief_rows(found))
         text_table("", *rate_rows(found))
     typer.echo(f"written to {out}: {name}.json, {name}.md, {name}.png")
+
+
+@app.command()
+def decode(
+    sizes: Annotated[list[str] | None, typer.Option("--size", help="tiny or mid, repeatable; default: both.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="New tokens per prompt; default: 512, mini 256.")] = None,
+    prompts: Annotated[int, typer.Option(min=1, help="Prompts of the cached ways.")] = 32,
+    naive_prompts: Annotated[int, typer.Option(min=1, help="The first so many of them, without a cache too.")] = 2,
+    slots: Annotated[list[int] | None, typer.Option(min=1, help="S, repeatable; default: 1, 8, 32; mini 64.")] = None,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, or float64, which demands equal tokens.")] = "float32",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
+    repeats: Annotated[int | None, typer.Option(min=1, help="Runs; medians are reported; default: 1, mini 3.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and prompts.")] = 0,
+    profile: Annotated[bool, typer.Option("--profile", help="The top costs of a short decode instead.")] = False,
+    random_weights: Annotated[
+        str | None,
+        typer.Option(help="mini: LLaDA2.1-mini's shape on a GPU, against memory bandwidth; tiny-mini: without a GPU."),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the JSON, Markdown and PNG.")] = Path("benchmarks/results"),
+) -> None:
+    """Measure the speed of every way of decoding on the same weights and prompts."""
+    import torch
+
+    from rl.bench.decode import Plan, measure, profile_size
+    from rl.bench.decode_floor import FloorPlan, measure_floor
+    from rl.bench.decode_report import publish, publish_floor
+    from rl.cli.display import progress, text_table
+    from rl.policy import resolve_device
+
+    torch.set_num_threads(threads)
+    if random_weights is not None:
+        few = tuple(slots or (1, 8, 64))
+        floor = FloorPlan(random_weights, few, new_tokens=tokens or 256, repeats=repeats or 3, seed=seed)
+        with progress("decodes") as advance:
+            tables, files = publish_floor(measure_floor(floor, advance), out)
+    else:
+        plan = Plan(
+            sizes=tuple(sizes or ("tiny", "mid")),
+            new_tokens=tokens or 512,
+            prompts=prompts,
+            naive_prompts=naive_prompts,
+            slots=tuple(slots or (1, 8, 32)),
+            dtype=dtype,
+            device=str(resolve_device(device)),
+            repeats=repeats or 1,
+            seed=seed,
+        )
+        if profile:
+            tables, files = [table for size in plan.sizes for table in profile_size(plan, size)], []
+        else:
+            with progress("decodes") as advance:
+                tables, files = publish(measure(plan, advance), out)
+    for table in tables:
+        text_table(table.title, table.columns, table.rows)
+        if table.note:
+            typer.echo(f"{table.note}\n")
+    if files:
+        typer.echo(f"written to {out}: {', '.join(files)}")

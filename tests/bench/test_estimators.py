@@ -10,10 +10,10 @@ from oracles.tiny_policy import tiny_model
 from rl.bench import estimators
 from rl.bench.angles import EDITING, PARALLEL, RANDOM_ORDER, ExactMode, draw_rollouts, rollout_angle
 from rl.bench.bias import expected_weights, measure_biases
-from rl.bench.estimator_tables import Target, sections, targets
+from rl.bench.estimator_tables import sections, targets
 from rl.bench.estimators import BUDGET_ROWS, Effort
 from rl.bench.fixtures import SumPolicy, train_sum_policy
-from rl.bench.report import Section, write_report
+from rl.bench.report import Section, Target, write_report
 from rl.bench.surrogates import canvases, flat_gradient
 from rl.bench.variance import (
     BEST,

@@ -14,7 +14,10 @@ from rl.run import run_training
 from tiny import SHAPE, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
-LABELS = {"tokens/forward", "benchmarks/results", "runs/bench_learning"}  # of the console line; folders
+LABELS = {
+    *("tokens/forward", "benchmarks/results", "runs/bench_learning"),  # of the console line; folders
+    *("tokens/s", "edits/token", "experts/layer", "ms/pass"),  # columns of `redraft bench decode`
+}
 NAME = re.compile(r"[a-z]+/[a-z0-9_]+")
 
 ON_TRAJECTORY = {"path_check": "log", "rollout_correction": "token", "anchor": 0.1, "route_replay": "compare"}
