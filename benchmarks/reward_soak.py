@@ -1,4 +1,4 @@
-"""The soak of `benchmarks/rewards.py`: many scores, workers killed at random, every result known beforehand."""
+"""The soak of `benchmarks/reward_costs.py`: many scores, workers killed at random, every result known beforehand."""
 
 import contextlib
 import gzip

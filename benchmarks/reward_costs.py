@@ -1,7 +1,7 @@
 """What rewards cost, against the plain way to do the same, and whether they hold out.
 
-    OMP_NUM_THREADS=1 python benchmarks/rewards.py
-    OMP_NUM_THREADS=1 python benchmarks/rewards.py --soak 20000     # that many scores with workers killed at random
+    OMP_NUM_THREADS=1 python benchmarks/reward_costs.py
+    OMP_NUM_THREADS=1 python benchmarks/reward_costs.py --soak 20000  # that many scores with workers killed at random
 
 Prints a table and writes rewards.json: (a) math comparisons in warm workers against a fresh interpreter for each;
 (b) HumanEval problems judged in the sandbox against the same tests run without one in a fresh process; (c) a thousand
@@ -20,18 +20,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from record import write_record
+from reward_soak import soak
+from rewards.code.reward import code_tests
+from rewards.math import _default_workers as default_workers
+from rewards.math import _pool as math_pool
+from rewards.math import math_verdicts
+from rewards.trial import gold_forms
+from rl.cli.display import text_table
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:1] = [str(ROOT), str(ROOT / "benchmarks")]  # this file must not hide the package of its name
-
-from record import write_record  # noqa: E402
-from reward_soak import soak  # noqa: E402
-from rewards.code.reward import code_tests  # noqa: E402
-from rewards.math import _default_workers as default_workers  # noqa: E402
-from rewards.math import _pool as math_pool  # noqa: E402
-from rewards.math import math_verdicts  # noqa: E402
-from rewards.trial import gold_forms  # noqa: E402
-from rl.cli.display import text_table  # noqa: E402
-
 DATA = Path(os.environ.get("REDRAFT_DATA", ROOT.parent / "shared/data"))
 TARGETS = {
     "math_ms": ("<=", 3.0),
