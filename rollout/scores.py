@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Piece = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "n vocab"]]
+_DRAW_TABLES: Final = 9  # of the size of a piece, itself among them, that a draw with sorting makes
 _GROUP: Final = 64  # columns whose maximum is taken before the search for its place
 
 
@@ -128,11 +129,11 @@ class HeadScores:
     def read(self, where: Bool[Tensor, "rows slots"]) -> Reading:
         """See `Scores.read`: a running maximum and sum over slices of the vocabulary.
 
-        Logits of which two tables fit into the budget are kept for `pieces`.
+        Logits that leave room for a draw from all of them are kept for `pieces`.
         """
         row, slot = where.nonzero(as_tuple=True)
         hidden = self._hidden[row, slot]
-        if 2 * len(row) * self._vocab_size <= self._room:
+        if _DRAW_TABLES * len(row) * self._vocab_size <= self._room:
             logits = self._slice(hidden, 0, self._vocab_size)
             self._table = where, logits
             return _placed(_summary(logits), row, slot, where)
@@ -140,7 +141,7 @@ class HeadScores:
         return _placed(_reading(*map(torch.cat, zip(*parts, strict=True))), row, slot, where)
 
     def pieces(self, where: Bool[Tensor, "rows slots"]) -> Iterator[Piece]:
-        """See `Scores.pieces`; a piece holds at least one slot."""
+        """See `Scores.pieces`; a piece and a draw from it fit into the budget, or it holds one slot."""
         row, slot = where.nonzero(as_tuple=True)
         known, table = self._table
         if not len(row):

@@ -181,7 +181,7 @@ def test_pieces_are_as_long_as_the_budget_allows():
 
 def test_logits_of_a_small_reading_are_kept_for_its_pieces():
     hidden, head = random_case()
-    scores = HeadScores(hidden, head, MASK, 8 * 24 * VOCAB)
+    scores = HeadScores(hidden, head, MASK, 8 * 9 * 12 * VOCAB)  # float64; a draw makes nine tables
     scores.read(EVERYWHERE)
     assert sum(len(row) for row, _, _ in scores.pieces(SOME)) == 5
     assert sum(len(row) for row, _, _ in scores.pieces(EVERYWHERE)) == 12
