@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rollout.engine import Pass
-from rollout.pages import SPARE_PAGE
 
 Numbers = NDArray[np.int64]
 
@@ -99,8 +98,3 @@ def run_of_blocks(tokens: Int[Tensor, " canvas"], begin: int, end: int, pages: N
         reach = reach[:, :1]  # as passes of single blocks have it
     (table,) = upload([pages[None, : end // block_length]], tokens.device)
     return Pass(tokens[None, begin:end], positions, table[:, begin // block_length :], table, reach)
-
-
-def empty_table(num_blocks: int) -> Numbers:
-    """A row's pages before it has any, and its spare page."""
-    return np.full(num_blocks + 1, SPARE_PAGE, dtype=np.int64)

@@ -96,12 +96,12 @@ class Recorder:
         index = torch.tensor(slots, device=self._table.acted.device)
         longest = max(ages)
         acted, *columns = (kept[index, :longest].cpu().numpy() for kept in self._table)
+        routes = None if self._routes is None else self._routes[index, :longest].cpu().numpy()
         taken = []
-        for entry, (slot, age) in enumerate(zip(slots, ages, strict=True)):
+        for entry, age in enumerate(ages):
             forward, position = acted[entry, :age].nonzero()
             actions = BlockActions(forward, position, *(column[entry, forward, position] for column in columns))
-            routes = None if self._routes is None else self._routes[slot, :age].cpu().numpy().copy()
-            taken.append((actions, routes))
+            taken.append((actions, None if routes is None else routes[entry, :age].copy()))
         return taken
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from rollout.blocks import num_blocks
 from rollout.editing import Step, StepRules, denoise
 from rollout.engine import DecodeSession, Pass
-from rollout.layout import Numbers, empty_table, lay_out, run_of_blocks, upload
+from rollout.layout import Numbers, lay_out, run_of_blocks, upload
+from rollout.pages import SPARE_PAGE
 from rollout.progress import Progress, StepFlags
 from rollout.recording import BlockActions, Recorder, RowRecord
 from rollout.request import Request, name_requests
@@ -107,7 +108,8 @@ class Slots:
         self._admitted = 0
         self._free = list(range(num_slots - 1, -1, -1))
         self._recorded = np.zeros(num_slots, dtype=np.bool_)
-        self._tables = np.tile(empty_table(num_blocks(length, self.block_length)), (num_slots, 1))
+        # In the last column a row's spare page, see `lay_out`.
+        self._tables = np.full((num_slots, num_blocks(length, self.block_length) + 1), SPARE_PAGE, dtype=np.int64)
         self._canvas = torch.full((num_slots, length), tokens.pad, device=device)
         self._seed = seed_tensor([0] * num_slots, device)
         self._stops = np.array(tokens.stops, dtype=np.int64)
