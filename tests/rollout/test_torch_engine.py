@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from oracles.plain_forward import states_before
+from oracles.small_moe import SAMPLED, SHAPE, TOKENS
 from rl.models.llada2.config import LLaDA2Config
 from rl.models.llada2.model import LLaDA2Model, init_weights
 from rollout.blocks import block_causal_mask
@@ -20,49 +21,11 @@ from rollout.slots import Slots
 from rollout.torch_engine import TorchEngine
 from rollout.trajectory import Completion, Prompt, SpecialTokens
 
-TOKENS = SpecialTokens(mask=1, pad=0, stops=(2,))
-SAMPLED = DecodeConfig(
-    block_length=4,
-    threshold=0.3,
-    editing_threshold=0.15,
-    max_post_steps=2,
-    max_completion_length=14,
-    temperature=1.0,
-    edit_sampling="sample",
-    unmask_confidence="top",
-)
 RECORDED = SAMPLED.model_copy(update={"record_routes": True})
 
 
 def llada2(dtype: torch.dtype = torch.float64, seed: int = 0) -> LLaDA2Model:
-    config = LLaDA2Config.from_dict(
-        {
-            "vocab_size": 24,
-            "hidden_size": 16,
-            "intermediate_size": 24,
-            "num_hidden_layers": 3,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 8,
-            "num_experts": 4,
-            "num_experts_per_tok": 2,
-            "num_shared_experts": 1,
-            "n_group": 2,
-            "topk_group": 1,
-            "moe_intermediate_size": 8,
-            "first_k_dense_replace": 1,
-            "max_position_embeddings": 64,
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-            "routed_scaling_factor": 2.5,
-            "rms_norm_eps": 1e-6,
-            "initializer_range": 0.5,
-            "pad_token_id": 0,
-            "mask_token_id": 1,
-            "eos_token_id": 2,
-        }
-    )
-    model = LLaDA2Model(config, dtype=dtype)
+    model = LLaDA2Model(LLaDA2Config.from_dict(SHAPE), dtype=dtype)
     init_weights(model, torch.Generator().manual_seed(seed))
     return model
 
