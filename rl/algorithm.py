@@ -1,14 +1,15 @@
 """The `algorithm` section of a recipe: estimator x ratio and loss x advantage x regulariser x correction.
 
 The axes are orthogonal and every published method is a point on them (`rl.presets`); combinations without a meaning
-are refused with the reason. Importing it loads no torch.
+are refused with the reason. Field defaults are the default method, `vrbpo`; `rl.resolve` says what a key changes beside
+itself. Importing it loads no torch.
 """
 
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from rl.presets import preset_settings
+from rl.resolve import COUNTED_NOISE, PAIRED_NOISE, TRAJECTORIES, WHOLE_COMPLETION_LOSSES, resolved
 
 
 class Section(BaseModel):
@@ -20,7 +21,9 @@ class Section(BaseModel):
 class AlgorithmConfig(Section):
     """Estimator, ratio, loss, advantage, regulariser and correction; docs/algorithms.md says which when."""
 
-    preset: str | None = Field(default=None, description="a published method; other keys of this section change it")
+    preset: str | None = Field(
+        default=None, description="a published method, empty: vrbpo; the other keys of this section change it"
+    )
 
     # Views: which noisy states are scored (docs/math.md sections 1 to 4).
     estimator: Literal[
@@ -28,12 +31,12 @@ class AlgorithmConfig(Section):
     ] = "trajectory_sampled"
     num_mc: int = Field(default=2, gt=0, description="views, i.e. composite forwards, per completion")
     step_sampling: Literal["uniform", "surprisal"] = Field(
-        default="uniform", description="trajectory_sampled: law of steps"
+        default="surprisal", description="trajectory_sampled: law of steps"
     )
     shrink: int = Field(default=1, gt=0, description="trajectory: neighbouring steps scored from one state (TraceRL)")
     merge: int = Field(default=0, ge=0, description="trajectory: segments that its steps are merged into (d2); 0: off")
     lookahead: float = Field(
-        default=0.0, ge=0, le=1, description="trajectory: share of a step's weight given to all slots still masked"
+        default=0.3, ge=0, le=1, description="trajectory: share of a step's weight given to all slots still masked"
     )
     noise: Literal["exact_count", "bernoulli", "cyclic", "gauss", "coupled", "folded"] = Field(
         default="exact_count", description="elbo: law of the number of masked positions"
@@ -96,10 +99,15 @@ class AlgorithmConfig(Section):
     )
 
     num_iterations: int = Field(default=1, gt=0, description="passes over each batch of rollouts")
-    num_minibatches: int = Field(default=1, gt=0, description="optimizer steps per pass")
+    num_minibatches: int = Field(
+        default=2,
+        gt=0,
+        description="optimizer steps per pass, on groups in random order; after a batch's first step only losses with a"
+        " ratio (not reinforce, sandwich) know that the policy has moved",
+    )
     redraw: bool = Field(default=False, description="new noise for each pass, shared by all policies of that pass")
     target_drift: float = Field(
-        default=0.0,
+        default=1e-3,
         ge=0,
         description="trust region: the learning rate is lowered, and raised again, to keep the mean of log ratio^2 / 2"
         " at a batch's last optimizer step near this; 0: off",
@@ -108,7 +116,7 @@ class AlgorithmConfig(Section):
     @property
     def on_trajectory(self) -> bool:
         """The likelihood is that of the decoder's recorded steps."""
-        return self.estimator in {"trajectory", "trajectory_sampled"}
+        return self.estimator in TRAJECTORIES
 
     @property
     def own_states(self) -> bool:
@@ -133,14 +141,14 @@ class AlgorithmConfig(Section):
     @property
     def needs_all_rows(self) -> bool:
         """Completions without an advantage matter too: they enter the KL, or their group's normaliser."""
-        return self.needs_reference or self.loss_type in {"stable", "squared"}
+        return self.beta > 0 or self.loss_type in {"stable", "squared"}
 
     @model_validator(mode="before")
     @classmethod
-    def _start_from_the_preset(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("preset") is not None:
-            return {**preset_settings(given["preset"]), **given}
-        return given
+    def _fill_in_what_is_not_written(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return resolved(given, {name: field.default for name, field in cls.model_fields.items()})
 
     @model_validator(mode="after")
     def _ratio_and_loss_fit_the_estimator(self) -> "AlgorithmConfig":
@@ -148,7 +156,7 @@ class AlgorithmConfig(Section):
             raise ValueError(f"ratio {self.ratio!r}: an ELBO has no token ratio; use ratio: sequence")
         if self.ratio == "position" and (self.on_trajectory or self.estimator == "autoregressive"):
             raise ValueError("ratio 'position' sums a position's views (mean_field, coupled, random_mask); use token")
-        if self.loss_type in {"bgpo", "squared", "dpo", "sandwich"} and self.ratio != "sequence":
+        if self.loss_type in WHOLE_COMPLETION_LOSSES and self.ratio != "sequence":
             raise ValueError(f"loss_type {self.loss_type!r} is defined on whole completions; use ratio: sequence")
         if self.loss_type == "bgpo" and (self.estimator != "elbo" or self.t2t_views != "none"):
             raise ValueError("loss_type 'bgpo' needs equally many views of all completions; use estimator: elbo")
@@ -170,12 +178,12 @@ class AlgorithmConfig(Section):
 
     @model_validator(mode="after")
     def _noise_is_a_law(self) -> "AlgorithmConfig":
-        pairs = self.estimator == "elbo" and self.noise in {"coupled", "folded"}
+        pairs = self.estimator == "elbo" and self.noise in PAIRED_NOISE
         if pairs and (self.num_mc % 2 or self.masks_per_level > 1):
             raise ValueError(f"noise {self.noise!r} draws pairs: num_mc must be even and masks_per_level 1")
         if self.estimator == "elbo" and self.num_mc % self.masks_per_level:
             raise ValueError(f"num_mc {self.num_mc} is not a multiple of masks_per_level {self.masks_per_level}")
-        if self.count_exponent and self.noise not in {"exact_count", "cyclic"}:
+        if self.count_exponent and self.noise not in COUNTED_NOISE:
             raise ValueError(f"count_exponent reweighs exact counts; noise {self.noise!r} fixes its own law, use 0")
         if self.estimator == "coupled" and (self.num_mc < 3 or self.num_mc % 2 == 0):
             raise ValueError(f"estimator 'coupled' is one full mask and pairs: num_mc 3, 5, ..., got {self.num_mc}")

@@ -1,6 +1,8 @@
 """Published methods as settings of the `algorithm` section: a paper is a dictionary, not a file of code.
 
 Each preset names its source and where it deviates from the published code; docs/algorithms.md says which to take.
+`vrbpo` is the default method: the field defaults of `AlgorithmConfig` are its settings. The others must not change with
+it, so all presets are settings over one neutral base.
 """
 
 import difflib
@@ -14,7 +16,7 @@ class Preset:
     """One method.
 
     Attributes:
-        settings: Keys of `AlgorithmConfig`.
+        settings: Keys of `AlgorithmConfig`, over `NEUTRAL`.
         source: Where it was published.
         deviations: What is different from the published code, and why.
     """
@@ -25,7 +27,7 @@ class Preset:
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """The settings of a preset.
+    """The settings of a preset, over the neutral base.
 
     Raises:
         ValueError: No preset has that name.
@@ -34,8 +36,16 @@ def preset_settings(name: str) -> dict[str, Any]:
         near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown preset {name!r}; {hint}valid: {', '.join(PRESETS)}")
-    return dict(PRESETS[name].settings)
+    return {**NEUTRAL, **PRESETS[name].settings}
 
+
+NEUTRAL: Final[Mapping[str, Any]] = {
+    "step_sampling": "uniform",
+    "lookahead": 0.0,
+    "num_minibatches": 1,
+    "target_drift": 0.0,
+}
+"""Fields whose default is the default method's own choice, at the value that chooses nothing."""
 
 _ELBO: Final[Mapping[str, Any]] = {"estimator": "elbo", "ratio": "sequence"}
 _MEAN_FIELD: Final[Mapping[str, Any]] = {"estimator": "mean_field", "num_mc": 1, "prompt_mask_ratio": 0.15}

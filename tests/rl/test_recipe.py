@@ -45,7 +45,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("model.dtype=bfloat16", "train in float32"),
         ("rollout.decode.top_p=0.9", "use top_k: 0 and top_p: 1.0"),
         ("rollout.decode.editing_window=2", "use editing_window: 1 while learning"),
-        ("algorithm.estimator=elbo", "an ELBO has no token ratio"),
+        ("algorithm={estimator: elbo, ratio: token}", "an ELBO has no token ratio"),
         ("evaluation.decode.block_length=4", "block_length.*must be equal"),
         ("rewards=[]", "rewards: .*at least 1"),
         ("seed", "write key.sub=value"),
