@@ -1,8 +1,12 @@
 """Surrogate losses, bounds and penalties: small pure functions of log-ratios.
 
 Equation numbers are those of docs/math.md. Surrogates are maximised (the objective takes their negative), penalties
-minimised.
+minimised. Ratios are clipped as logarithms: the exponential of one that the clip cuts may be infinite, and its slope,
+0 times infinity, would be no number.
 """
+
+import math
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Bound = float | Float[Tensor, " n"]
+HEADROOM: Final = 20.0  # nats between the largest ratio and the largest number: for advantages, sums and the tangent
+
+
+def bounded_exp(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """exp, continued along its tangent where it would leave the range of its type: finite, and still rising."""
+    inside = log_ratio.clamp_max(math.log(torch.finfo(log_ratio.dtype).max) - HEADROOM)
+    return inside.exp() * (1 + (log_ratio - inside))
 
 
 def clipped_surrogate(
@@ -19,8 +30,10 @@ def clipped_surrogate(
 
     Source: PPO (arXiv 1707.06347) eq 7; clip-higher from DAPO (arXiv 2503.14476).
     """
-    ratio = log_ratio.exp()
-    return torch.minimum(ratio * advantage, clamp(ratio, low, high) * advantage)
+    floor, ceiling = _log_edges(log_ratio, low, high)
+    # Each sign of the advantage has one edge; the other side, which for A < 0 is unbounded, keeps its slope.
+    clipped = torch.where(advantage >= 0, log_ratio.clamp(max=ceiling), log_ratio.clamp(min=floor))
+    return bounded_exp(clipped) * advantage
 
 
 def cispo_surrogate(log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"], high: Bound) -> Float[Tensor, " n"]:
@@ -28,7 +41,7 @@ def cispo_surrogate(log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n
 
     Source: CISPO, MiniMax-M1 (arXiv 2506.13585).
     """
-    return clamp(log_ratio.detach().exp(), 1.0, high) * advantage * log_ratio  # low 1: no lower edge
+    return clamped_ratio(log_ratio.detach(), 1.0, high) * advantage * log_ratio  # low 1: no lower edge
 
 
 def stable_surrogate(
@@ -41,7 +54,7 @@ def stable_surrogate(
 
     Source: StableDRL (arXiv 2603.06743).
     """
-    weight = clamp(log_ratio.detach().exp(), low, high)
+    weight = clamped_ratio(log_ratio.detach(), low, high)
     _, member = torch.unique(group, return_inverse=True)
     total = torch.zeros_like(weight).index_add(0, member, weight)
     number = torch.zeros_like(weight).index_add(0, member, torch.ones_like(weight))
@@ -53,7 +66,7 @@ def linear_bound(log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"])
 
     Source: BGPO (arXiv 2510.11683).
     """
-    return advantage * torch.where(advantage >= 0, 1 + log_ratio, log_ratio.exp())
+    return advantage * torch.where(advantage >= 0, 1 + log_ratio, bounded_exp(log_ratio))
 
 
 def squared_surrogate(
@@ -63,19 +76,24 @@ def squared_surrogate(
 
     Source: GDSD (arXiv 2605.29398).
     """
-    floor, ceiling = _edges(log_ratio, low, high)
-    return -(log_ratio.clamp(floor.log(), ceiling.log()) - psi * advantage).square()
+    return -(log_ratio.clamp(*_log_edges(log_ratio, low, high)) - psi * advantage).square()
 
 
 def preference_pairs(advantage: Float[Tensor, " rows"], group: Int[Tensor, " rows"]) -> Int[Tensor, "pairs 2"]:
     """Rows of the best and the worst completion of every group whose advantages differ (the first of equal ones)."""
-    pairs = []
-    for name in torch.unique(group).tolist():
-        rows = (group == name).nonzero()[:, 0]
-        best, worst = rows[advantage[rows].argmax()], rows[advantage[rows].argmin()]
-        if advantage[best] > advantage[worst]:
-            pairs.append(torch.stack([best, worst]))
-    return torch.stack(pairs) if pairs else torch.zeros(0, 2, dtype=torch.int64, device=group.device)
+    names, member = torch.unique(group, return_inverse=True)
+    best, worst = (_first_extreme(advantage, member, len(names), reduce) for reduce in ("amax", "amin"))
+    return torch.stack([best, worst], dim=1)[advantage[best] > advantage[worst]]
+
+
+def _first_extreme(
+    value: Float[Tensor, " rows"], member: Int[Tensor, " rows"], groups: int, reduce: str
+) -> Int[Tensor, " groups"]:
+    """The first row of each group that has the group's largest or smallest value."""
+    extreme = value.new_zeros(groups).scatter_reduce(0, member, value, reduce, include_self=False)
+    last = len(value) - 1
+    row = torch.where(value == extreme[member], torch.arange(len(value), device=value.device), last)
+    return torch.full_like(extreme, last, dtype=torch.int64).scatter_reduce(0, member, row, "amin")
 
 
 def preference_surrogate(
@@ -122,24 +140,23 @@ def k3(log_ratio: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 
     Source: http://joschu.net/blog/kl-approx.html.
     """
-    return (-log_ratio).exp() - 1 + log_ratio
+    return bounded_exp(-log_ratio) - 1 + log_ratio
 
 
-def clamp(ratio: Float[Tensor, " n"], low: Bound, high: Bound) -> Float[Tensor, " n"]:
+def clamped_ratio(log_ratio: Float[Tensor, " n"], low: Bound, high: Bound) -> Float[Tensor, " n"]:
     """The ratio limited to [1 - low, 1 + high]."""
-    return ratio.clamp(*_edges(ratio, low, high))
+    return log_ratio.clamp(*_log_edges(log_ratio, low, high)).exp()
 
 
 def clips_gradient(
     log_ratio: Float[Tensor, " n"], advantage: Float[Tensor, " n"], low: Bound, high: Bound
 ) -> Bool[Tensor, " n"]:
     """Ratios outside their range on the side where PPO's clip stops the gradient."""
-    ratio = log_ratio.detach().exp()
-    floor, ceiling = _edges(ratio, low, high)
-    return torch.where(advantage > 0, ratio > ceiling, ratio < floor) & (advantage != 0)
+    floor, ceiling = _log_edges(log_ratio, low, high)
+    return torch.where(advantage > 0, log_ratio > ceiling, log_ratio < floor) & (advantage != 0)
 
 
-def _edges(like: Tensor, low: Bound, high: Bound) -> tuple[Tensor, Tensor]:
-    """1 - low and 1 + high; a lower edge that is not positive is as good as none."""
+def _log_edges(like: Tensor, low: Bound, high: Bound) -> tuple[Tensor, Tensor]:
+    """Logarithms of 1 - low and 1 + high; a lower edge that is not positive is as good as none."""
     floor = 1 - torch.as_tensor(low, dtype=like.dtype, device=like.device)
-    return floor.clamp_min(1e-12), 1 + torch.as_tensor(high, dtype=like.dtype, device=like.device)
+    return floor.clamp_min(1e-12).log(), (1 + torch.as_tensor(high, dtype=like.dtype, device=like.device)).log()

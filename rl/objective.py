@@ -5,6 +5,7 @@ replays the result through the network one view at a time (proxy gradients, docs
 view's graph lives. Equation numbers are those of docs/math.md.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -159,8 +160,7 @@ def _engine_weights(
         total = torch.zeros_like(units.share).index_add(0, units.of, gap)
     else:
         total = terms.row_sums(terms.weight * gap)[units.row]
-    weights = total.exp().clamp_max(config.correction_cap)
-    cut = (total.exp() > config.correction_cap).sum()
+    weights, cut = total.exp().clamp_max(config.correction_cap), (total > math.log(config.correction_cap)).sum()
     return weights, {"correction": weights.sum(), "truncated": cut}
 
 

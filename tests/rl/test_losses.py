@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from rl.losses import (
+    HEADROOM,
+    bounded_exp,
     cispo_surrogate,
-    clamp,
+    clamped_ratio,
     clipped_surrogate,
     clips_gradient,
     k2,
@@ -70,15 +72,74 @@ def test_a_ratio_is_called_clipped_where_its_advantage_is_lost_to_the_gradient(r
 
 def test_every_ratio_has_its_own_range_where_ranges_are_given_per_ratio():
     low, high = doubles(0.2, 0.5, 0.2), doubles(0.1, 0.1, 1.0)
-    assert clamp(doubles(0.6, 0.6, 1.5), low, high).tolist() == pytest.approx([0.8, 0.6, 1.5], abs=1e-12)
+    assert clamped_ratio(logs(0.6, 0.6, 1.5), low, high).tolist() == pytest.approx([0.8, 0.6, 1.5], abs=1e-12)
     found = clips_gradient(logs(0.6, 0.6, 1.5), doubles(-1.0, -1.0, 1.0), low, high)
     assert found.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("low", [1.0, 3.0])
 def test_a_low_bound_of_one_or_more_cuts_no_ratio(low):
-    assert clamp(doubles(1e-6, 0.5), low, 0.2).tolist() == pytest.approx([1e-6, 0.5], rel=1e-12)
+    assert clamped_ratio(logs(1e-6, 0.5), low, 0.2).tolist() == pytest.approx([1e-6, 0.5], rel=1e-12)
     assert not clips_gradient(logs(1e-6, 0.5), doubles(-1.0, -1.0), low, 0.2).any()
+
+
+# --- ratios beyond all bounds -------------------------------------------------------------------------------------
+
+
+GROUP = torch.zeros(1, dtype=torch.int64)
+EXPONENTIATING = {
+    # surrogate or penalty, its slope far above one and far below, for the advantages 2 and -2
+    "clip": (lambda d, a: clipped_surrogate(d, a, 0.2, 0.28), {2.0: (0.0, "0"), -2.0: ("-large", 0.0)}),
+    "CISPO": (lambda d, a: cispo_surrogate(d, a, 0.28), {2.0: (2.56, 0.0), -2.0: (-2.56, 0.0)}),
+    "stable": (lambda d, a: stable_surrogate(d, a, 0.2, 0.28, GROUP), {2.0: (2.0, 2.0), -2.0: (-2.0, -2.0)}),
+    "BGPO": (linear_bound, {2.0: (2.0, 2.0), -2.0: ("-large", "0")}),
+    "squared": (lambda d, a: squared_surrogate(d, a, 1.0, 0.2, 0.28), {2.0: (0.0, 0.0), -2.0: (0.0, 0.0)}),
+    "k3": (lambda d, a: k3(d) + 0 * a, {2.0: (1.0, "-large"), -2.0: (1.0, "-large")}),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("size", [720.0, 800.0, 5000.0])
+@pytest.mark.parametrize("advantage", [2.0, -2.0])
+@pytest.mark.parametrize(("surrogate", "limits"), EXPONENTIATING.values(), ids=EXPONENTIATING.keys())
+def test_ratios_that_no_number_holds_have_a_finite_value_and_the_slope_of_their_side(
+    surrogate, limits, advantage, size, dtype
+):
+    for sign, limit in zip((1, -1), limits[advantage], strict=True):
+        change = torch.tensor([sign * size], dtype=dtype)
+        (value,), (slope,) = with_slope(lambda d: surrogate(d, torch.tensor([advantage], dtype=dtype)), change)
+        assert math.isfinite(value)
+        if limit == "-large":
+            assert -math.inf < slope < -1e25
+        else:
+            assert slope == pytest.approx(float(limit), abs=1e-6)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_values_and_slopes_are_those_of_the_plain_formulas_wherever_these_are_finite(sign):
+    change = torch.linspace(-689, 689, 2001, dtype=torch.float64)
+    advantage, zero = torch.full_like(change, 1.5 * sign), torch.zeros_like(change)
+
+    def plain_clip(d):
+        return torch.minimum(d.exp() * advantage, d.exp().clamp(0.8, 1.28) * advantage)
+
+    pairs = [
+        (lambda d: clipped_surrogate(d, advantage, 0.2, 0.28), plain_clip),
+        (lambda d: linear_bound(d, advantage), lambda d: advantage * torch.where(zero < advantage, 1 + d, d.exp())),
+        (k3, lambda d: (-d).exp() - 1 + d),
+        (bounded_exp, torch.exp),
+        (lambda d: cispo_surrogate(d, advantage, 0.28), lambda d: d.detach().exp().clamp(1e-12, 1.28) * advantage * d),
+    ]
+    for ours, plain in pairs:
+        for found, expected in zip(with_slope(ours, change), with_slope(plain, change), strict=True):
+            assert found == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+def test_where_a_ratio_leaves_the_range_of_its_type_it_goes_on_along_its_tangent():
+    edge = math.log(torch.finfo(torch.float64).max) - HEADROOM
+    values, slopes = with_slope(bounded_exp, doubles(edge - 1, edge, edge + 1, edge + 3))
+    assert values[1:] == pytest.approx([math.exp(edge), 2 * math.exp(edge), 4 * math.exp(edge)], rel=1e-9)
+    assert slopes == pytest.approx([math.exp(edge - 1), *[math.exp(edge)] * 3], rel=1e-9)
 
 
 # --- CISPO and StableDRL ------------------------------------------------------------------------------------------
@@ -169,6 +230,21 @@ def test_every_group_whose_advantages_differ_gives_its_best_and_its_worst_row():
     advantage = doubles(0.0, 1.0, -1.0, 2.0, 0.5, 2.0, 7.0)
     group = torch.tensor([9, 9, 4, 9, 4, 9, 1])  # groups 4, 9 and a row alone
     assert preference_pairs(advantage, group).tolist() == [[4, 2], [3, 0]]
+
+
+def test_pairs_of_many_groups_are_those_of_a_loop_over_them():
+    source = torch.Generator().manual_seed(1)
+    advantage = torch.randint(-2, 3, (300,), generator=source).double()
+    group = torch.randint(0, 60, (300,), generator=source)
+    expected = []
+    for name in sorted(set(group.tolist())):
+        rows = [row for row in range(300) if group[row] == name]
+        best = max(rows, key=lambda row: (advantage[row].item(), -row))
+        worst = min(rows, key=lambda row: (advantage[row].item(), row))
+        expected += [[best, worst]] if advantage[best] > advantage[worst] else []
+    assert preference_pairs(advantage, group).tolist() == expected
+    assert len(expected) > 40
+    assert preference_pairs(advantage[:0], group[:0]).shape == (0, 2)
 
 
 def test_of_equal_advantages_the_first_row_is_taken():
