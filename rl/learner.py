@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from rl.algorithm import AlgorithmConfig
 from rl.batch import CanvasBatch, Experience, collate, redrawn, split_by_tokens
 from rl.config import RunConfig
 from rl.likelihood import Scores, draft_tokens, path_mismatch, score_view
+from rl.minibatches import learned_rows, minibatches
 from rl.objective import policy_loss
 from rl.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
 from rl.route_tape import Routes, RouteTape, routed
@@ -21,6 +21,8 @@ from rl.terms import LogProbs, Normaliser, Policies, Terms
 from rl.update_metrics import Sums, add, mismatch_sums, ratio_count, route_sums, update_metrics, view_sums
 from rl.views import View, draft_view, fingerprint, make_views
 from rollout.trajectory import SpecialTokens
+
+LARGEST_SLOPE = 1e12
 
 
 @dataclass
@@ -31,7 +33,7 @@ class MicroBatch:
     views: list[View]
     draw: int
     routes: list[Routes | None]  # per view: experts to replay or to compare with
-    old: LogProbs | None = None  # None: the policy is still the one that made the rollouts
+    old: LogProbs | None = None  # None: scored only while the policy is the one that made the rollouts
     reference: LogProbs | None = None
 
     @property
@@ -55,8 +57,8 @@ class Learner:
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch of rollouts.
 
-        Rows with advantage 0 have no gradient; they are left out unless the loss needs them, and still count in
-        every normaliser.
+        Rows without a gradient, such as those with advantage 0, are left out unless the loss needs them, and still
+        count in every normaliser.
 
         Args:
             rows: All scorable completions of the step.
@@ -68,16 +70,19 @@ class Learner:
             FloatingPointError: A gradient is not finite; that optimizer step was not taken.
         """
         started, algorithm = time.perf_counter(), self.config.algorithm
-        learned = [row for row in rows if row.advantage != 0 or algorithm.needs_all_rows]
-        minibatches = _minibatches(learned, algorithm)
-        off_policy = len(minibatches) * algorithm.num_iterations > 1
+        learned = learned_rows(rows, algorithm)
+        parts = minibatches(learned, algorithm, self.config.seed, self.policy_version)
+        off_policy = len(parts) * algorithm.num_iterations > 1
         passes = algorithm.num_iterations if algorithm.redraw else 1
         sums: Sums = defaultdict(float)
         last: Sums = {}
         # Whatever depends on the old policy is made before the first step changes it.
-        plan = [[self._prepare(some, update, off_policy, sums) for some in minibatches] for update in range(passes)]
+        plan = [
+            [self._prepare(some, update, self._needs_old(index, update), sums) for index, some in enumerate(parts)]
+            for update in range(passes)
+        ]
         for iteration in range(algorithm.num_iterations):
-            for index, minibatch in enumerate(minibatches):
+            for index, minibatch in enumerate(parts):
                 share = len(minibatch) / len(learned)
                 fresh = iteration == 0 and index == 0
                 last = self._optimizer_step(plan[iteration % passes][index], self._normaliser(rows, share), fresh)
@@ -92,7 +97,17 @@ class Learner:
             "time/update_s": time.perf_counter() - started,
         }
 
-    def _prepare(self, rows: Sequence[Experience], update: int, off_policy: bool, sums: Sums) -> list[MicroBatch]:
+    def _needs_old(self, index: int, update: int) -> bool:
+        """Whether a minibatch needs the old policy's log-probabilities, or its routes.
+
+        The first one of an update is stepped on by the old policy itself, where all ratios are 1 whatever the values.
+        """
+        algorithm = self.config.algorithm
+        once = algorithm.redraw or algorithm.num_iterations == 1
+        only_first = index == 0 and update == 0 and once
+        return not only_first or algorithm.needs_values or algorithm.route_replay == "old"
+
+    def _prepare(self, rows: Sequence[Experience], update: int, needs_old: bool, sums: Sums) -> list[MicroBatch]:
         """Views of a minibatch, and what the old and the reference policy say about them."""
         budget, block_length = self.config.trainer.tokens_per_microbatch, self.config.rollout.decode.block_length
         device, algorithm = next(self.model.parameters()).device, self.config.algorithm
@@ -102,7 +117,7 @@ class Learner:
             micro = self._with_views(batch)
             if algorithm.path_check != "off":
                 micro = self._check_paths(micro, sums)
-            if off_policy or algorithm.needs_values:
+            if needs_old:
                 micro.old = self._score_all(self.model, micro, keep_routes=algorithm.route_replay == "old")
                 for view, values in zip(micro.views, micro.old.values.split(micro.sizes), strict=True):
                     add(sums, mismatch_sums(values, view))
@@ -167,6 +182,7 @@ class Learner:
         policies = Policies.joined(current, old, reference)
         loss, sums = policy_loss(policies, terms, self.config.algorithm, normaliser)
         (slope,) = torch.autograd.grad(loss, policies.current)
+        slope *= _shrinking(slope)
         parts = iter(slope.split([size for micro in micros for size in micro.sizes]))
         totals: Sums = {}
         values: list[Tensor] = []
@@ -211,13 +227,13 @@ class Learner:
         return Normaliser(num_rows=len(rows) * share, max_tokens=longest, num_tokens=tokens * share)
 
 
-def _minibatches(learned: Sequence[Experience], algorithm: AlgorithmConfig) -> list[list[Experience]]:
-    """Rows of each optimizer step of a pass; whole groups where the loss compares inside groups."""
-    units: dict[int, list[Experience]] = {}
-    for index, row in enumerate(learned):
-        units.setdefault(row.prompt.group if algorithm.compares_in_groups else index, []).append(row)
-    size, kept = max(1, -(-len(units) // algorithm.num_minibatches)), list(units.values())
-    return [[row for unit in kept[start : start + size] for row in unit] for start in range(0, len(kept), size)]
+def _shrinking(slope: Tensor) -> Tensor:
+    """A factor for all slopes of a step, so that none leaves the range of fp32 on its way through the network.
+
+    It is 1 unless a ratio has left all bounds, which a clip allows for negative advantages. Clipping the gradient's
+    norm, far below these numbers, then gives the same step as with the slopes as they are.
+    """
+    return (LARGEST_SLOPE / slope.abs().amax()).clamp_max(1.0)
 
 
 def _flatten(micros: Sequence[MicroBatch]) -> Terms:

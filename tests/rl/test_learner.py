@@ -19,6 +19,7 @@ from rl.batch import Experience, collate, split_by_tokens
 from rl.config import RunConfig
 from rl.learner import Learner
 from rl.likelihood import score_view
+from rl.minibatches import learned_rows, minibatches
 from rl.models.llada2 import LLaDA2Model
 from rl.optim import freeze_router, make_optimizer, set_learning_rate
 from rl.presets import PRESETS
@@ -94,13 +95,12 @@ class PlainTrainer:
 
     def update(self, rows: list[Experience]) -> None:
         algorithm, start = self.config.algorithm, copy.deepcopy(self.model)
-        learned = [row for row in rows if algorithm.needs_all_rows or row.advantage]
-        tokens = sum(len(row.completion.canvas_ids) for row in rows)
-        size = -(-len(learned) // algorithm.num_minibatches)
+        tokens, parts = sum(len(row.completion.canvas_ids) for row in rows), [rows]
+        if algorithm.num_minibatches > 1:
+            parts = minibatches(learned_rows(rows, algorithm), algorithm, self.config.seed, 0)
         for _ in range(algorithm.num_iterations):
-            for begin in range(0, len(learned), size):
-                some = learned[begin : begin + size]
-                share = len(some) / len(learned)
+            for some in parts:
+                share = len(some) / sum(map(len, parts))
                 self.step(some, start, len(rows) * share, tokens * share)
 
     def step(self, rows: list[Experience], old: LLaDA2Model, num_rows: float, num_tokens: float) -> None:
