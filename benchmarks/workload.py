@@ -92,4 +92,4 @@ class Workload:
 
 def elbo(num_views: int) -> AlgorithmConfig:
     """Sequence-ratio policy gradient on exact-count ELBO views."""
-    return AlgorithmConfig(estimator="elbo", ratio="sequence", num_mc=num_views)
+    return AlgorithmConfig(estimator="elbo", ratio="sequence", num_mc=num_views, num_minibatches=1)

@@ -12,7 +12,8 @@ def supervised_view(
     """The M2T + T2T mixture of supervised training: one noisy state per block with both kinds of noise.
 
     A block with n editable positions has k = 1 + floor(t n) of them masked (at most n), t uniform in `mask_ratio`;
-    each still visible position is replaced with probability `edit_ratio` by a token from elsewhere in the batch.
+    each still visible position is replaced with probability `edit_ratio` by a token from elsewhere in the batch: the
+    one draw that depends on the other rows, because a row's own tokens are mostly what stands there already.
     Masked positions carry the ELBO weight n / k; visible ones are scored too (repair what is wrong, keep what is
     right) with weight `t2t_weight` times n over their number, so both terms have one unit (docs/math.md eq 41).
 

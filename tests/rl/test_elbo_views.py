@@ -256,11 +256,13 @@ def test_draws_do_not_depend_on_the_batch_its_padding_or_its_order(estimator: di
                 if here is None:
                     continue
                 there = getattr(reversed_rows[number], field)[len(rows) - 1 - index]
-                assert torch.equal(here[index, :size], there[:size])
+                found = [there[:size]]
                 if number < len(alone):
-                    assert torch.equal(here[index, :size], getattr(alone[number], field)[0, :size])
+                    found.append(getattr(alone[number], field)[0, :size])
                 else:
                     assert not view.scored[index].any()
+                for other in found:  # nan: what the engine drew in a later state than the one shown
+                    torch.testing.assert_close(here[index, :size], other, rtol=0, atol=0, equal_nan=True)
 
 
 @every_law

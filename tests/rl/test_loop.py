@@ -57,7 +57,7 @@ def test_a_run_writes_metrics_samples_config_environment_and_checkpoints(place):
     step = written[1]
     assert step["policy_version"] == 1.0
     assert step["mismatch/log_prob_abs"] < 1e-5  # the learner's replay is the decoder's own probability
-    assert step["objective/log_ratio_abs"] == 0.0  # on-policy: every ratio is exactly 1
+    assert 0.0 < step["objective/log_ratio_abs"] < 0.1  # the second of two optimizer steps has left the old policy
     samples = [json.loads(line) for line in (folder / "samples" / "step_000003.jsonl").read_text().splitlines()]
     assert len(samples) == 12
     assert {sample["policy_version"] for sample in samples} == {2}
