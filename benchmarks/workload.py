@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from rewards.term import RewardTerm
+from rl.algorithm import plain
 from rl.batch import Experience
 from rl.config import AlgorithmConfig, DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
 from rl.learner import Learner
@@ -92,4 +93,4 @@ class Workload:
 
 def elbo(num_views: int) -> AlgorithmConfig:
     """Sequence-ratio policy gradient on exact-count ELBO views."""
-    return AlgorithmConfig(estimator="elbo", ratio="sequence", num_mc=num_views, num_minibatches=1)
+    return plain({"estimator": "elbo", "ratio": "sequence", "num_mc": num_views})

@@ -5,10 +5,12 @@ are refused with the reason. Field defaults are the default method, `vrbpo`; `rl
 itself. Importing it loads no torch.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from rl.presets import NEUTRAL
 from rl.resolve import COUNTED_NOISE, PAIRED_NOISE, TRAJECTORIES, WHOLE_COMPLETION_LOSSES, resolved
 
 
@@ -217,3 +219,9 @@ class AlgorithmConfig(Section):
         if self.path_check == "mask" and self.loss_type == "dpo":
             raise ValueError("path_check 'mask' would leave out one half of a dpo pair; use path_check: log")
         return self
+
+
+def plain(settings: Mapping[str, Any]) -> AlgorithmConfig:
+    """Settings alone, without the default method's own choices beside them, as a comparison of methods wants them."""
+    base = {} if settings.get("preset") else NEUTRAL
+    return AlgorithmConfig.model_validate({**base, **settings})

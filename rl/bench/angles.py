@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rl.advantage import group_advantages
+from rl.algorithm import plain
 from rl.batch import Experience, collate
 from rl.bench.exact import Chain, block_logits, expected_return, make_chain, visits
 from rl.bench.fixtures import SumPolicy
@@ -134,7 +135,7 @@ class ExactMode:
 
     def of_views(self, settings: Mapping[str, Any], draws: int) -> Callable[[ExactPrompt], Float[Tensor, ""]]:
         """Views of all final blocks, `draws` noise seeds each; exact where the views are not random."""
-        config, space = AlgorithmConfig.model_validate(dict(settings)), self.policy.space
+        config, space = plain(settings), self.policy.space
 
         def surrogate(one: ExactPrompt) -> Float[Tensor, ""]:
             total = torch.zeros(space.size, space.length, space.vocab_size, dtype=torch.float64)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rl.algorithm import plain
 from rl.batch import CanvasBatch
 from rl.bench.exact import BlockSpace, block_logits
 from rl.bench.fixtures import SumPolicy
@@ -78,7 +79,7 @@ def measure_biases(policy: SumPolicy, draws: int) -> dict[str, Bias]:
 
 
 def _configs() -> dict[str, AlgorithmConfig]:
-    others = {name: AlgorithmConfig.model_validate(settings) for name, settings in OTHERS.items()}
+    others = {name: plain(settings) for name, settings in OTHERS.items()}
     return {law.name: law.config(NUM_MC) for law in LAWS} | others
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 
+from rl.algorithm import plain
 from rl.bench.angles import (
     MODES,
     ExactMode,
@@ -33,7 +34,6 @@ from rl.bench.variance import (
     gradient_spread,
     log_ratio,
 )
-from rl.config import AlgorithmConfig
 from rl.seeding import derive_seed
 
 ROLLOUTS: Final = 1024
@@ -196,10 +196,7 @@ def _measure_angles(policy: SumPolicy, effort: Effort, seed: int, work: Work) ->
         found |= {name: exact.angle(exact.of_views(*row)) for name, row in SURROGATES.items()}
         if mode.order == "decoder":
             many = draw_rollouts(exact, effort.surrogate_rollouts, seed)
-            found |= {
-                name: rollout_angle(exact, many, AlgorithmConfig.model_validate(settings))[0]
-                for name, settings in TRAJECTORIES.items()
-            }
+            found |= {name: rollout_angle(exact, many, plain(settings))[0] for name, settings in TRAJECTORIES.items()}
             budgets[mode.name] = _measure_budgets(exact, effort.replicates, seed + 1, work)
         surrogates[mode.name] = {name: [value] for name, value in found.items()}
         decoding[mode.name] = {name: [value] for name, value in exact.summary().items()}
@@ -213,7 +210,7 @@ def _measure_budgets(exact: ExactMode, replicates: int, seed: int, work: Work) -
     for replicate in range(replicates):
         rollouts = draw_rollouts(exact, ROLLOUTS, seed + replicate)
         for name, settings in BUDGET_ROWS.items():
-            angle, forwards = rollout_angle(exact, rollouts, AlgorithmConfig.model_validate(settings))
+            angle, forwards = rollout_angle(exact, rollouts, plain(settings))
             found[name]["cosine"].append(angle)
             found[name]["forwards"].append(forwards)
         work.tick()

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from rl.algorithm import plain
 from rl.batch import CanvasBatch, take_rows
 from rl.bench.surrogates import canvases, flat_gradient
 from rl.config import AlgorithmConfig
@@ -37,9 +38,7 @@ class Law:
 
     def config(self, num_mc: int) -> AlgorithmConfig:
         """The estimator at a number of forwards."""
-        return AlgorithmConfig.model_validate(
-            {"estimator": "elbo", "ratio": "sequence", "stratify": False, **self.settings, "num_mc": num_mc}
-        )
+        return plain({"estimator": "elbo", "ratio": "sequence", "stratify": False, **self.settings, "num_mc": num_mc})
 
 
 BUDGETS: Final = (1, 2, 4, 8)

@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from oracles.tiny_policy import tiny_model
+from rl.algorithm import plain
 from rl.bench import estimators
 from rl.bench.angles import EDITING, PARALLEL, RANDOM_ORDER, ExactMode, draw_rollouts, rollout_angle
 from rl.bench.bias import expected_weights, measure_biases
@@ -27,7 +28,6 @@ from rl.bench.variance import (
     score_together,
 )
 from rl.cli.main import app
-from rl.config import AlgorithmConfig
 from rl.views import make_views
 
 BLOCK = torch.tensor([0, 3, 1, 2, 2, 0])
@@ -140,7 +140,7 @@ def test_without_edits_the_unmasks_have_the_whole_gradient(policy: SumPolicy):
 
 def test_more_rollouts_turn_the_trajectory_gradient_to_the_true_one(policy: SumPolicy):
     exact = ExactMode(policy, EDITING)
-    config = AlgorithmConfig(estimator="trajectory")
+    config = plain({"estimator": "trajectory"})
     few, many = (rollout_angle(exact, draw_rollouts(exact, count, 0), config) for count in (16, 1024))
     assert few[0] < many[0]
     assert many[0] > 0.97
@@ -150,12 +150,12 @@ def test_more_rollouts_turn_the_trajectory_gradient_to_the_true_one(policy: SumP
 def test_an_anchor_and_edit_weights_enter_as_in_the_objective(policy: SumPolicy):
     exact = ExactMode(policy, PARALLEL)
     rollouts = draw_rollouts(exact, 64, 0)
-    plain = rollout_angle(exact, rollouts, AlgorithmConfig(estimator="trajectory"))
+    bare = rollout_angle(exact, rollouts, plain({"estimator": "trajectory"}))
     # Nothing is edited here, so only an anchor changes the gradient.
-    assert plain[0] == rollout_angle(exact, rollouts, AlgorithmConfig(estimator="trajectory", t2t_weight=0.1))[0]
-    anchored = rollout_angle(exact, rollouts, AlgorithmConfig(estimator="trajectory", anchor=1.0))
-    assert anchored[0] != plain[0]
-    assert anchored[1] == plain[1] + 1
+    assert bare[0] == rollout_angle(exact, rollouts, plain({"estimator": "trajectory", "t2t_weight": 0.1}))[0]
+    anchored = rollout_angle(exact, rollouts, plain({"estimator": "trajectory", "anchor": 1.0}))
+    assert anchored[0] != bare[0]
+    assert anchored[1] == bare[1] + 1
 
 
 def test_the_command_writes_tables_numbers_and_figures(tmp_path, monkeypatch: pytest.MonkeyPatch):

@@ -10,6 +10,7 @@ import torch
 from oracles.elbo import enumerated, mask_table
 from oracles.plain_forward import block_log_probs
 from oracles.tiny_policy import tiny_model
+from rl.algorithm import plain
 from rl.batch import CanvasBatch, Experience, collate, take_rows
 from rl.bench.angles import mean_and_error
 from rl.bench.exact import BlockSpace, block_logits
@@ -57,7 +58,7 @@ def test_the_table_and_the_composite_forward_give_one_value_and_one_gradient(set
     model = tiny_model(4, seed=2)
     batch = rollouts(model, 12)
     worth = torch.linspace(-1.0, 1.5, 12, dtype=torch.float64)
-    views = make_views(batch, AlgorithmConfig(**settings), SPACE.mask, score_edits=True)
+    views = make_views(batch, plain(settings), SPACE.mask, score_edits=True)
     direct = torch.zeros((), dtype=torch.float64)
     for view in views:
         scores = score_view(model, batch, view, SPACE.mask, temperature=1.0)

@@ -3,10 +3,10 @@
 import torch
 
 from rewards.term import RewardTerm
+from rl.algorithm import plain
 from rl.batch import Experience
-from rl.config import AlgorithmConfig, DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
+from rl.config import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
 from rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
-from rl.presets import NEUTRAL
 from rollout.decoder import decode
 from rollout.torch_engine import TorchEngine
 from rollout.trajectory import Prompt, SpecialTokens
@@ -58,11 +58,6 @@ def rollouts(model: LLaDA2Model, lengths: list[int], decode_config: RolloutDecod
     ]
 
 
-def plain(algorithm: dict) -> dict:
-    """The named settings alone, without the default method's own choices beside them; a preset as it is."""
-    return algorithm if "preset" in algorithm else {**NEUTRAL, **algorithm}
-
-
 def run_config(
     algorithm: dict | None = None, trainer: dict | None = None, decode_config: RolloutDecode = DECODE
 ) -> RunConfig:
@@ -73,7 +68,7 @@ def run_config(
         data=DataConfig(path="arithmetic"),
         rewards=[RewardTerm(fn="math_accuracy")],
         rollout=RolloutConfig(decode=decode_config),
-        algorithm=AlgorithmConfig(**plain(algorithm or {})),
+        algorithm=plain(algorithm or {}),
         trainer=TrainerConfig(**{"learning_rate": 1e-3, "max_grad_norm": 1e12, **(trainer or {})}),
     )
 

@@ -4,7 +4,9 @@ from typing import get_args
 
 import pytest
 
-from rl.algorithm import AlgorithmConfig
+from conftest import ROOT
+from rl.algorithm import AlgorithmConfig, plain
+from rl.bench.algorithms import read_variants
 from rl.presets import NEUTRAL, PRESETS
 
 BASE = {
@@ -185,3 +187,12 @@ def test_an_estimator_or_a_loss_alone_is_refused_only_where_it_needs_the_other(p
     for loss in LOSSES:
         if loss not in OF_ELBOS_ONLY or start.estimator == "elbo":
             assert AlgorithmConfig(preset=preset, loss_type=loss).loss_type == loss
+
+
+def test_a_comparison_of_methods_has_settings_alone_without_the_default_methods():
+    assert settings(plain({})) == BASE
+    assert settings(plain({"estimator": "trajectory"})) == {**BASE, "estimator": "trajectory"}
+    assert plain({"preset": "vrbpo"}) == AlgorithmConfig(preset="vrbpo")
+    variants = read_variants(ROOT / "benchmarks" / "vrbpo_variants.yaml")
+    assert settings(variants["uniform steps"]) == BASE
+    assert settings(variants["all steps"]) == {**BASE, "estimator": "trajectory"}
