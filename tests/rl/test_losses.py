@@ -304,6 +304,16 @@ def test_probabilities_that_underflow_as_powers_stay_finite():
     assert found == pytest.approx(-2000 + math.log(0.5 + 0.5 * math.exp(-1.5)) / 1.5, abs=1e-9)
 
 
+@pytest.mark.parametrize("apart", [800.0, 5000.0])
+def test_the_slope_of_the_upper_bound_is_finite_however_far_views_are_apart(apart):
+    slot = torch.tensor([0, 0, 1])
+    values, slopes = with_slope(
+        lambda value: upper_bound(value, doubles(0.5, 0.5, 1.0), slot, 2, 1.5), doubles(-1.0, -1.0 - apart, -apart)
+    )
+    assert values == pytest.approx([-1 + math.log(0.5) / 1.5, -apart], abs=1e-9)
+    assert slopes == [1.0, 0.0, 1.0]
+
+
 def test_few_views_underestimate_the_upper_bound_and_more_do_so_less():
     # Views have log-probability log 0.05 or log 0.95, equally likely: the bound is known, and so is every sum's law.
     beta, low, high = 1.5, 0.05, 0.95

@@ -131,6 +131,17 @@ def test_sequence_correction_weighs_all_of_a_row_by_the_truncated_ratio_of_its_t
     assert sums["truncated"] == truncated
 
 
+def test_a_correction_beyond_all_numbers_is_the_cap_or_nothing():
+    # Old policy over engine: e^800, e^-800 and, where the engine saw no chance at all, infinite; T2T 1.
+    engine = OLD - doubles(800.0, -800.0, math.inf, 0.0)
+    terms = dataclasses.replace(TERMS, engine=engine)
+    algorithm = config(rollout_correction="token", correction_cap=1.5)
+    loss, sums = losses(CURRENT, OLD, None, algorithm, terms)
+    expected = sum(w * s for w, s in zip([1.5, 0.0, 1.5, 1.0], SURROGATES, strict=True))
+    assert loss == pytest.approx(-expected / 50, abs=1e-12)
+    assert (sums["correction"], sums["truncated"]) == (4.0, 2)
+
+
 @pytest.mark.parametrize("correction", ["token", "sequence"])
 def test_correcting_without_the_engines_log_probs_is_refused_but_anchors_need_none(correction):
     engine = ENGINE.clone()
