@@ -32,7 +32,7 @@ def preset_settings(name: str) -> dict[str, Any]:
     Raises:
         ValueError: No preset has that name.
     """
-    if not isinstance(name, str) or name not in PRESETS:
+    if name not in PRESETS:
         near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"unknown preset {name!r}; {hint}valid: {', '.join(PRESETS)}")

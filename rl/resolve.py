@@ -30,7 +30,7 @@ def resolved(given: Settings, defaults: Settings) -> dict[str, Any]:
     Raises:
         ValueError: No preset has the given name.
     """
-    preset = {} if given.get("preset") is None else preset_settings(given["preset"])
+    preset = {} if given.get("preset") is None else preset_settings(str(given["preset"]))
     settings = {**defaults, **preset, **given}
     try:
         for key, fitting in _FITTING.items():

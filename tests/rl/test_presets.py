@@ -170,7 +170,7 @@ def test_what_was_not_written_yields_to_what_was(written, fitted):
         ({"estimator": "elbo", "masks_per_level": "two"}, "masks_per_level\n.*valid integer"),
         ({"estimator": ["elbo"]}, "estimator\n.*Input should be 'trajectory'"),
         ({"preset": "tracrl", "estimator": "elbo"}, "unknown preset 'tracrl'; did you mean 'tracerl'"),
-        ({"preset": ["vrbpo"]}, r"unknown preset \['vrbpo'\]; .*valid: vrbpo"),
+        ({"preset": ["vrbpo"]}, r"unknown preset .*vrbpo.*; .*valid: vrbpo"),
         ({"num_mcs": 3}, "num_mcs\n.*Extra inputs"),
     ],
 )
