@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -44,11 +44,13 @@ class CollapseAlarm:
 
     The last window is compared with the earlier window of the history that had the highest reward. Noise is measured
     on the differences of successive steps, which a trend hardly touches.
+
+    Its `steps` are kept in checkpoints: a run that is preempted often has the same history as one that is not.
     """
 
-    def __init__(self, config: AlarmConfig) -> None:
+    def __init__(self, config: AlarmConfig, steps: Iterable[Mapping[str, float]] = ()) -> None:
         self.config = config
-        self.steps: deque[Mapping[str, float]] = deque(maxlen=config.history)
+        self.steps: deque[Mapping[str, float]] = deque(steps, maxlen=config.history)
 
     def observe(self, metrics: Mapping[str, float]) -> str | None:
         """Take in one step.

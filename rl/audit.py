@@ -7,6 +7,7 @@ from pathlib import Path
 from rewards.result import RewardError
 from rewards.trial import audit_rows
 from rl.config import RunConfig
+from rl.run_files import write_whole
 from rl.tasks import Row
 
 QUARANTINE = "quarantine.jsonl"
@@ -58,7 +59,7 @@ def write_quarantine(run: Path, rows: Sequence[Row], found: Mapping[int, str]) -
     A second audit might find other rows, where a limit of time is near, and other rows would be another experiment.
     """
     lines = [{"index": index, "reason": reason, "row": rows[index]} for index, reason in sorted(found.items())]
-    (run / QUARANTINE).write_text("".join(json.dumps(line, default=str) + "\n" for line in lines))
+    write_whole(run / QUARANTINE, "".join(json.dumps(line, default=str) + "\n" for line in lines))
 
 
 def read_quarantine(run: Path) -> dict[int, str]:

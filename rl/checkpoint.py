@@ -5,15 +5,20 @@
 A checkpoint is written into a temporary folder, its manifest last, forced to the disk, then renamed. Whatever fails
 before leaves the earlier checkpoints as they were, and a power loss afterwards finds the new one whole. There is no
 generator state to keep: every draw is a pure function of (seed, step).
+
+Only folders named `step_<digits>` whose manifest says the same step are the run's, in the order of their numbers; a
+copy that somebody keeps beside them is never read, counted or removed.
 """
 
+import contextlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from rl.run_files import is_write_error, step_number, sync, write_whole
 
 MANIFEST = "MANIFEST.json"
 
@@ -43,7 +48,8 @@ def save_checkpoint(
     final = run / "checkpoints" / f"step_{step:06d}"
     partial = final.with_name(f".{final.name}.partial")
     for leftover in final.parent.glob(".step_*.partial"):  # of killed saves, also of other steps
-        shutil.rmtree(leftover, ignore_errors=True)
+        if step_number(leftover.name.removeprefix("."), ".partial") is not None:
+            shutil.rmtree(leftover, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
         write_learner(str(partial))
@@ -52,26 +58,28 @@ def save_checkpoint(
         sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
         (partial / MANIFEST).write_text(json.dumps({"step": step, "files": sizes}, indent=1))
         for path in (*partial.rglob("*"), partial):
-            _sync(path)
+            sync(path)
         shutil.rmtree(final, ignore_errors=True)
         os.replace(partial, final)
-        _sync(final.parent)
-        _write_synced(final.parent / "latest", final.name)
+        sync(final.parent)
+        write_whole(final.parent / "latest", final.name)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if not _is_write_error(error):
+        if not is_write_error(error):
             raise
         reason = getattr(error, "strerror", None) or error
-        kept = ", ".join(folder.name for folder in complete_checkpoints(run)) or "none"
-        raise OSError(f"cannot write checkpoint {final}: {reason}; complete checkpoints: {kept}") from error
+        raise OSError(f"cannot write checkpoint {final}: {reason}; {what_is_kept(run)}") from error
     for old in complete_checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        with contextlib.suppress(OSError):  # by another name first: a removal that is cut short is taken up again
+            doomed = old.with_name(f".{old.name}.partial")
+            os.replace(old, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
     return final
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
     """Checkpoints whose manifest is there and whose files have the sizes it says, oldest first."""
-    return [folder for folder in sorted((run / "checkpoints").glob("step_*")) if _is_complete(folder)]
+    return [folder for folder in _step_folders(run) if _is_complete(folder)]
 
 
 def newest_checkpoint(run: Path) -> Path:
@@ -83,9 +91,37 @@ def newest_checkpoint(run: Path) -> Path:
     complete = complete_checkpoints(run)
     if complete:
         return complete[-1]
-    broken = [folder.name for folder in sorted((run / "checkpoints").glob("*step_*"))]
-    found = f"; incomplete: {', '.join(broken)}" if broken else ""
-    raise CheckpointNotFoundError(f"{run}: no complete checkpoint to resume from{found}; start without --resume")
+    raise CheckpointNotFoundError(f"{run}: no complete checkpoint to resume from{_broken(run)}; start without --resume")
+
+
+def what_is_kept(run: Path) -> str:
+    """The end of an error that a full disk caused: what of the run is safe, and how to go on."""
+    names = ", ".join(folder.name for folder in complete_checkpoints(run))
+    if not names:
+        return "complete checkpoints: none; make room, then start again"
+    return f"complete checkpoints: {names}; make room, then continue with --resume"
+
+
+def checkpoint_to_export(run: Path, step: int) -> Path:
+    """The checkpoint whose policy is wanted.
+
+    Args:
+        run: The run folder.
+        step: Steps done; 0: the newest.
+
+    Raises:
+        CheckpointNotFoundError: It is not there; says what is.
+    """
+    complete = complete_checkpoints(run)
+    chosen = [folder for folder in complete if not step or step_number(folder.name) == step]
+    if chosen:
+        return chosen[-1]
+    if complete:
+        there = ", ".join(str(step_number(folder.name)) for folder in complete)
+        raise CheckpointNotFoundError(f"{run}: no complete checkpoint of step {step}; there are those of {there}")
+    first = run / "sft" / "hf"
+    instead = f"its warm start is {first}" if first.is_dir() else "train first, or name a folder with config.json"
+    raise CheckpointNotFoundError(f"{run}: no complete checkpoint to export{_broken(run)}; {instead}")
 
 
 def read_state(checkpoint: Path, name: str) -> dict[str, Any]:
@@ -93,32 +129,22 @@ def read_state(checkpoint: Path, name: str) -> dict[str, Any]:
     return json.loads((checkpoint / name).read_text())
 
 
+def _step_folders(run: Path) -> list[Path]:
+    """The run's own folders, complete or not, by number: as text, 1000000 would come before 999999."""
+    found = ((step_number(folder.name), folder) for folder in (run / "checkpoints").glob("step_*"))
+    return [folder for step, folder in sorted((step, folder) for step, folder in found if step is not None)]
+
+
+def _broken(run: Path) -> str:
+    partial = (run / "checkpoints").glob(".step_*.partial")
+    names = [folder.name for folder in (*_step_folders(run), *partial)]
+    return f"; incomplete: {', '.join(names)}" if names else ""
+
+
 def _is_complete(folder: Path) -> bool:
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-        return all((folder / name).stat().st_size == size for name, size in files.items())
-    except (OSError, ValueError, KeyError):
+        manifest = json.loads((folder / MANIFEST).read_text())
+        sizes_fit = all((folder / name).stat().st_size == size for name, size in manifest["files"].items())
+        return sizes_fit and manifest["step"] == step_number(folder.name)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _is_write_error(error: BaseException) -> bool:
-    """Python's own, and those of Rust writers (tokenizers, safetensors), which only say so in their text."""
-    return isinstance(error, OSError) or re.search(r"\(os error \d+\)", str(error)) is not None
-
-
-def _write_synced(path: Path, text: str) -> None:
-    """Write a small file so that it is either the old or the new one after a crash."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    _sync(partial)
-    os.replace(partial, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,5 +1,6 @@
 """Optimizer and learning-rate schedule."""
 
+import torch
 from torch import nn
 from torch.optim import AdamW
 
@@ -17,13 +18,24 @@ def freeze_router(model: nn.Module) -> None:
 
 
 def make_optimizer(model: nn.Module, config: TrainerConfig) -> AdamW:
-    """AdamW on the parameters that learn; weight decay on matrices only."""
+    """AdamW on the parameters that learn; weight decay on matrices only.
+
+    All of its state is there from the start, with the values that Adam would begin with. Otherwise a checkpoint of a
+    learner that has taken no step yet would make it (DCP takes a step at rate 0, which Adam counts), and a learner that
+    loads a checkpoint would leave out what it has no place for.
+    """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in learned if p.dim() > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in learned if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    return AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2))
+    for group in groups:
+        group[SCALE] = 1.0
+    optimizer = AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2))
+    for parameter in learned:
+        moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+    return optimizer
 
 
 def set_learning_rate(optimizer: AdamW, config: TrainerConfig, step: int) -> float:
@@ -36,7 +48,7 @@ def set_learning_rate(optimizer: AdamW, config: TrainerConfig, step: int) -> flo
     """
     rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get(SCALE, 1.0)
+        group["lr"] = rate * group[SCALE]
     return optimizer.param_groups[0]["lr"]
 
 
@@ -55,4 +67,4 @@ def hold_drift(optimizer: AdamW, drift: float, target: float) -> None:
     """
     factor = max(LARGEST_CUT, min(LARGEST_RISE, (target / drift) ** 0.5)) if drift > 0 else LARGEST_RISE
     for group in optimizer.param_groups:
-        group[SCALE] = min(1.0, group.get(SCALE, 1.0) * factor)
+        group[SCALE] = min(1.0, group[SCALE] * factor)

@@ -1,7 +1,7 @@
 """The run folder: metrics, samples, environment and the resolved recipe, and one console line per step."""
 
+import contextlib
 import json
-import os
 import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +13,7 @@ from rewards.mixture import Sample
 from rewards.result import Scored
 from rl.config import RunConfig
 from rl.recipe import dump_recipe
+from rl.run_files import append_line, step_number, write_whole, writing
 from rollout.trajectory import Completion
 
 PACKAGES = ("redraft", "torch", "transformers", "trl", "ray", "accelerate", "datasets", "math-verify", "pydantic")
@@ -39,8 +40,12 @@ class Display(Protocol):
 class Tracker(Protocol):
     """An experiment tracker that mirrors the metrics."""
 
-    def log(self, values: dict[str, float], step: int) -> None:
-        """Metrics of one step."""
+    def rewind(self, step: int, seen: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> None:
+        """The run goes on after `step`, or starts; of the rows that were logged (`seen`) these are `kept`."""
+        ...
+
+    def log(self, stage: str, values: dict[str, float], step: int) -> None:
+        """Metrics of one optimizer step or evaluation."""
         ...
 
     def close(self) -> None:
@@ -57,76 +62,95 @@ class Recorder:
 
     def begin(self) -> None:
         """Make the run folder and say in it what runs here, once nothing speaks against the run."""
-        self.run.mkdir(parents=True, exist_ok=True)
-        (self.run / "config.resolved.yaml").write_text(dump_recipe(self.config))
-        (self.run / "env.json").write_text(json.dumps(environment(), indent=1))
+        with writing(self.run):
+            self.run.mkdir(parents=True, exist_ok=True)
+        write_whole(self.run / "config.resolved.yaml", dump_recipe(self.config))
+        write_whole(self.run / "env.json", json.dumps(environment(), indent=1))
 
     def close(self) -> None:
         """Let the trackers send what they still hold; to be called however the run ended."""
         for tracker in self.trackers:
             tracker.close()
 
-    def rewind(self, step: int) -> None:
-        """Forget what a killed run wrote after its last checkpoint, so that no step appears twice."""
-        self._keep_rows(lambda row: _is_before(row, step))
+    def rewind(self, step: int, unwritten: Sequence[tuple[str, int, Mapping[str, float]]] = ()) -> None:
+        """Forget what a killed run wrote after its last checkpoint, so that no step appears twice.
+
+        Args:
+            step: Of the checkpoint; 0: the run starts, only the warm start stays.
+            unwritten: Rows (stage, step, values) that the checkpoint keeps because there was no room for them.
+        """
+        seen, kept = self._keep_rows(lambda row: _is_before(row, step))
+        there = {(row["stage"], row["step"]) for row in kept}
+        for row in unwritten:
+            if row[:2] not in there:
+                kept.append(self._append(*row))
         for sample in (self.run / "samples").glob("step_*.jsonl"):
-            if int(sample.stem.removeprefix("step_")) > step:
+            number = step_number(sample.name, ".jsonl")
+            if number is not None and number > step:
                 sample.unlink()
+        for tracker in self.trackers:
+            tracker.rewind(step, seen, kept)
 
     def drop_stage(self, stage: str) -> None:
         """Forget a stage that is made anew."""
         self._keep_rows(lambda row: row["stage"] != stage)
 
-    def _keep_rows(self, wanted: Callable[[dict[str, Any]], bool]) -> None:
+    def _keep_rows(self, wanted: Callable[[dict[str, Any]], bool]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """All rows of metrics.jsonl, and those that stay in it."""
         path = self.run / "metrics.jsonl"
         if not path.is_file():
-            return
-        kept = [line for line in path.read_text().splitlines() if (row := _parse(line)) and wanted(row)]
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(f"{line}\n" for line in kept))
-        os.replace(partial, path)
+            return [], []
+        rows = [row for line in path.read_text().splitlines() if (row := _parse(line))]
+        kept = [row for row in rows if wanted(row)]
+        write_whole(path, "".join(f"{json.dumps(row)}\n" for row in kept))
+        return rows, kept
+
+    def _append(self, stage: str, step: int, values: Mapping[str, float]) -> dict[str, Any]:
+        row = {"step": step, "stage": stage, **values}
+        append_line(self.run / "metrics.jsonl", json.dumps(row))
+        return row
 
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Append one row to metrics.jsonl and show it."""
-        with (self.run / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps({"step": step, "stage": stage, **values}) + "\n")
+        """Append one row to metrics.jsonl and show it.
+
+        Raises:
+            WriteError: There is no room; nothing of the row is in the file.
+        """
+        self._append(stage, step, values)
         # Trackers have one step axis, on which the warm start's steps would stand in the way of the first RL steps.
         for tracker in self.trackers if stage != "sft" else ():
-            tracker.log(dict(values), step)
-        self.display.step(stage, step, values)
+            tracker.log(stage, dict(values), step)
+        self._show("step", stage, step, values)
 
     def say(self, text: str) -> None:
         """Show what is good to know."""
-        self.display.say(text)
+        self._show("say", text)
 
     def warn(self, text: str) -> None:
         """Show what a person should look at."""
-        self.display.warn(text)
+        self._show("warn", text)
+
+    def _show(self, method: str, *arguments: object) -> None:
+        """A terminal that was closed, or a full disk behind a redirection, is no reason to lose a run."""
+        with contextlib.suppress(OSError):
+            getattr(self.display, method)(*arguments)
 
     def samples(
         self, step: int, samples: Sequence[Sample], completions: Sequence[Completion], scored: Sequence[Scored]
     ) -> None:
-        """Write the step's completions as readable rows."""
+        """Write the step's completions as readable rows.
+
+        Raises:
+            WriteError: There is no room; no half file is left.
+        """
         folder = self.run / "samples"
-        folder.mkdir(exist_ok=True)
-        with (folder / f"step_{step:06d}.jsonl").open("w") as file:
-            for sample, completion, score in zip(samples, completions, scored, strict=True):
-                row = {
-                    **sample.columns,
-                    "prompt": sample.prompt,
-                    "completion": sample.completion,
-                    "reward": score.total,
-                    "unshaped": score.unshaped,
-                    "parts": score.parts,
-                    "status": score.status,
-                    "detail": score.detail,
-                    "reward_ms": {name: verdict.ms for name, verdict in score.verdicts.items()},
-                    "finish_reason": completion.finish_reason,
-                    "num_forwards": completion.num_forwards,
-                    "num_edits": completion.trace.num_edits,
-                    "policy_version": completion.policy_version,
-                }
-                file.write(json.dumps(row, default=str) + "\n")
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+        lines = [
+            json.dumps(_sample_row(sample, completion, score), default=str)
+            for sample, completion, score in zip(samples, completions, scored, strict=True)
+        ]
+        write_whole(folder / f"step_{step:06d}.jsonl", "".join(f"{line}\n" for line in lines), durable=False)
 
 
 def environment() -> dict[str, Any]:
@@ -138,6 +162,24 @@ def environment() -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return {"python": sys.version.split()[0], "platform": platform.platform(), "argv": sys.argv, "versions": versions}
+
+
+def _sample_row(sample: Sample, completion: Completion, score: Scored) -> dict[str, Any]:
+    return {
+        **sample.columns,
+        "prompt": sample.prompt,
+        "completion": sample.completion,
+        "reward": score.total,
+        "unshaped": score.unshaped,
+        "parts": score.parts,
+        "status": score.status,
+        "detail": score.detail,
+        "reward_ms": {name: verdict.ms for name, verdict in score.verdicts.items()},
+        "finish_reason": completion.finish_reason,
+        "num_forwards": completion.num_forwards,
+        "num_edits": completion.trace.num_edits,
+        "policy_version": completion.policy_version,
+    }
 
 
 def _parse(line: str) -> dict[str, Any] | None:

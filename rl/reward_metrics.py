@@ -75,8 +75,8 @@ def _slowest(scored: Sequence[Scored]) -> dict[str, float]:
 class MaskedSteps:
     """Steps in a row without a single score: a judge that is down for a moment must not end a run, a dead one must."""
 
-    def __init__(self, limit: int = MASKED_STEPS) -> None:
-        self.limit, self.count = limit, 0
+    def __init__(self, limit: int = MASKED_STEPS, count: int = 0) -> None:
+        self.limit, self.count = limit, count
 
     def observe(self, metrics: Mapping[str, float], scored: Sequence[Scored]) -> str | None:
         """Take in one step.

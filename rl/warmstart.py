@@ -14,12 +14,14 @@ from rewards.worker import LocalRewards
 from rl.checkpoint import complete_checkpoints
 from rl.codec import Codec
 from rl.config import RunConfig, SFTConfig
-from rl.data import load_rows, source_name
+from rl.data import load_rows, rows_fingerprint, source_name
 from rl.evaluate import evaluate
+from rl.inputs import policy_fingerprint
 from rl.pipeline import Pipeline
 from rl.policy import RolloutPolicy, build_policy, load_policy, load_text_side, save_policy
 from rl.recipe import RecipeError
 from rl.recorder import Recorder
+from rl.run_files import write_whole, writing
 from rl.sft import TrainOptions, encode_rows, train_supervised
 from rl.tasks import Row
 from rollout.chat import Tokenizer
@@ -31,12 +33,30 @@ SETTINGS = "settings.json"  # beside hf/: what the warm start was made with
 
 
 def policy_folder(config: RunConfig) -> Path:
-    """Where the run's first policy is: `model.path`, or the warm start's result."""
-    return Path(config.model.path or Path(config.output_dir) / "sft" / "hf").resolve()
+    """Where the run's first policy is: the warm start's result, or `model.path`.
+
+    A recipe with both goes on from the warm start once `redraft sft` has made it, and from `model.path` before.
+    """
+    made = _made_folder(config)
+    if config.model.path and not (config.sft and made.is_dir()):
+        return Path(config.model.path).resolve()
+    return made
+
+
+def present_policy(config: RunConfig) -> Path:
+    """As `policy_folder`, for a run that has begun.
+
+    Raises:
+        FileNotFoundError: It is not there any more.
+    """
+    folder = policy_folder(config)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: the run's first policy is gone; put it back to resume, or start anew")
+    return folder
 
 
 def ensure_policy(config: RunConfig, recorder: Recorder, held_out: Sequence[Row]) -> Path:
-    """The run's first policy; makes it with the warm start when it is not there yet.
+    """The run's first policy; makes it with the warm start when the recipe names no other and it is not there yet.
 
     Args:
         config: The recipe.
@@ -48,19 +68,23 @@ def ensure_policy(config: RunConfig, recorder: Recorder, held_out: Sequence[Row]
         RecipeError: The warm start in the run folder was made with other settings.
     """
     folder = policy_folder(config)
-    if config.model.path:
+    if folder != _made_folder(config):
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"model.path: no folder {config.model.path}; give a folder with config.json and safetensors"
             )
+        if config.sft:
+            recorder.say(f"starting from {folder} (model.path); the sft section runs only with redraft sft, before")
     elif not folder.is_dir():
         run_warm_start(config, recorder, held_out)
-    elif json.loads((folder.parent / SETTINGS).read_text()) != _settings(config):
+    elif changed := _changed_settings(folder.parent, config):
         raise RecipeError(
             f"{folder} is a warm start with other settings (seed, model, sft, rollout.decode.block_length,"
-            " or with sft.target_accuracy data, evaluation or rewards);"
-            f" delete {folder.parent} or choose another output_dir=FOLDER"
+            " or with sft.target_accuracy data, evaluation or rewards), or of other rows or another policy than now:"
+            f" {', '.join(changed)} differ; delete {folder.parent} or choose another output_dir=FOLDER"
         )
+    elif config.model.path:
+        recorder.say(f"starting from {folder}, which redraft sft made from model.path")
     return folder
 
 
@@ -88,14 +112,19 @@ def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row
     model, tokenizer, tokens = _first_policy(config)
     with _accuracy(config, model, tokenizer, tokens, held_out) as accuracy:
         _train(config, config.sft, model, tokenizer, tokens, accuracy, recorder)
-    folder = Path(config.output_dir) / "sft"
-    partial = folder / ".hf.partial"  # written beside its place and renamed: a folder that is there is a whole policy
+    folder = _made_folder(config)
+    partial = folder.with_name(".hf.partial")  # written beside its place and renamed: what is there is a whole policy
     shutil.rmtree(partial, ignore_errors=True)
-    save_policy(model, partial, tokenizer)
-    (folder / SETTINGS).write_text(json.dumps(_settings(config), indent=1))
-    shutil.rmtree(folder / "hf", ignore_errors=True)
-    partial.rename(folder / "hf")
-    return (folder / "hf").resolve()
+    with writing(partial):
+        save_policy(model, partial, tokenizer)
+        write_whole(folder.parent / SETTINGS, json.dumps(_settings(config), indent=1))
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    return folder
+
+
+def _made_folder(config: RunConfig) -> Path:
+    return (Path(config.output_dir) / "sft" / "hf").resolve()
 
 
 def _first_policy(config: RunConfig) -> tuple[nn.Module, Tokenizer, SpecialTokens]:
@@ -138,6 +167,12 @@ def _accuracy(
         yield lambda: evaluate(pipeline, held_out, decode)
 
 
+def _changed_settings(folder: Path, config: RunConfig) -> list[str]:
+    """Names of what differs from the settings of a warm start; earlier versions kept fewer of them."""
+    saved, now = json.loads((folder / SETTINGS).read_text()), _settings(config)
+    return [name for name in sorted(saved.keys() | now.keys()) if saved.get(name, now.get(name)) != now.get(name)]
+
+
 def _settings(config: RunConfig) -> dict[str, Any]:
     """What the warm start's result depends on; where an accuracy ends it, also on how that is measured."""
     settings = {
@@ -146,6 +181,10 @@ def _settings(config: RunConfig) -> dict[str, Any]:
         "model": config.model.model_dump(mode="json", exclude={"device"}),
         "sft": config.sft.model_dump(mode="json") if config.sft else None,
     }
+    if config.sft:
+        settings["sft rows"] = rows_fingerprint(load_rows(config.sft.data, config.seed))
+    if config.model.path and Path(config.model.path).is_dir():
+        settings["policy"] = policy_fingerprint(config.model.path)
     if config.evaluation and config.sft and config.sft.target_accuracy:
         settings["data"] = config.data.model_dump(mode="json")
         settings["evaluation"] = config.evaluation.model_dump(mode="json", exclude={"eval_steps"})

@@ -1,12 +1,15 @@
 """The learner worker: the `Learner` and its saved state. A plain class; `rl.cluster` makes it a Ray actor."""
 
 import contextlib
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -17,6 +20,8 @@ from rl.learner import Learner
 from rl.policy import load_policy, save_policy
 from rl.weight_sync import WeightUpdate, snapshot
 from rollout.trajectory import SpecialTokens
+
+_OTHER_VERSION = "it was written by another version of redraft: resume with that one, or start anew elsewhere"
 
 
 class LearnerWorker:
@@ -53,13 +58,15 @@ class LearnerWorker:
         """Continue from a checkpoint folder, bit for bit.
 
         Raises:
-            ValueError: `state/` is damaged or of another policy.
+            ValueError: `state/` is damaged, of another policy, or holds more or less than this learner has.
         """
-        state = self._state()
+        state, planner = self._state(), _ExactPlanner()
         try:
             with _single_process():
-                load(state, checkpoint_id=Path(folder) / "state", no_dist=True)
+                load(state, checkpoint_id=Path(folder) / "state", planner=planner, no_dist=True)
         except CheckpointException as error:
+            if planner.difference:
+                raise ValueError(f"{folder}/state {planner.difference}; {_OTHER_VERSION}") from None
             raise ValueError(
                 f"{folder}/state cannot be read ({_reasons(error)}); remove {folder} to resume from an earlier one"
             ) from error
@@ -70,6 +77,34 @@ class LearnerWorker:
     def _state(self) -> dict:
         model, optimizer = get_state_dict(self.learner.model, self.learner.optimizer)
         return {"model": model, "optimizer": optimizer, "policy_version": self.learner.policy_version}
+
+
+class _ExactPlanner(DefaultLoadPlanner):
+    """Loads a state only if it has exactly the learner's keys: what is saved is what is loaded.
+
+    DCP itself fills the keys that it is given, and drops whatever else was saved without a word.
+    """
+
+    difference = ""
+
+    def set_up_planner(self, state_dict: Any, metadata: Any = None, is_coordinator: bool = False) -> None:
+        """Compare the keys before anything is read."""
+        super().set_up_planner(state_dict, metadata, is_coordinator)
+        saved, own = metadata.state_dict_metadata.keys(), self.state_dict.keys()
+        told = [
+            f"{verb} {_listed(keys)}"
+            for verb, keys in (("holds what the learner does not take:", saved - own), ("lacks", own - saved))
+            if keys
+        ]
+        self.difference = " and ".join(told)
+        if self.difference:
+            raise ValueError(self.difference)
+
+
+def _listed(keys: Iterable[str], shown: int = 5) -> str:
+    """Key names, numbered ones of several groups and parameters once."""
+    kinds = sorted({re.sub(r"\.\d+\.", ".*.", key) for key in keys})
+    return ", ".join(kinds[:shown]) + (f" and {len(kinds) - shown} more" if len(kinds) > shown else "")
 
 
 def _reasons(error: CheckpointException) -> str:

@@ -14,15 +14,14 @@ def export(
     """Write a policy as a Hugging Face folder: config, tokenizer, safetensors with the published names."""
     from pathlib import Path
 
-    from rl.checkpoint import newest_checkpoint
+    from rl.checkpoint import checkpoint_to_export
     from rl.policy import load_policy, load_text_side, save_policy
 
     source = Path(run)
     if not source.is_dir():
         raise FileNotFoundError(f"{run}: no such run or policy folder")
     if not (source / "config.json").is_file():
-        folder = source / "checkpoints" / f"step_{step:06d}" if step else newest_checkpoint(source)
-        source = folder / "hf"
+        source = checkpoint_to_export(source, step) / "hf"
     tokenizer, _ = load_text_side(str(source))
     save_policy(load_policy(str(source), dtype or None, "cpu"), out, tokenizer)
     typer.echo(f"{source} written to {out}")

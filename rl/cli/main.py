@@ -16,7 +16,7 @@ from rl.cli.train import sft, train
 
 EXPECTED = {
     *("RewardError", "ClusterError", "WeightSyncError", "RayError"),
-    *("OutOfMemoryError", "CollapseError", "VLLMMissingError"),
+    *("OutOfMemoryError", "CollapseError", "VLLMMissingError", "RunLockedError"),
 }
 
 

@@ -48,11 +48,10 @@ def sft(recipe: Recipe, overrides: Overrides = None) -> None:
 
     config = read_command([recipe, *(overrides or [])])
     with open_display(config) as display:
-        from rl.held_out import load_held_out
         from rl.recorder import Recorder
-        from rl.warmstart import run_warm_start
+        from rl.run import run_sft
 
-        folder = run_warm_start(config, Recorder(config, display), load_held_out(config))
+        folder = run_sft(config, Recorder(config, display))
     typer.echo(f"policy written to {folder}")
 
 

@@ -13,6 +13,7 @@ from rl.policy import load_text_side
 from rl.presets import PRESETS
 from rl.recipe import RecipeError, load_recipe
 from rl.recorder import Recorder
+from rl.resume import Progress
 from rl.run import backend, run_training
 from rl.warmstart import run_warm_start
 from tiny import DECODE, SHAPE, make_policy, recipe, write_recipe
@@ -208,7 +209,7 @@ def test_a_stop_during_the_last_step_still_ends_the_run_as_finished(place):
         data = RunData(load_rows(config.data, 0), load_rows(config.evaluation.data, 0))
         recorder = Recorder(config, lines)
         recorder.begin()
-        assert train(config, Parts(*parts, Codec(tokenizer, 0)), data, recorder, 0, lambda: True) == 1
+        assert train(config, Parts(*parts, Codec(tokenizer, 0)), data, recorder, Progress(), lambda: True) == 1
     assert [(stage, step) for stage, step, _ in lines.rows] == [("eval", 0), ("train", 1), ("eval", 1)]
 
 

@@ -1,0 +1,92 @@
+"""Files of a run folder: which names are a run's own, and writing so that nothing is left half or unsaid."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+
+class WriteError(OSError):
+    """A file of the run cannot be written; the message names it."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file that cannot be written, on a full disk for instance; the reason alone does not.
+
+    Raises:
+        WriteError: What is written inside failed.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except Exception as error:
+        if not is_write_error(error):
+            raise
+        raise WriteError(f"cannot write {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def is_write_error(error: BaseException) -> bool:
+    """Python's own, and those of Rust writers (tokenizers, safetensors), which only say so in their text."""
+    return isinstance(error, OSError) or re.search(r"\(os error \d+\)", str(error)) is not None
+
+
+def write_whole(path: Path, text: str, durable: bool = True) -> None:
+    """Write a file so that it is either the old or the new one, whatever fails.
+
+    Args:
+        path: The file.
+        text: Its new content.
+        durable: It must survive a power loss too.
+
+    Raises:
+        WriteError: It cannot be written; the old one is intact.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path):
+        try:
+            partial.write_text(text)
+            if durable:
+                sync(partial)
+            os.replace(partial, path)
+        except OSError:
+            partial.unlink(missing_ok=True)
+            raise
+        if durable:
+            sync(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a file, or nothing of it.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    with writing(path), path.open("ab") as file:
+        size = file.tell()
+        try:
+            file.write(f"{line}\n".encode())
+            file.flush()
+        except OSError:
+            os.truncate(path, size)
+            raise
+
+
+def step_number(name: str, ending: str = "") -> int | None:
+    """The step that a name `step_<digits>` of a run's own file or folder says; None for any other name.
+
+    People keep copies beside them (`step_000100_best`), which are not the run's to read, count or remove.
+    """
+    found = re.fullmatch(rf"step_([0-9]+){re.escape(ending)}", name)
+    return int(found[1]) if found else None
+
+
+def sync(path: Path) -> None:
+    """Force a file's content, or a folder's entries, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
