@@ -64,11 +64,11 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         WriteError: It cannot be written.
     """
-    with writing(path), path.open("ab") as file:
-        size = file.tell()
+    with writing(path), path.open("ab", buffering=0) as file:  # a buffer would be written again when it closes
+        size, rest = file.tell(), memoryview(f"{line}\n".encode())
         try:
-            file.write(f"{line}\n".encode())
-            file.flush()
+            while rest:
+                rest = rest[file.write(rest) :]
         except OSError:
             os.truncate(path, size)
             raise

@@ -4,13 +4,17 @@ import json
 import os
 import resource
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
+import torch
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from rl.checkpoint import (
     MANIFEST,
     CheckpointNotFoundError,
+    checkpoint_to_export,
     complete_checkpoints,
     newest_checkpoint,
     read_state,
@@ -44,6 +48,42 @@ def test_only_the_newest_are_kept(tmp_path):
     for step in (1, 2, 10, 3):
         save(tmp_path, step)
     assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["step_000003", "step_000010"]
+
+
+def test_checkpoints_are_ordered_by_number(tmp_path):
+    for step in (999_999, 1_000_000, 1_000_001):
+        save(tmp_path, step)
+    assert [folder.name for folder in complete_checkpoints(tmp_path)] == ["step_1000000", "step_1000001"]
+    assert (tmp_path / "checkpoints" / "latest").read_text() == newest_checkpoint(tmp_path).name == "step_1000001"
+
+
+COPIES = ("step_000002_best", "step_000009.bak", "step_", "step_2x", "my step_000003", ".step_best.partial")
+
+
+def test_copies_that_somebody_keeps_are_never_read_counted_or_removed(tmp_path):
+    saved = save(tmp_path, 2)
+    for name in COPIES:
+        shutil.copytree(saved, saved.with_name(name))
+    shutil.copytree(saved, saved.with_name("step_000009"))  # its manifest tells that it is no step 9
+    for step in (3, 4, 5):
+        save(tmp_path, step)
+        assert newest_checkpoint(tmp_path).name == f"step_00000{step}"
+    there = {path.name for path in saved.parent.iterdir()}
+    assert there == {*COPIES, "step_000009", "step_000004", "step_000005", "latest"}
+
+
+def test_a_checkpoint_to_export_is_named_or_what_there_is_instead(tmp_path):
+    with pytest.raises(CheckpointNotFoundError, match=r"no complete checkpoint to export; train first"):
+        checkpoint_to_export(tmp_path, 0)
+    (tmp_path / "sft" / "hf").mkdir(parents=True)
+    with pytest.raises(CheckpointNotFoundError, match=rf"to export; its warm start is {tmp_path}/sft/hf"):
+        checkpoint_to_export(tmp_path, 3)
+    for step in (4, 8):
+        save(tmp_path, step)
+    assert checkpoint_to_export(tmp_path, 0).name == "step_000008"
+    assert checkpoint_to_export(tmp_path, 4).name == "step_000004"
+    with pytest.raises(CheckpointNotFoundError, match="no complete checkpoint of step 6; there are those of 4, 8"):
+        checkpoint_to_export(tmp_path, 6)
 
 
 def test_a_checkpoint_with_a_lost_or_cut_file_does_not_count(tmp_path):
@@ -162,7 +202,7 @@ def test_a_full_disk_in_any_part_of_a_real_checkpoint_is_one_clear_error(tmp_pat
     save_checkpoint(tmp_path, 1, write_all, {}, keep=1)
     with pytest.raises(
         OSError,
-        match=r"step_000002: .*File too large.*; complete checkpoints: step_000001; make room, then continue with --resume$",
+        match=r"step_000002: .*File too large.*; complete checkpoints: step_000001; make room, .* with --resume$",
     ) as raised:
         save_checkpoint(tmp_path, 2, write_real, {}, keep=1)
     assert str(raised.value).startswith(f"cannot write checkpoint {tmp_path}")
@@ -171,6 +211,52 @@ def test_a_full_disk_in_any_part_of_a_real_checkpoint_is_one_clear_error(tmp_pat
     worker.load(str(newest_checkpoint(tmp_path)))
     assert save_checkpoint(tmp_path, 2, write_all, {}, keep=1) == newest_checkpoint(tmp_path)
     worker.load(str(newest_checkpoint(tmp_path)))
+
+
+def state_of(worker: LearnerWorker) -> list:
+    optimizer = worker.learner.optimizer.state_dict()
+    moments = [value.clone() for kinds in optimizer["state"].values() for value in kinds.values()]
+    return [*moments, *(group["rate_scale"] for group in optimizer["param_groups"])]
+
+
+def test_a_save_before_the_first_step_leaves_the_optimizer_as_it_was(tmp_path):
+    path = str(make_policy(tmp_path / "policy"))
+    _, tokens = load_text_side(path)
+    worker = LearnerWorker(path, load_recipe([write_recipe(tmp_path)], []), tokens)
+    before = state_of(worker)
+    worker.save(str(tmp_path / "saved"))
+    after = state_of(worker)
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(before, after, strict=True))
+    assert not any(entry["step"].item() for entry in worker.learner.optimizer.state.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state | {"momentum_of_old": 1.0}, r"holds what the learner does not take: momentum_of_old"),
+        (lambda state: {key: state[key] for key in state if key != "policy_version"}, "lacks policy_version"),
+        (
+            lambda state: state | {"optimizer": without_scale(state["optimizer"])},
+            r"lacks optimizer\.param_groups\.\*\.rate_scale",
+        ),
+    ],
+)
+def test_a_state_with_other_keys_than_the_learners_is_refused_by_their_names(tmp_path, learner, change, message):
+    worker, _ = learner
+    saved = change(worker._state())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dcp_save(saved, checkpoint_id=tmp_path / "state", no_dist=True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "state").iterdir()}
+    with pytest.raises(ValueError, match=f"{tmp_path}/state {message}; it was written by another version") as raised:
+        worker.load(str(tmp_path))
+    assert "\n" not in str(raised.value)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "state").iterdir()} == before
+
+
+def without_scale(optimizer: dict) -> dict:
+    groups = [{key: group[key] for key in group if key != "rate_scale"} for group in optimizer["param_groups"]]
+    return optimizer | {"param_groups": groups}
 
 
 @pytest.mark.parametrize("damage", ["cut", "emptied", "metadata", "missing"])

@@ -1,11 +1,15 @@
 """The run folder's files: written once nothing speaks against the run, and never half."""
 
+import contextlib
+import errno
 import json
+import resource
 
 import pytest
 
 from rl.recipe import load_recipe
 from rl.recorder import Recorder
+from rl.run_files import WriteError
 from tiny import write_recipe
 
 
@@ -24,7 +28,10 @@ class Sink:
     def __init__(self):
         self.rows, self.closed = [], False
 
-    def log(self, values, step):
+    def rewind(self, step, seen, kept):
+        self.rewound = step, len(seen), len(kept)
+
+    def log(self, stage, values, step):
         self.rows.append((step, values))
 
     def close(self):
@@ -79,6 +86,66 @@ def test_rewind_keeps_the_steps_of_the_checkpoint_and_drops_the_evaluation_that_
         "step_000001.jsonl",
         "step_000002.jsonl",
     ]
+
+
+def test_a_row_that_had_no_room_is_written_by_the_resumed_run_once(recorder):
+    unwritten = [("train", 4, {"x": 4.0})]
+    recorder.rewind(4, unwritten)
+    recorder.rewind(4, unwritten)
+    assert rows(recorder)[-2:] == [("train", 3), ("train", 4)]
+    recorder.rewind(3)
+    assert rows(recorder)[-1] == ("train", 3)
+
+
+def test_copies_of_samples_are_left_alone(recorder):
+    for name in ("step_000003_best.jsonl", "step_x.jsonl", "step_000009.jsonl.bak"):
+        (recorder.run / "samples" / name).touch()
+    recorder.rewind(1)
+    assert sorted(path.name for path in (recorder.run / "samples").iterdir()) == [
+        "step_000001.jsonl", "step_000003_best.jsonl", "step_000009.jsonl.bak", "step_x.jsonl",
+    ]  # fmt: skip
+
+
+@contextlib.contextmanager
+def largest_file(size: int):
+    """Writing beyond `size` bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_named_by_file_and_leaves_no_half_row(recorder):
+    before = (recorder.run / "metrics.jsonl").read_bytes()
+    with largest_file(len(before) + 10):
+        with pytest.raises(WriteError, match=r"cannot write .*/run/metrics.jsonl: File too large"):
+            recorder.metrics("train", 4, {"x": 1.0})
+        assert (recorder.run / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_full_disk_at_the_start_is_named_by_file_and_keeps_the_old_files(recorder):
+    before = {path.name: path.read_bytes() for path in recorder.run.iterdir() if path.is_file()}
+    message = r"cannot write .*/run/config.resolved.yaml: File too large"
+    with largest_file(100), pytest.raises(WriteError, match=message):
+        recorder.begin()
+    assert {path.name: path.read_bytes() for path in recorder.run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize("method", ["say", "warn"])
+def test_a_terminal_that_is_gone_is_no_reason_to_stop(tmp_path, method):
+    class Gone(Silent):
+        def step(self, stage, step, metrics):
+            raise OSError(errno.EIO, "Input/output error")
+
+        say = warn = step
+
+    recorder = Recorder(load_recipe([write_recipe(tmp_path)], []), Gone())
+    recorder.begin()
+    recorder._show(method, "text", 0, {})
+    recorder.metrics("train", 1, {"x": 1.0})
+    assert rows(recorder) == [("train", 1)]
 
 
 def test_a_fresh_run_keeps_only_the_warm_start(recorder):
