@@ -132,8 +132,13 @@ def variety_run(folder, *overrides, resume=False):
         return error, console.file.getvalue()
 
 
-def test_a_real_collapse_stops_the_run_with_a_checkpoint_and_can_be_continued(tmp_path):
-    error, shown = variety_run(tmp_path, "trainer.shuffle_rewards=true", "trainer.collapse_alarm=stop")
+def test_a_real_collapse_stops_a_run_that_is_preempted_every_few_steps_with_a_checkpoint(tmp_path):
+    shuffled = "trainer.shuffle_rewards=true"
+    for total in range(4, 28, 4):  # no piece is long enough for the alarm, which looks at two windows of 5 steps
+        words = (shuffled, "trainer.collapse_alarm=stop", f"trainer.total_steps={total}")
+        error, shown = variety_run(tmp_path, *words, resume=total > 4)
+        if isinstance(error, CollapseError):
+            break
     assert isinstance(error, CollapseError)
     saved = newest_checkpoint(tmp_path / "run").name
     step = int(saved.removeprefix("step_"))
@@ -142,9 +147,8 @@ def test_a_real_collapse_stops_the_run_with_a_checkpoint_and_can_be_continued(tm
     assert "trainer.collapse_alarm=warn --resume" in str(error)
     assert f"step {step}: collapse? reward fell from 0.9" in shown
     outcome, _ = variety_run(
-        tmp_path, "trainer.shuffle_rewards=true", "trainer.collapse_alarm=warn",
-        f"trainer.total_steps={step + 1}", resume=True,
-    )  # fmt: skip
+        tmp_path, shuffled, "trainer.collapse_alarm=warn", f"trainer.total_steps={step + 1}", resume=True
+    )
     assert outcome.steps == step + 1
 
 

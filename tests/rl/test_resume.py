@@ -54,7 +54,8 @@ def learned_bytes(run):
 @pytest.mark.parametrize("backend", ["inprocess", "ray"])
 def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(tmp_path, backend):
     make_policy(tmp_path / "policy")
-    recipe = write_recipe(tmp_path, trainer={"total_steps": 12, "learning_rate": 1e-2, "save_steps": 4})
+    trainer = {"total_steps": 12, "learning_rate": 1e-2, "save_steps": 4}
+    recipe = write_recipe(tmp_path, trainer=trainer, algorithm={"preset": "vrbpo"})
     backend = f"cluster.backend={backend}"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     finish(start(recipe, backend, f"output_dir={whole}"))
@@ -70,7 +71,10 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(tmp_path, bac
     assert learned_bytes(killed) == learned_bytes(whole)
 
 
-@pytest.mark.parametrize(("backend", "number"), [("inprocess", signal.SIGTERM), ("ray", signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("backend", "number"),
+    [("inprocess", signal.SIGTERM), ("inprocess", signal.SIGHUP), ("ray", signal.SIGINT)],
+)
 def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path, backend, number):
     make_policy(tmp_path / "policy")
     recipe = write_recipe(tmp_path, trainer={"total_steps": 500, "save_steps": 500})
