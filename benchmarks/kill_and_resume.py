@@ -161,7 +161,7 @@ def table(rows: list[dict[str, Any]], whole_s: float, backend: str) -> str:
     """The results as Markdown."""
     said = {True: "yes", False: "NO"}
     lines = [
-        f"# Killed at random moments and resumed ({backend}, vrbpo, 12 steps in {whole_s:.1f} s, checkpoint every third)",
+        f"# Killed at random moments and resumed ({backend}, vrbpo, 12 steps in {whole_s:.1f} s, each third saved)",
         "",
         "| killed after | steps done | in a save | resumed from | equal metrics | equal weights | equal optimizer |",
         "|--:|--:|--|--|--|--|--|",

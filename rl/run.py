@@ -21,7 +21,7 @@ from rl.resume import Progress, find_start
 from rl.reward_gate import check_rewards
 from rl.run_files import WriteError
 from rl.run_lock import run_lock
-from rl.stop_signal import stop_signal
+from rl.stop_signal import hangup_ignored, stop_signal
 from rl.warmstart import ensure_policy, present_policy, run_warm_start
 from rollout.chat import Tokenizer
 from rollout.trajectory import SpecialTokens
@@ -114,10 +114,12 @@ def backend(
     if config.cluster.backend == "ray":
         from rl import cluster
 
-        with cluster.cluster(config):
-            rollouts, rewards, learner = cluster.start_parts(path, config, tokens)
-            with contextlib.closing(rewards):
-                yield rollouts, rewards, learner
+        with contextlib.ExitStack() as stack:
+            with hangup_ignored():
+                stack.enter_context(cluster.cluster(config))
+                rollouts, rewards, learner = cluster.start_parts(path, config, tokens)
+            stack.enter_context(contextlib.closing(rewards))
+            yield rollouts, rewards, learner
         return
     from rewards.worker import LocalRewards
     from rl.rollout_workers import rollout_worker

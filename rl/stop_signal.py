@@ -12,6 +12,22 @@ ASK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextlib.contextmanager
+def hangup_ignored() -> Iterator[None]:
+    """Processes that are started inside outlive a closed terminal, as children inherit what is ignored.
+
+    Ray's would die of it before the run could save what they hold.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
     """Ctrl-C, SIGTERM and a closed terminal ask for a stop after the step; a second Ctrl-C or SIGTERM stops at once.
 
