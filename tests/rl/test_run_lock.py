@@ -22,6 +22,17 @@ with run_lock(Path(sys.argv[1])):
 """
 
 
+class Silent:
+    def step(self, stage, step, metrics):
+        pass
+
+    def say(self, text):
+        pass
+
+    def warn(self, text):
+        pass
+
+
 def hold(folder):
     """Another process that holds the folder."""
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE, text=True)
@@ -128,3 +139,22 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     message = rf"cannot write {tmp_path}/file/run: Not a directory"
     with pytest.raises(WriteError, match=message), run_lock(tmp_path / "file" / "run"):
         pass
+
+
+def test_train_resume_and_sft_are_refused_before_they_read_or_write_anything(tmp_path):
+    from rl.recipe import load_recipe
+    from rl.recorder import Recorder
+    from rl.run import run_sft, run_training
+    from tiny import write_recipe
+
+    config = load_recipe([write_recipe(tmp_path, data={"path": str(tmp_path / "not there.jsonl")})], [])
+    recorder = Recorder(config, Silent())
+    with run_lock(recorder.run):
+        for start in (
+            lambda: run_training(config, recorder, False),
+            lambda: run_training(config, recorder, True),
+            lambda: run_sft(config, recorder),
+        ):
+            with pytest.raises(RunLockedError, match="in use by this very process"):
+                start()
+        assert [path.name for path in recorder.run.iterdir()] == [LOCK]
