@@ -32,19 +32,19 @@ class RewardTerm(BaseModel):
             with one message, ``mask`` leaves the completion out and counts it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     fn: str
     name: str = Field(default="", pattern=r"^[\w.\-]+$", validate_default=True)
     kwargs: dict[str, Any] = Field(default_factory=dict)
-    weight: float = Field(default=1.0, allow_inf_nan=False)
+    weight: float = 1.0
     gate: bool = False
     shaping: bool = False
     attacks: tuple[Literal["empty", "list_everything", "sys_exit", "always_equal"], ...] = ()
     when: dict[str, Any] = Field(default_factory=dict)
     scope: Scope = "rows"
     isolation: Isolation = "process"
-    timeout_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    timeout_s: float | None = Field(default=None, gt=0)
     on_error: Literal["raise", "mask"] = "raise"
 
     @model_validator(mode="before")
@@ -100,7 +100,10 @@ def _absolute(fn: str) -> str:
     if not is_file(fn):
         return fn
     place, _, attribute = fn.rpartition(":")
-    return f"{Path(place).expanduser().resolve()}:{attribute}"
+    try:
+        return f"{Path(place).expanduser().resolve()}:{attribute}"
+    except RuntimeError as error:  # ~user of nobody
+        raise ValueError(f"{place}: {str(error).rstrip('.').lower()}") from None
 
 
 def _declared(fn: str) -> Declared:

@@ -17,7 +17,7 @@ from rl.resolve import COUNTED_NOISE, PAIRED_NOISE, TRAJECTORIES, WHOLE_COMPLETI
 class Section(BaseModel):
     """A frozen block of a recipe; an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 class AlgorithmConfig(Section):

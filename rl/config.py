@@ -6,13 +6,14 @@ from pydantic import Field, model_validator
 
 from rewards.term import RewardTerm
 from rl.algorithm import AlgorithmConfig, Section
+from rl.files import LocalPath
 from rollout.config import DecodeConfig, Limits
 
 
 class ModelConfig(Section):
     """The policy: a Hugging Face folder, or the shape of a model to make from scratch."""
 
-    path: str | None = Field(default=None, description="folder to start from; empty: the warm start's result")
+    path: LocalPath | None = Field(default=None, description="folder to start from; empty: the warm start's result")
     init: dict[str, Any] | None = Field(
         default=None, description="LLaDA2 config fields of a new model (config.json names)"
     )
@@ -23,7 +24,7 @@ class ModelConfig(Section):
 class DataConfig(Section):
     """Where rows come from: a hub name, a local file or folder, or the generated `arithmetic` task."""
 
-    path: str
+    path: LocalPath
     name: str | None = Field(default=None, description="configuration of a hub data set; local copies have none")
     split: str = "train"
     transform: str | None = Field(
@@ -62,7 +63,7 @@ class SFTConfig(Section):
 class RolloutDecode(DecodeConfig):
     """Decoding while learning: sampled, with positions chosen by the state, so that its likelihood is exact."""
 
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    temperature: float = Field(default=1.0, gt=0)
     edit_sampling: Literal["argmax", "sample"] = "sample"
     unmask_confidence: Literal["drawn", "top"] = "top"
 
@@ -157,7 +158,7 @@ class RunConfig(Section):
     """Everything a run needs; `redraft train` saves it resolved beside its results."""
 
     seed: int = Field(default=0, ge=0)
-    output_dir: str
+    output_dir: LocalPath
     model: ModelConfig
     data: DataConfig
     rewards: Annotated[tuple[RewardTerm, ...], Field(min_length=1)]

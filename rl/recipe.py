@@ -1,19 +1,19 @@
 """Reading recipes: YAML files merged left to right, then `key.sub=value` overrides, then validation.
 
-Every mistake becomes one `RecipeError` that says where it is and what would be valid.
+Every mistake becomes one `RecipeError` that says where it is and what would be valid. docs/recipes.md holds the rules.
 """
 
-import difflib
-import types
-import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from rl.config import RunConfig
+from rl.files import expand
+from rl.recipe_errors import describe_all
+from rl.settle import settle
+from rl.yaml_core import YamlError, dump_yaml, parse_yaml, read_yaml
 
 
 class RecipeError(ValueError):
@@ -26,6 +26,7 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     Args:
         paths: YAML files; later ones win key by key.
         overrides: `key.sub=value` words; values are YAML, so `true`, `1e-4` and `[1, 2]` mean what they look like.
+            Of two for one key the later one wins.
 
     Returns:
         The validated configuration.
@@ -35,92 +36,74 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = _merge(merged, _read_yaml(Path(path)))
+        merged = _merge(merged, _read(expand(path)), str(path))
     for word in overrides:
-        merged = _merge(merged, _parse_override(word))
+        merged = _merge(merged, _parse_override(word), f"override {word!r}")
+    source = ", ".join(map(str, paths))
     try:
-        return RunConfig.model_validate(merged)
+        return RunConfig.model_validate(settle(merged, RunConfig))
+    except YamlError as error:
+        raise RecipeError(f"{source}: {error}") from None
     except ValidationError as error:
-        source = ", ".join(map(str, paths))
-        raise RecipeError("\n".join(f"{source}: {_describe(problem)}" for problem in error.errors())) from None
+        raise RecipeError("\n".join(f"{source}: {told}" for told in describe_all(error, RunConfig))) from None
 
 
 def dump_recipe(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_recipe` reads back to an equal one."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(config.model_dump())
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a folder; a recipe is a YAML file")
+    if not path.exists():
         nearby = sorted(str(p) for p in Path("recipes").glob("*.yaml"))
         raise RecipeError(f"{path}: no such recipe; recipes here: {', '.join(nearby) or 'none in ./recipes'}")
     try:
-        content = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not valid YAML: {error}") from None
+        content = read_yaml(path)
+    except YamlError as error:
+        raise RecipeError(str(error)) from None
     if not isinstance(content, dict):
-        raise RecipeError(f"{path}: a recipe is a mapping of sections, got {type(content).__name__}")
-    return _fix_floats(content)
+        got = {type(None): "nothing: the file is empty", list: "a list"}.get(type(content), "text")
+        raise RecipeError(f"{path}: a recipe is a mapping of sections, got {got}")
+    return content
 
 
-def _fix_floats(value: Any) -> Any:
-    """YAML 1.1 reads `1e-4` as text; people mean the number."""
-    if isinstance(value, dict):
-        return {key: _fix_floats(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_fix_floats(item) for item in value]
-    if isinstance(value, str) and value[:1].isdigit() and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+def _merge(base: Any, extra: Any, source: str, where: str = "") -> Any:
+    """`extra` wins key by key; an empty mapping empties, and a mapping of numbers changes items of a list."""
+    if isinstance(base, list) and isinstance(extra, dict) and extra:
+        return _merge_items(base, extra, source, where)
+    if not (isinstance(base, dict) and isinstance(extra, dict) and (extra or not where)):
+        return extra
     merged = dict(base)
     for key, value in extra.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        merged[key] = _merge(merged.get(key), value, source, f"{where}.{key}".lstrip("."))
+    return merged
+
+
+def _merge_items(base: list[Any], extra: dict[str, Any], source: str, where: str) -> list[Any]:
+    merged = list(base)
+    valid = f"{where}.0 to {where}.{len(base) - 1}" if base else "it has no items"
+    for key, value in extra.items():
+        if not (key.isascii() and key.isdigit() and int(key) < len(base)):
+            raise RecipeError(
+                f"{source}: {where}.{key}: {where} is a list, its items have numbers: {valid}; or give the whole list,"
+                f" {where}=[...]"
+            )
+        merged[int(key)] = _merge(merged[int(key)], value, source, f"{where}.{key}")
     return merged
 
 
 def _parse_override(word: str) -> dict[str, Any]:
     key, equals, text = word.removeprefix("--").partition("=")
-    if not equals or not all(key.split(".")):
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
         raise RecipeError(f"override {word!r}: write key.sub=value, e.g. trainer.learning_rate=1e-4")
     try:
-        value = _fix_floats(yaml.safe_load(text))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"override {word!r}: the value is not valid YAML: {error}") from None
-    for part in reversed(key.split(".")):
+        value = parse_yaml(text, f"override {word!r}")
+    except YamlError as error:
+        is_syntax = "not valid YAML" in str(error)
+        raise RecipeError(f"{error}" + f"; put text in quotes twice: {key}='\"...\"'" * is_syntax) from None
+    for part in reversed(parts):
         value = {part: value}
     return value
-
-
-def _describe(problem: Any) -> str:
-    """One pydantic problem as one sentence with the nearest valid key where a key is unknown."""
-    location = ".".join(str(part) for part in problem["loc"]) or "recipe"
-    if problem["type"] != "extra_forbidden":
-        message = problem["msg"].removeprefix("Value error, ")
-        got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-        return f"{location}: {message}{got}"
-    key, valid = str(problem["loc"][-1]), sorted(_keys_at(problem["loc"][:-1]))
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
-    return f"{location}: unknown key {key!r}; {hint}"
-
-
-def _keys_at(location: Iterable[Any]) -> list[str]:
-    model: type[BaseModel] | None = RunConfig
-    for part in location:
-        if isinstance(part, str) and model is not None and part in model.model_fields:
-            model = _section_type(model.model_fields[part].annotation) or model
-    return list(model.model_fields) if model else []
-
-
-def _section_type(annotation: Any) -> type[BaseModel] | None:
-    """The configuration class inside `X`, `X | None` or `Sequence[X]`."""
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return annotation if issubclass(annotation, BaseModel) else None
-    return next(filter(None, map(_section_type, typing.get_args(annotation))), None)

@@ -61,14 +61,14 @@ class DecodeConfig(BaseModel):
         record_routes: Keep in the trace which experts every forward of the active block visited.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     block_length: int = Field(default=32, ge=1)
     threshold: float = Field(default=0.7, ge=0.0, le=1.0)
     editing_threshold: float = 0.5
     max_post_steps: int = Field(default=16, ge=0)
     max_completion_length: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    temperature: float = Field(default=0.0, ge=0.0)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     edit_sampling: Literal["argmax", "sample"] = "argmax"

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pydantic import ValidationError
 
 from rl.config import AlgorithmConfig
 from rl.presets import PRESETS
+from rl.recipe_errors import describe_all
+from rl.settle import settle
+from rl.yaml_core import read_yaml
 
 DEFAULT_FORWARDS = 2
 
@@ -22,7 +25,7 @@ def read_variants(path: Path) -> dict[str, AlgorithmConfig]:
     Raises:
         ValueError: The file is no such mapping, or a section is not valid.
     """
-    found = yaml.safe_load(path.read_text())
+    found = read_yaml(path)
     if not isinstance(found, dict) or not all(isinstance(section, dict) for section in found.values()):
         raise ValueError(f"{path}: must map names to algorithm sections, e.g. `mine: {{preset: vrbpo, num_mc: 3}}`")
     taken = sorted(found.keys() & PRESETS.keys())
@@ -31,9 +34,10 @@ def read_variants(path: Path) -> dict[str, AlgorithmConfig]:
     variants = {}
     for name, section in found.items():
         try:
-            variants[str(name)] = AlgorithmConfig.model_validate(section)
-        except ValueError as error:
-            raise ValueError(f"{path}: {name}: {error}") from error
+            variants[str(name)] = AlgorithmConfig.model_validate(settle(section, AlgorithmConfig))
+        except ValidationError as error:
+            told = "; ".join(describe_all(error, AlgorithmConfig))
+            raise ValueError(f"{path}: {name}: {told}") from None
     return variants
 
 

@@ -1,8 +1,13 @@
+import re
+import typing
+
 import pytest
 import yaml
 
 from rl.config import RunConfig
+from rl.files import LocalPath
 from rl.recipe import RecipeError, dump_recipe, load_recipe
+from rl.settle import alternatives, section_type
 from tiny import recipe, write_recipe
 
 
@@ -47,8 +52,35 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("rollout.decode.editing_window=2", "use editing_window: 1 while learning"),
         ("algorithm={estimator: elbo, ratio: token}", "an ELBO has no token ratio"),
         ("evaluation.decode.block_length=4", "block_length.*must be equal"),
-        ("rewards=[]", "rewards: .*at least 1"),
+        ("rewards=[]", "rewards: must have at least one item"),
         ("seed", "write key.sub=value"),
+        ("rollout.prompts_per_step=true", "rollout.prompts_per_step: Input should be a valid integer, got true"),
+        ("rollout.prompts_per_step='3'", "Input should be a valid integer, got '3'"),
+        ("data.max_rows=1.5", "data.max_rows: Input should be a valid integer, got 1.5"),
+        ("data.max_rows=1_000", "data.max_rows: Input should be a valid integer, got '1_000'"),
+        ("trainer.learning_rate=.inf", "trainer.learning_rate: must be a finite number, got inf"),
+        ("trainer.learning_rate=1e999", "trainer.learning_rate: 1e999 is too large a number"),
+        ("rewards.0.weight=.nan", "rewards.0.weight: must be a finite number"),
+        ("rollout.decode.temperature=.inf", "rollout.decode.temperature: must be a finite number"),
+        ("rewards.0.when={hash: 12e45678}", "rewards.0.when.hash: 12e45678 is too large a number; write it in quotes"),
+        ("trainer.freeze_router='off'", "trainer.freeze_router: write true or false, got 'off'"),
+        ("trainer.learning_rate=null", "trainer.learning_rate: Input should be a valid number, got None"),
+        ("output_dir=null", "output_dir: must be text"),
+        ("output_dir={a: 1}", "output_dir: must be text, got a mapping"),
+        ("output_dir=@x", "not valid YAML: .*put text in quotes twice: output_dir="),
+        ("trainer=5", "trainer: must be a mapping, e.g. trainer: {key: value}, got '5'"),
+        ("report_to={a: 1}", r"report_to: must be a list, e.g. report_to: \[tensorboard\], got a mapping"),
+        ("rewards=math_accuracy", r"rewards: must be a list, e.g. rewards: \[{fn: math_accuracy}\], got"),
+        ("rewards.1.weight=2", "rewards.1: rewards is a list, its items have numbers: rewards.0 to rewards.0; or give"),
+        ("rewards.-1.weight=2", "rewards.-1: rewards is a list"),
+        ("rewards.weight=2", "rewards.weight: rewards is a list"),
+        ("rewards=null", "rewards: is missing"),
+        ("learning_rate=1e-4", "unknown key 'learning_rate'; did you mean trainer.learning_rate or sft.learning_rate"),
+        ("trainer.beta=0.1", r"trainer.beta: unknown key 'beta'; did you mean algorithm.beta\?"),
+        ("algorithm={num_mc: 1, num_mc: 2}", "override .*: the key 'num_mc' is written twice"),
+        ("data.kwargs={a: {b: 1, c: 2, b: 3}}", "override .*: the key 'b' is written twice"),
+        ("model.path=~nobody-of-that-name/x", "model.path: .*no home folder of '~nobody-of-that-name'"),
+        ("rewards.0.fn=~nobody-of-that-name/x.py:f", "rewards.0.fn: .*could not determine home"),
         ("model.path=null", "model.path is needed, or model.init"),
     ],
 )
@@ -74,6 +106,152 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(RecipeError, match=message):
         load_recipe([path])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "a recipe is a mapping of sections, got nothing: the file is empty"),
+        ("# nothing yet\n", "got nothing: the file is empty"),
+        ("just words\n", "a recipe is a mapping of sections, got text"),
+        (
+            "trainer: {total_steps: 7}\nmodel: {}\ntrainer: {seed: 1}\n",
+            "bad.yaml:3: the key 'trainer' is written twice",
+        ),
+        ("trainer.total_steps: 7\n", r"unknown key 'trainer.total_steps'; in a file .* trainer: {total_steps: \.\.\.}"),
+    ],
+)
+def test_a_file_that_says_too_little_or_too_much_is_refused(tmp_path, text, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        load_recipe([path])
+
+
+def test_a_folder_is_no_recipe(tmp_path):
+    with pytest.raises(RecipeError, match="is a folder; a recipe is a YAML file"):
+        load_recipe([tmp_path])
+
+
+def test_an_unknown_reward_is_one_line(tmp_path):
+    with pytest.raises(RecipeError, match="did you mean 'math_accuracy'") as error:
+        load_recipe([write_recipe(tmp_path)], ["rewards=[{fn: math_acuracy}]"])
+    assert "\n" not in str(error.value)
+
+
+TEXTS = ["20240601", "2024-06-01", "1.0", "91e4573", "010", "off", "no", "true", "12e45678", "1_000", ".inf"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", ["output_dir", "data.name", "model.path", "evaluation.data.split"])
+def test_where_the_schema_wants_text_it_is_taken_as_written(tmp_path, key, text):
+    sections = {"model": {"init": {}}, "sft": {"data": {"path": "arithmetic"}}}
+    config = read_back(tmp_path, load_recipe([write_recipe(tmp_path, **sections)], [f"{key}={text}"]))
+    for part in key.split("."):
+        config = getattr(config, part)
+    assert config == text
+
+
+def read_back(tmp_path, config):
+    """What a saved run says is what it was."""
+    saved = tmp_path / "resolved.yaml"
+    saved.write_text(dump_recipe(config))
+    assert load_recipe([saved]) == config
+    return config
+
+
+def test_off_is_a_choice_in_files_and_overrides(tmp_path):
+    more = tmp_path / "more.yaml"
+    more.write_text("trainer:\n  collapse_alarm: off\nalgorithm: {path_check: off}\n")
+    assert load_recipe([write_recipe(tmp_path), more]).trainer.collapse_alarm == "off"
+    config = load_recipe([write_recipe(tmp_path)], ["trainer.collapse_alarm=off", "algorithm.path_check=off"])
+    assert (config.trainer.collapse_alarm, config.algorithm.path_check) == ("off", "off")
+    assert read_back(tmp_path, config) == config
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("off", False), ("No", False), ("on", True), ("YES", True), ("TRUE", True)]
+)
+def test_a_switch_takes_the_usual_words(tmp_path, text, expected):
+    config = load_recipe([write_recipe(tmp_path)], [f"trainer.freeze_router={text}"])
+    assert config.trainer.freeze_router is expected
+
+
+def test_untyped_places_take_the_value_of_the_core_schema(tmp_path):
+    words = [
+        "rewards.0.when={country: no, hash: '12e45678', code: '7e2', flag: true, octal: 010, list: [off, 1e-3]}",
+        "rewards.0.kwargs={penalty: -1e-3, up: +2e-1, cap: .inf, 1: text, by_length: {1: 2}}",
+        "data.max_rows=010",
+    ]
+    config = read_back(tmp_path, load_recipe([write_recipe(tmp_path)], words))
+    assert config.rewards[0].when == {
+        "country": "no", "hash": "12e45678", "code": "7e2", "flag": True, "octal": 10, "list": ["off", 1e-3]
+    }  # fmt: skip
+    expected = {"penalty": -1e-3, "up": 0.2, "cap": float("inf"), "1": "text", "by_length": {1: 2}}
+    assert config.rewards[0].kwargs == expected
+    assert config.data.max_rows == 10
+
+
+@pytest.mark.parametrize(
+    "text", ["wandb", "[wandb]", "'wandb'", "null", "[]", "wandb,tensorboard", "[wandb, tensorboard]"]
+)
+def test_a_list_of_names_may_be_one_name_or_several_with_commas(tmp_path, text):
+    config = load_recipe([write_recipe(tmp_path)], [f"report_to={text}"])
+    assert config.report_to == tuple(name for name in ("wandb", "tensorboard") if name in text)
+
+
+def test_an_item_of_a_list_is_changed_by_its_number(tmp_path):
+    config = load_recipe([write_recipe(tmp_path)], ["rewards.0.weight=2", "rewards.0.kwargs.a=1"])
+    assert (config.rewards[0].weight, config.rewards[0].kwargs) == (2.0, {"a": 1})
+    assert config.rewards[0].fn.endswith("reward.py:digits")
+
+
+@pytest.mark.parametrize("text", ["{}", "null", ""])
+def test_a_mapping_can_be_emptied_and_filled_again(tmp_path, text):
+    config = load_recipe([write_recipe(tmp_path)], [f"data.kwargs={text}"])
+    assert config.data.kwargs == {}
+    assert load_recipe([write_recipe(tmp_path)], [f"data.kwargs={text}", "data.kwargs.b=1"]).data.kwargs == {"b": 1}
+
+
+def test_a_file_empties_what_an_earlier_one_said(tmp_path):
+    more = tmp_path / "more.yaml"
+    more.write_text("data: {kwargs: {}}\ntrainer:\nevaluation:\n")
+    config = load_recipe([write_recipe(tmp_path), more])
+    assert (config.data.kwargs, config.evaluation) == ({}, None)
+    assert config.trainer == RunConfig.model_fields["trainer"].default
+    more.write_text("{}\n")
+    assert load_recipe([write_recipe(tmp_path), more]) == load_recipe([write_recipe(tmp_path)])
+
+
+def test_of_two_overrides_the_later_one_wins(tmp_path):
+    assert load_recipe([write_recipe(tmp_path)], ["seed=1", "seed=2"]).seed == 2
+
+
+def test_every_path_of_a_recipe_knows_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    keys = ["output_dir", "model.path", "data.path", "evaluation.data.path", "sft.data.path", "rewards.0.fn"]
+    config = load_recipe([write_recipe(tmp_path)], [f"{key}=~/x.py:f" for key in keys])
+    found = [config.output_dir, config.model.path, config.data.path, config.evaluation.data.path]
+    assert {*found, config.sft.data.path, config.rewards[0].fn} == {"/home/me/x.py:f"}
+    assert load_recipe([write_recipe(tmp_path)], ["output_dir=a/~/b"]).output_dir == "a/~/b"
+
+
+def test_every_key_that_holds_a_path_is_a_path_of_the_schema():
+    """A new key that is named like a path must not be plain text."""
+    found = dict(text_fields(RunConfig))
+    paths = {name for name in found if re.search(r"(^|\.|_)(path|dir|file|folder)$", name)}
+    assert paths == {"output_dir", "model.path", "data.path", "evaluation.data.path", "sft.data.path"}
+    assert all(found[name] == LocalPath or LocalPath in typing.get_args(found[name]) for name in paths)
+
+
+def text_fields(section, prefix=""):
+    hints = typing.get_type_hints(section, include_extras=True)
+    for name, field in section.model_fields.items():
+        inner = section_type(field.annotation)
+        if inner is not None:
+            yield from text_fields(inner, f"{prefix}{name}.")
+        elif str in alternatives(field.annotation):
+            yield f"{prefix}{name}", hints[name]
 
 
 def test_every_recipe_of_the_repository_is_valid():

@@ -1,0 +1,135 @@
+"""Paths as people write them, and output files that are whole or not there."""
+
+import contextlib
+import errno
+import os
+import re
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, TextIO
+
+from pydantic import AfterValidator
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)")
+
+
+def expand(path: str | Path) -> Path:
+    """A path with `~` and `~user` replaced by the home folder; nothing else is replaced.
+
+    Raises:
+        ValueError: There is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        name = Path(path).parts[0]
+        raise ValueError(f"{path}: no home folder of {name!r}; write ./{name} for a folder of that name") from None
+
+
+def _expand_text(path: str) -> str:
+    return str(expand(path)) if path.startswith("~") else path
+
+
+LocalPath = Annotated[str, AfterValidator(_expand_text)]
+"""A path in a recipe."""
+
+
+def check_output_file(path: str | Path) -> Path:
+    """Refuse, before any work is done, a place that cannot be written; makes nothing.
+
+    Returns:
+        The path with `~` expanded.
+
+    Raises:
+        OSError: It is a folder, its folder is a file, or one may not write there.
+    """
+    path = expand(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path}: is a folder; give the name of a file in it")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise PermissionError(f"{path}: may not be written")
+    if not path.exists() or path.is_file():
+        check_output_folder(_target(path).parent)
+    return path
+
+
+def check_output_folder(path: str | Path) -> Path:
+    """As `check_output_file`, for a folder that is there or is to be made.
+
+    Raises:
+        OSError: A file stands in its place or above it, or one may not write there.
+    """
+    path = expand(path)
+    above = next(folder for folder in (path, *path.absolute().parents) if folder.exists() or folder.is_symlink())
+    if not above.is_dir():
+        raise NotADirectoryError(f"{path}: cannot be made, {above} is no folder")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path}: cannot be written, {above} may not be changed")
+    return path
+
+
+@contextlib.contextmanager
+def output_file(path: str | Path) -> Iterator[TextIO]:
+    """A text file to write, which appears under its name only when the block ends well.
+
+    A link is followed. What is no regular file (a pipe, a device, `/dev/stdout`) is written straight, never replaced.
+
+    Raises:
+        OSError: As `check_output_file`, or a full disk; an earlier file is as it was.
+    """
+    path = check_output_file(path)
+    straight = _open_straight(path)
+    if straight is not None:
+        with straight as file:
+            yield file
+        return
+    target = _target(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".partial")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            yield file
+        if target.exists():
+            shutil.copymode(target, partial)
+        else:
+            os.chmod(partial, 0o666 & ~_umask())
+        os.replace(partial, target)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:  # of the work, not of this file
+            raise
+        raise OSError(error.errno, f"{error.strerror}; nothing was written or replaced", str(path)) from error
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def is_stdout(path: str | Path) -> bool:
+    """Whether a file is where this process prints; what else it has to say belongs on stderr then."""
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(1))
+    except OSError:
+        return False
+
+
+def _open_straight(path: Path) -> TextIO | None:
+    """The file itself where it is no regular one; a descriptor is shared, because opening it anew would cut it off."""
+    match = _DESCRIPTOR.fullmatch(str(path))
+    if match:
+        number = int(match[1] or match[4] or (1 if match[2] else 2))
+        return open(os.dup(number), "w", encoding="utf-8")
+    if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+        return path.open("w", encoding="utf-8")
+    return None
+
+
+def _target(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
