@@ -2,12 +2,20 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from rewards.term import RewardTerm
 from rl.algorithm import AlgorithmConfig, Section
-from rl.files import LocalPath
+from rl.files import expand
 from rollout.config import DecodeConfig, Limits
+
+
+def _expand_text(path: str) -> str:
+    return str(expand(path)) if path.startswith("~") else path
+
+
+LocalPath = Annotated[str, AfterValidator(_expand_text)]
+"""A path, with `~` for the home folder; every path of a recipe has this type."""
 
 
 class ModelConfig(Section):

@@ -1,4 +1,4 @@
-"""Rows for learning and evaluation: generated tasks, hub data sets and local files, and their order."""
+"""Rows for learning and evaluation: loaded or generated, transformed, checked, and their order."""
 
 import contextlib
 import hashlib
@@ -7,22 +7,15 @@ import inspect
 import json
 import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from jinja2 import TemplateError
 
 from rl.config import DataConfig
+from rl.data_files import DataError, load_files, source_name
 from rl.seeding import derive_seed, make_generator
 from rl.tasks import GENERATORS, TRANSFORMS, Row
-
-LOADERS = {".json": "json", ".csv": "csv", ".parquet": "parquet"}
-"""Local files that the datasets library reads, by ending; JSONL is read here, to name files and lines."""
-
-
-class DataError(ValueError):
-    """A data set or a row that cannot be used."""
 
 
 def load_rows(config: DataConfig, seed: int) -> list[Row]:
@@ -42,7 +35,10 @@ def load_rows(config: DataConfig, seed: int) -> list[Row]:
     if config.transform:
         named = _transformed(config, named)
     elif config.kwargs and config.path not in GENERATORS:
-        raise DataError(f"data.kwargs of {config.path}: nothing takes {', '.join(config.kwargs)} without a transform")
+        raise DataError(
+            f"data.kwargs of {config.path}: nothing takes {', '.join(config.kwargs)} without a transform; empty them"
+            " with data.kwargs={} (evaluation.data.kwargs={}, sft.data.kwargs={})"
+        )
     for where, row in named:
         with located(where):
             check_prompt(row)
@@ -57,11 +53,6 @@ def sample_rows(rows: list[Row], max_rows: int | None, seed: int) -> list[Row]:
     if not max_rows or max_rows >= len(rows):
         return rows
     return random.Random(derive_seed(seed, "max_rows")).sample(rows, max_rows)
-
-
-def source_name(config: DataConfig) -> str:
-    """What errors call a set of rows."""
-    return f"{config.path} ({config.split})"
 
 
 @contextlib.contextmanager
@@ -93,30 +84,6 @@ def check_prompt(row: Row) -> None:
         )
 
 
-def read_jsonl(path: str | Path) -> list[tuple[int, Row]]:
-    """Rows of a JSONL file with their line numbers, from 1; a bad row is named by file and line."""
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    rows = []
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid UTF-8: {error}") from None
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}:{number}: not valid JSON: {error}") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}:{number}: a row is a JSON object, got {type(row).__name__}")
-            rows.append((number, row))
-    if not rows:
-        raise DataError(f"{path}: the file has no rows")
-    return rows
-
-
 def rows_fingerprint(rows: Sequence[Row]) -> str:
     """Hash of all rows, kept in checkpoints so that a resumed run notices changed data."""
     digest = hashlib.sha256()
@@ -138,14 +105,11 @@ def step_indices(num_rows: int, prompts_per_step: int, seed: int, step: int) -> 
 
 def _named_rows(config: DataConfig) -> list[tuple[str, Row]]:
     """Untransformed rows, each with what errors call it."""
-    if config.path.endswith(".jsonl"):
-        return [(f"{config.path}:{line}", row) for line, row in read_jsonl(config.path)]
-    if config.path in GENERATORS:
-        generate = GENERATORS[config.path]
-        _check_arguments(generate, config.path, config.kwargs)
-        rows = generate(config.split, **config.kwargs)
-    else:
-        rows = _load_dataset(config)
+    if config.path not in GENERATORS:
+        return load_files(config)
+    generate = GENERATORS[config.path]
+    _check_arguments(generate, config.path, config.kwargs)
+    rows = generate(config.split, **config.kwargs)
     return [(f"{source_name(config)}: row {number}", row) for number, row in enumerate(rows, start=1)]
 
 
@@ -172,31 +136,6 @@ def _check_arguments(function: Callable[..., Any], name: str, kwargs: dict[str, 
     except TypeError as error:
         valid = ", ".join([*signature.parameters][1:]) or "none"
         raise DataError(f"data.kwargs of {name}: {error}; valid keys: {valid}") from None
-
-
-def _load_dataset(config: DataConfig) -> list[Row]:
-    import datasets
-    from datasets.exceptions import DatasetsError
-
-    path = Path(config.path).expanduser()
-    loader, is_local = LOADERS.get(path.suffix), path.exists()
-    # A path that looks local must not be looked up on the hub: the error would send the user the wrong way.
-    if not is_local and (loader or config.path.startswith((".", "/", "~"))):
-        raise DataError(f"{config.path}: no such file or folder")
-    try:
-        if loader:
-            loaded = datasets.load_dataset(loader, data_files=str(path), split="train")
-        elif is_local:
-            loaded = datasets.load_dataset(str(path), split=config.split)
-        else:
-            loaded = datasets.load_dataset(config.path, config.name, split=config.split)
-        return [dict(row) for row in loaded]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    except (OSError, ValueError, StopIteration, DatasetsError) as error:  # StopIteration: a file without rows
-        for file in sorted(path.glob("*.jsonl")):
-            read_jsonl(file)  # names the file and the line where a row is malformed
-        reason = str(error.__cause__ or error) or "a file has no rows"
-        hint = "" if is_local else "; give a local copy with data.path=FOLDER (and evaluation.data.path, sft.data.path)"
-        raise DataError(f"{source_name(config)}: cannot load the data set: {reason}{hint}") from error
 
 
 def _find_transform(name: str) -> Callable[..., Any]:

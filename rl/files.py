@@ -9,9 +9,7 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TextIO
-
-from pydantic import AfterValidator
+from typing import TextIO
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 _DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)")
@@ -28,14 +26,6 @@ def expand(path: str | Path) -> Path:
     except RuntimeError:
         name = Path(path).parts[0]
         raise ValueError(f"{path}: no home folder of {name!r}; write ./{name} for a folder of that name") from None
-
-
-def _expand_text(path: str) -> str:
-    return str(expand(path)) if path.startswith("~") else path
-
-
-LocalPath = Annotated[str, AfterValidator(_expand_text)]
-"""A path in a recipe."""
 
 
 def check_output_file(path: str | Path) -> Path:
@@ -119,9 +109,9 @@ def _open_straight(path: Path) -> TextIO | None:
     match = _DESCRIPTOR.fullmatch(str(path))
     if match:
         number = int(match[1] or match[4] or (1 if match[2] else 2))
-        return open(os.dup(number), "w", encoding="utf-8")
+        return open(os.dup(number), "w", buffering=1, encoding="utf-8")
     if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        return path.open("w", encoding="utf-8")
+        return path.open("w", buffering=1, encoding="utf-8")
     return None
 
 

@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rl.codec import check_fits
-from rl.data import check_prompt, located, read_jsonl
+from rl.data import check_prompt, located
+from rl.data_files import read_jsonl
+from rl.files import check_output_file, output_file
 from rl.policy import PolicyLimits, find_text_side, load_policy, policy_limits
 from rl.seeding import derive_seed
 from rl.tasks import Row
@@ -37,7 +37,7 @@ class GenerateJob:
 
 
 def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
-    """Complete every row and write the output file; it appears only when it is whole.
+    """Complete every row and write the output file, see `rl.files.output_file`.
 
     Args:
         job: The work.
@@ -46,13 +46,12 @@ def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
     Returns:
         A sentence with counts and speed.
     """
+    check_output_file(job.out)
     tokenizer, tokens = find_text_side(job.model)
     rows, prompts = _read_prompts(job, tokenizer)
-    decoder = Decoder(TorchEngine(load_policy(job.model, job.dtype, job.device)), tokens, job.slots)
-    started, total, forwards = time.perf_counter(), 0, 0
-    partial = Path(f"{job.out}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w", encoding="utf-8") as file:
+    with output_file(job.out) as file:
+        decoder = Decoder(TorchEngine(load_policy(job.model, job.dtype, job.device)), tokens, job.slots)
+        started, total, forwards = time.perf_counter(), 0, 0
         done: dict[int, Completion] = {}  # those that wait for an earlier row
         written = 0
         for count, (index, completion) in enumerate(decoder.stream(prompts, job.decode), start=1):
@@ -63,7 +62,6 @@ def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
                 file.write(json.dumps(row) + "\n")
                 written += 1
             advance(count, len(prompts))
-    os.replace(partial, job.out)
     seconds = time.perf_counter() - started
     return (
         f"{len(rows)} completions, {total} tokens in {seconds:.1f} s ({total / seconds:.0f} tokens/s,"

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from rl.cli.paths import home_path
+
 app = typer.Typer(name="bench", help="Benchmarks of Redraft itself.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -17,9 +19,10 @@ def bench() -> None:
 def estimators(
     long: Annotated[bool, typer.Option("--long", help="More policies, draws and rollouts (half an hour).")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of fixtures, rollouts and noise.")] = 0,
-    out: Annotated[Path, typer.Option(help="Folder of estimators.json, .md and the PNGs.")] = Path(
-        "benchmarks/results"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(parser=home_path, metavar="FOLDER", help="Folder of estimators.json, .md and the PNGs."),
+    ] = Path("benchmarks/results"),
 ) -> None:
     """Measure bias, variance and aim of every likelihood estimator against exact values."""
     from rl.bench.estimator_tables import sections
@@ -27,7 +30,9 @@ def estimators(
     from rl.bench.figures import draw_estimators
     from rl.bench.report import write_report
     from rl.cli.display import progress, text_table
+    from rl.files import check_output_folder
 
+    check_output_folder(out)
     with progress("estimators") as advance:
         record = measure(LONG if long else SHORT, seed, advance)
     figures = draw_estimators(record, out)
@@ -52,20 +57,29 @@ def learning(
     long: Annotated[bool, typer.Option("--long", help="More seeds.")] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 2,
     variants: Annotated[
-        Path | None, typer.Option(help="YAML file of algorithms of your own, to compare with --presets.")
+        Path | None,
+        typer.Option(
+            parser=home_path, metavar="FILE", help="YAML file of algorithms of your own, to compare with --presets."
+        ),
     ] = None,
     name: Annotated[str, typer.Option(help="Of the report's files.")] = "learning",
-    out: Annotated[Path, typer.Option(help="Folder of NAME.json, .md and .png.")] = Path("benchmarks/results"),
-    runs: Annotated[Path, typer.Option(help="Folder of finished runs; they are not run again.")] = Path(
-        "runs/bench_learning"
-    ),
+    out: Annotated[
+        Path, typer.Option(parser=home_path, metavar="FOLDER", help="Folder of NAME.json, .md and .png.")
+    ] = Path("benchmarks/results"),
+    runs: Annotated[
+        Path,
+        typer.Option(parser=home_path, metavar="FOLDER", help="Folder of finished runs; they are not run again."),
+    ] = Path("runs/bench_learning"),
 ) -> None:
     """Compare algorithms by their learning curves at equal rollouts and forwards."""
     from rl.bench.compare import LONG_SEEDS, SHORT_SEEDS, Comparison, compare
     from rl.bench.learning_report import BRIEF, brief_rows, cell_title, rate_rows
     from rl.bench.summary import cells
     from rl.cli.display import progress, text_table
+    from rl.files import check_output_folder
 
+    check_output_folder(out)
+    check_output_folder(runs)
     comparison = Comparison(
         presets=tuple(presets or ()),
         tasks=tuple(tasks or ()),
@@ -106,7 +120,9 @@ def decode(
         str | None,
         typer.Option(help="mini: LLaDA2.1-mini's shape on a GPU, against memory bandwidth; tiny-mini: without a GPU."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the JSON, Markdown and PNG.")] = Path("benchmarks/results"),
+    out: Annotated[
+        Path, typer.Option(parser=home_path, metavar="FOLDER", help="Folder of the JSON, Markdown and PNG.")
+    ] = Path("benchmarks/results"),
 ) -> None:
     """Measure the speed of every way of decoding on the same weights and prompts."""
     import torch
@@ -115,8 +131,10 @@ def decode(
     from rl.bench.decode_floor import FloorPlan, measure_floor
     from rl.bench.decode_report import publish, publish_floor
     from rl.cli.display import progress, text_table
+    from rl.files import check_output_folder
     from rl.policy import resolve_device
 
+    check_output_folder(out)
     torch.set_num_threads(threads)
     if random_weights is not None:
         few = tuple(slots or (1, 8, 64))

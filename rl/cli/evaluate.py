@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from rl.cli.paths import home
 from rl.cli.train import Overrides, Recipe, read_command
 
 
@@ -11,7 +12,12 @@ def evaluate(
     recipe: Recipe,
     overrides: Overrides = None,
     model: Annotated[
-        str, typer.Option(help="Policy folder; default: the run's newest checkpoint, or its first policy.")
+        str,
+        typer.Option(
+            parser=home,
+            metavar="FOLDER",
+            help="Policy folder; default: the run's newest checkpoint, or its first policy.",
+        ),
     ] = "",
 ) -> None:
     """Held-out accuracy of a policy with the recipe's evaluation settings."""

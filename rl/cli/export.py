@@ -4,10 +4,14 @@ from typing import Annotated
 
 import typer
 
+from rl.cli.paths import home
+
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run folder (its newest checkpoint) or a policy folder.")],
-    out: Annotated[str, typer.Option(help="Folder to write.")],
+    run: Annotated[
+        str, typer.Argument(parser=home, metavar="RUN", help="A run folder (its newest checkpoint) or a policy folder.")
+    ],
+    out: Annotated[str, typer.Option(parser=home, metavar="FOLDER", help="Folder to write.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64; default: as trained.")] = "",
     step: Annotated[int, typer.Option(help="Checkpoint of this step instead of the newest.")] = 0,
 ) -> None:
@@ -15,11 +19,13 @@ def export(
     from pathlib import Path
 
     from rl.checkpoint import checkpoint_to_export
+    from rl.files import check_output_folder
     from rl.policy import load_policy, load_text_side, save_policy
 
     source = Path(run)
     if not source.is_dir():
         raise FileNotFoundError(f"{run}: no such run or policy folder")
+    check_output_folder(out)
     if not (source / "config.json").is_file():
         source = checkpoint_to_export(source, step) / "hf"
     tokenizer, _ = load_text_side(str(source))

@@ -4,11 +4,18 @@ from typing import Annotated
 
 import typer
 
+from rl.cli.paths import home, tell
+
 
 def generate(
-    model: Annotated[str, typer.Option(help="Policy folder.")],
-    prompts: Annotated[str, typer.Option(help="JSONL rows with `prompt` (text or chat messages) or `prompt_ids`.")],
-    out: Annotated[str, typer.Option(help="JSONL file to write.")],
+    model: Annotated[str, typer.Option(parser=home, metavar="FOLDER", help="Policy folder.")],
+    prompts: Annotated[
+        str,
+        typer.Option(
+            parser=home, metavar="FILE", help="JSONL rows with `prompt` (text or chat messages) or `prompt_ids`."
+        ),
+    ],
+    out: Annotated[str, typer.Option(parser=home, metavar="FILE", help="JSONL file to write.")],
     mode: Annotated[str, typer.Option(help="q (careful), s (fast) or llada2.0 (no editing).")] = "q",
     threshold: Annotated[float | None, typer.Option(help="Unmask above this probability.")] = None,
     editing_threshold: Annotated[float | None, typer.Option(help="Edit above this probability; 1.0: never.")] = None,
@@ -31,10 +38,12 @@ def generate(
 ) -> None:
     """Complete prompts with the editing decoder."""
     from rl.cli.display import progress
+    from rl.files import check_output_file
     from rl.generate import GenerateJob, run_generate
     from rl.policy import policy_limits
     from rollout.config import DecodeConfig
 
+    check_output_file(out)
     chosen = {"threshold": threshold, "editing_threshold": editing_threshold, "max_post_steps": max_post_steps}
     fixed = {
         "max_completion_length": max_new_tokens,
@@ -50,4 +59,4 @@ def generate(
     job = GenerateJob(model, prompts, out, decode, seed, dtype, device, slots, trace)
     with progress("generate") as advance:
         summary = run_generate(job, advance)
-    typer.echo(summary)
+    tell(summary, out)

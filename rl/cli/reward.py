@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from rl.cli.paths import home_path
 from rl.cli.train import Overrides, read_command
 
 if TYPE_CHECKING:
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
 app = typer.Typer(name="reward", help="List, run and test rewards.", no_args_is_help=True, rich_markup_mode=None)
 
 Kwargs = Annotated[str, typer.Option(help="JSON object of the function's arguments.")]
-Data = Annotated[Path, typer.Option(help="JSONL file; a row has `prompt` and what the reward reads.")]
+Data = Annotated[
+    Path,
+    typer.Option(parser=home_path, metavar="FILE", help="JSONL file; a row has `prompt` and what the reward reads."),
+]
 
 
 @app.callback()
@@ -54,7 +58,14 @@ def list_rewards() -> None:
 def score(
     fn: Annotated[str, typer.Option(help="Name, pkg.module:function or path/file.py:function.")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="JSONL file to write: the rows with score, status, detail and ms.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            parser=home_path,
+            metavar="FILE",
+            help="JSONL file to write: the rows with score, status, detail and ms.",
+        ),
+    ],
     kwargs: Kwargs = "{}",
     timeout_s: Annotated[float | None, typer.Option(help="Seconds of one call, for rewards in a process.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Rows of one call.")] = 64,
@@ -62,12 +73,13 @@ def score(
     """Score the `completion` of every row of a file; a row that cannot be scored gets null and a reason."""
     import contextlib
     import json
-    import os
 
     from rewards.configured import ConfiguredReward
     from rewards.mixture import as_batch
     from rl.cli.display import progress
+    from rl.files import check_output_file, is_stdout, output_file
 
+    check_output_file(out)
     term = _term(fn, kwargs, timeout_s)
     rows = _rows(data)
     samples = [_sample(row, f"{data}:{number}") for number, row in rows]
@@ -78,13 +90,12 @@ def score(
             portion = samples[start : start + batch_size]
             verdicts += configured.score(as_batch(portion), [sample.group for sample in portion])
             advance(len(verdicts), len(samples))
-    partial = out.with_name(f".{out.name}.partial")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with partial.open("w") as file:
+    with output_file(out) as file:
         for (_, row), verdict in zip(rows, verdicts, strict=True):
             said = {"score": verdict.score, "status": verdict.status, "detail": verdict.detail, "ms": verdict.ms}
             file.write(json.dumps({**row, **said, **({"metrics": verdict.metrics} if verdict.metrics else {})}) + "\n")
-    os.replace(partial, out)
+    if is_stdout(out):
+        return  # the table would stand among the rows
     _summary(term.name, verdicts)
     typer.echo(f"{len(rows)} rows written to {out}")
 
@@ -93,7 +104,10 @@ def score(
 def try_rewards(
     what: Annotated[str, typer.Argument(metavar="RECIPE_OR_NAME", help="A recipe, or a reward as in --fn.")],
     overrides: Overrides = None,
-    data: Annotated[Path | None, typer.Option(help="JSONL file of rows; default: the recipe's training rows.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(parser=home_path, metavar="FILE", help="JSONL file of rows; default: the recipe's training rows."),
+    ] = None,
     kwargs: Kwargs = "{}",
     rows: Annotated[int, typer.Option(min=1, help="Rows to try: a sample.")] = 100,
 ) -> None:
@@ -192,7 +206,7 @@ def _term(fn: str, kwargs: str, timeout_s: float | None) -> "RewardTerm":
 
 
 def _rows(data: Path) -> list[tuple[int, dict[str, Any]]]:
-    from rl.data import read_jsonl
+    from rl.data_files import read_jsonl
 
     rows = read_jsonl(data)
     if not rows:

@@ -1,9 +1,11 @@
 """The command as a person types it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 import torch
@@ -141,6 +143,60 @@ def test_generate_names_what_is_wrong(place, redraft, rows, extra, message):
 
     assert re.search(message, err.replace("\n", " ")), err
     assert not out.exists()
+
+
+def place_verbs(place):
+    """Every verb that writes, with an input that is in order."""
+    rows = place / "rows.jsonl"
+    rows.write_text('{"prompt": "1+2=", "completion": "3"}\n')
+    return {
+        "generate": ["--model", place / "policy", "--prompts", rows, "--max-new-tokens", 8, "--block-length", 8],
+        "export": [place / "policy"],
+        "reward score": ["--fn", "boxed_format", "--data", rows],
+        "bench estimators": [],
+        "bench learning": [],
+        "bench decode": [],
+    }
+
+
+FILES = {"generate", "reward score"}
+
+
+@pytest.mark.parametrize(
+    "verb", ["generate", "export", "reward score", "bench estimators", "bench learning", "bench decode"]
+)
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(place, redraft, monkeypatch, verb):
+    monkeypatch.setattr("rl.models.llada2.checkpoint._weight_files", None)  # nothing loads a policy
+    words = place_verbs(place)[verb]
+    (place / "taken").write_text("old\n")
+    (place / "folder").mkdir()
+    before = sorted(place.rglob("*"))
+    wrong = [place / "taken" / "deeper", place / "folder" if verb in FILES else place / "taken"]
+    for out in wrong:
+        code, _, err = redraft(*verb.split(), *words, "--out", out)
+        assert (code, err.startswith("error: ")) == (1, True)
+        assert "is a folder" in err if out.name == "folder" else "is no folder" in err
+    assert sorted(place.rglob("*")) == before
+    assert (place / "taken").read_text() == "old\n"
+
+
+def test_outputs_follow_links_and_fill_pipes(place, redraft):
+    for verb in FILES:
+        words = place_verbs(place)[verb]
+        link, pipe = place / f"link {verb}", place / f"pipe {verb}"
+        link.symlink_to("real")
+        os.mkfifo(pipe)
+        assert redraft(*verb.split(), *words, "--out", link)[0] == 0
+        assert link.is_symlink()
+        assert json.loads((place / "real").read_text())["prompt"] == "1+2="
+        read = []
+        reader = threading.Thread(target=lambda pipe=pipe, read=read: read.append(pipe.read_text()))
+        reader.start()
+        assert redraft(*verb.split(), *words, "--out", pipe)[0] == 0
+        reader.join(timeout=30)
+        assert json.loads(read[0])["prompt"] == "1+2="
+        assert pipe.is_fifo()
+        assert not list(place.glob("*.partial")) + list(place.glob(".*.partial"))
 
 
 def test_a_corrupt_checkpoint_names_the_file(place, redraft):

@@ -1,10 +1,16 @@
+import bz2
+import gzip
 import json
+import lzma
+import os
+import threading
 
 import datasets
 import pytest
 
 from rl.config import DataConfig
-from rl.data import DataError, load_rows, read_jsonl, rows_fingerprint, step_indices
+from rl.data import DataError, load_rows, rows_fingerprint, step_indices
+from rl.data_files import read_jsonl
 
 
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path):
@@ -70,6 +76,121 @@ def test_a_local_file_is_read_by_the_datasets_library(tmp_path, name, content):
     path.write_text(content)
     expected = [{"prompt": "1+2=", "ground_truth": 3}, {"prompt": "a, b", "ground_truth": 4}]
     assert load_rows(DataConfig(path=str(path)), 0) == expected
+
+
+PACKERS = {"gz": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+
+
+@pytest.mark.parametrize("packing", PACKERS)
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [("jsonl", '{"prompt": "a"}\n\n{"prompt": "ä"}\n'), ("ndjson", '{"prompt": "a"}\n{"prompt": "ä"}'),
+     ("json", '[{"prompt": "a"}, {"prompt": "ä"}]'), ("csv", "prompt\na\nä\n"), ("tsv", "prompt\na\nä\n")],
+)  # fmt: skip
+def test_a_packed_file_is_read_as_if_it_were_not(tmp_path, ending, content, packing):
+    path = tmp_path / f"rows.{ending}.{packing}"
+    with PACKERS[packing](path, "wt", encoding="utf-8") as file:
+        file.write(content)
+    assert load_rows(DataConfig(path=str(path)), 0) == [{"prompt": "a"}, {"prompt": "ä"}]
+
+
+def test_packed_rows_are_named_by_line_and_seen_under_any_name(tmp_path):
+    path = tmp_path / "ROWS.JSONL"
+    with gzip.open(path, "wt") as file:
+        file.write('{"prompt": "a"}\n{"prompt"\n')
+    with pytest.raises(DataError, match=r"ROWS.JSONL:2: not valid JSON"):
+        load_rows(DataConfig(path=str(path)), 0)
+
+
+def test_a_packed_file_that_was_cut_off_is_named(tmp_path):
+    for packing, pack in PACKERS.items():
+        path = tmp_path / f"rows.jsonl.{packing}"
+        with pack(path, "wt") as file:
+            file.write('{"prompt": "some words"}\n' * 1000)
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(DataError, match=rf"rows.jsonl.{packing}: damaged, or cut off"):
+            load_rows(DataConfig(path=str(path)), 0)
+
+
+def test_zstandard_is_refused_by_its_name_or_its_first_bytes(tmp_path):
+    for name, message in [
+        ("rows.jsonl.zst", "files that can be read end in"),
+        ("rows.jsonl", "packed with zstd; unpack"),
+    ]:
+        (tmp_path / name).write_bytes(b"\x28\xb5\x2f\xfd rest")
+        with pytest.raises(DataError, match=message):
+            load_rows(DataConfig(path=str(tmp_path / name)), 0)
+
+
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Nothing may be looked up."""
+
+    def refuse(*arguments, **options):
+        raise AssertionError(f"looked up {arguments}")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+
+
+@pytest.mark.parametrize("name", ["rows.txt", "rows", "rows.parquet.gz", "rows.zip", "rows.jsonl.lz4", "rows.gz"])
+def test_a_local_file_of_another_kind_is_refused_with_the_endings_that_can_be_read(tmp_path, monkeypatch, no_hub, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_text("something")
+    with pytest.raises(DataError, match=rf"{name}: files that can be read end in .jsonl, .*\.gz"):
+        load_rows(DataConfig(path=name), 0)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["rows.jsonl", "rows.jsonl.gz", "a/rows.csv", "rows.tsv.xz", "rows.txt", "rows.zip", "rows.gz", "./rows", "../rows",
+     "/rows", "~/rows", "a/b/rows", "rows/", "a b", "ROWS.JSON"],
+)  # fmt: skip
+def test_what_is_written_like_a_file_is_never_looked_up(tmp_path, monkeypatch, no_hub, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no such file"):
+        load_rows(DataConfig(path=name), 0)
+
+
+def test_a_misspelt_generator_is_not_looked_up(no_hub):
+    with pytest.raises(DataError, match="arithmetics: did you mean the generated data set 'arithmetic'"):
+        load_rows(DataConfig(path="arithmetics"), 0)
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "openai/gsm8k", "a.b/c-d_e"])
+def test_any_other_name_is_one_of_the_hub(monkeypatch, name):
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *names, **_: asked.append(names) or [{"prompt": "a"}])
+    assert load_rows(DataConfig(path=name, name="main"), 0) == [{"prompt": "a"}]
+    assert asked == [(name, "main")]
+
+
+def test_a_byte_order_mark_and_line_ends_of_other_systems_do_not_matter(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n\r\n{"prompt": "b"}\r\n')
+    assert read_jsonl(path) == [(1, {"prompt": "a"}), (3, {"prompt": "b"})]
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000], ids=["digits", "depth"])
+def test_a_value_that_python_cannot_read_is_named_by_line(tmp_path, value):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"prompt": {value}}}\n')
+    with pytest.raises(DataError, match=r"rows.jsonl:1: not valid JSON"):
+        read_jsonl(path)
+
+
+def test_a_pipe_of_rows_is_read(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_text('{"prompt": "a"}\n'))
+    writer.start()
+    assert read_jsonl(pipe) == [(1, {"prompt": "a"})]
+    writer.join()
+
+
+def test_arguments_that_nothing_takes_say_how_to_empty_them(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a"}')
+    with pytest.raises(DataError, match=r"nothing takes max_a .*empty them with data.kwargs=\{\}"):
+        load_rows(DataConfig(path=str(tmp_path / "rows.jsonl"), kwargs={"max_a": 9}), 0)
 
 
 def test_a_parquet_file_is_read_too(tmp_path):

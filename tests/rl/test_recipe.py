@@ -4,8 +4,7 @@ import typing
 import pytest
 import yaml
 
-from rl.config import RunConfig
-from rl.files import LocalPath
+from rl.config import LocalPath, RunConfig
 from rl.recipe import RecipeError, dump_recipe, load_recipe
 from rl.settle import alternatives, section_type
 from tiny import recipe, write_recipe

@@ -1,0 +1,180 @@
+"""Output files: known to be writable before the work, whole or not there, never in the place of a link or a pipe."""
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+import typer
+from typer.main import get_command
+
+from rl.cli.main import app
+from rl.files import check_output_file, check_output_folder, expand, output_file
+
+
+def write(path, text="new\n"):
+    with output_file(path) as file:
+        file.write(text)
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path):
+    out = tmp_path / "deep" / "er" / "out.jsonl"
+    with output_file(out) as file:
+        file.write("new\n")
+        assert not out.exists()
+    assert out.read_text() == "new\n"
+    assert names(out.parent) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a bad row"), KeyboardInterrupt(), FileNotFoundError(2, "gone", "weights")]
+)
+def test_a_failure_leaves_the_earlier_file_and_no_other(tmp_path, error):
+    out = tmp_path / "out.jsonl"
+    out.write_text("old\n")
+
+    def fail():
+        with output_file(out) as file:
+            file.write("half")
+            raise error
+
+    with pytest.raises(type(error)) as raised:
+        fail()
+    assert raised.value is error
+    assert out.read_text() == "old\n"
+    assert names(tmp_path) == ["out.jsonl"]
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_earlier_one(tmp_path):
+    out = tmp_path / "out.jsonl"
+    out.write_text("old\n")
+    with pytest.raises(OSError, match=r"out\.jsonl") as raised, output_file(out):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "nothing was written or replaced" in str(raised.value)
+    assert out.read_text() == "old\n"
+    assert names(tmp_path) == ["out.jsonl"]
+
+
+def test_links_are_followed_also_those_to_files_that_are_not_there_yet(tmp_path):
+    (tmp_path / "real.jsonl").write_text("old\n")
+    for target in ("real.jsonl", "later.jsonl"):
+        link = tmp_path / f"link_to_{target}"
+        link.symlink_to(target)
+        write(link)
+        assert link.is_symlink()
+        assert (tmp_path / target).read_text() == "new\n"
+        assert not (tmp_path / target).is_symlink()
+
+
+def test_a_replaced_file_keeps_its_rights_and_a_new_one_has_the_usual(tmp_path):
+    old, new, usual = tmp_path / "old", tmp_path / "new", tmp_path / "usual"
+    old.write_text("")
+    old.chmod(0o640)
+    usual.write_text("")
+    write(old)
+    write(new)
+    assert old.stat().st_mode & 0o777 == 0o640
+    assert new.stat().st_mode == usual.stat().st_mode
+
+
+def test_a_pipe_is_written_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    write(pipe)
+    reader.join(timeout=30)
+    assert read == ["new\n"]
+    assert pipe.is_fifo()
+    assert names(tmp_path) == ["pipe"]
+
+
+def test_devices_are_written_and_stay_devices():
+    write("/dev/null")
+    assert os.path.exists("/dev/null")
+    assert not os.path.isfile("/dev/null")
+
+
+@pytest.mark.parametrize("place", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"])
+@pytest.mark.parametrize("kind", ["pipe", "file"])
+def test_stdout_gets_the_rows_between_what_is_printed_before_and_after(tmp_path, place, kind):
+    code = (
+        "from rl.files import output_file\nprint('before', flush=True)\n"
+        f"with output_file({place!r}) as file:\n    file.write('row\\n')\nprint('after')\n"
+    )
+    command = [sys.executable, "-c", code]
+    if kind == "pipe":
+        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    else:
+        with (tmp_path / "shown").open("w") as shown:
+            subprocess.run(command, check=True, stdout=shown)
+        text = (tmp_path / "shown").read_text()
+        assert names(tmp_path) == ["shown"]
+    assert text == "before\nrow\nafter\n"
+
+
+def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    before = names(tmp_path)
+    with pytest.raises(IsADirectoryError, match="is a folder; give the name of a file in it"):
+        check_output_file(tmp_path)
+    for check in (check_output_file, check_output_folder):
+        with pytest.raises(NotADirectoryError, match="file is no folder"):
+            check(tmp_path / "file" / "out")
+        assert check(tmp_path / "new" / "out") == tmp_path / "new" / "out"
+    with pytest.raises(NotADirectoryError):
+        check_output_folder(tmp_path / "file")
+    assert names(tmp_path) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_what_may_not_be_written_is_refused(tmp_path):
+    out = tmp_path / "out"
+    out.write_text("")
+    out.chmod(0o400)
+    with pytest.raises(PermissionError, match="may not be written"):
+        check_output_file(out)
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="may not be changed"):
+        check_output_file(tmp_path / "new")
+
+
+def test_home_folders_are_expanded_and_unknown_users_named(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert str(expand("~/x")) == "/home/me/x"
+    assert str(expand("~root/x")).endswith("root/x")
+    assert str(expand("a/~/x")) == "a/~/x"
+    assert str(expand("$HOME/x")) == "$HOME/x"
+    with pytest.raises(ValueError, match=r"no home folder of '~nobody-here'; write ./~nobody-here"):
+        expand("~nobody-here/x")
+
+
+PATHS = {"model", "prompts", "out", "data", "run", "runs", "variants"}
+
+
+def options():
+    """Every parameter of every verb that is named like a path."""
+
+    def walk(command, name):
+        for sub, found in getattr(command, "commands", {}).items():
+            yield from walk(found, f"{name} {sub}")
+        yield from ((f"{name} {parameter.name}", parameter) for parameter in command.params if parameter.name in PATHS)
+
+    return dict(walk(get_command(app), "redraft"))
+
+
+def test_every_path_on_a_command_line_knows_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    found = {
+        name: parameter for name, parameter in options().items() if name != "redraft bench decode prompts"
+    }  # a count
+    assert len(found) >= 12
+    for name, parameter in found.items():
+        assert str(parameter.process_value(typer.Context(get_command(app)), "~/x")) == "/home/me/x", name
