@@ -32,7 +32,7 @@ from rollout.trajectory import Completion, Prompt, SpecialTokens
 @contextlib.contextmanager
 def cluster(config: RunConfig) -> Iterator[None]:
     """A Ray cluster for one run: joined through RAY_ADDRESS, or a local one that is started and stopped here."""
-    joined = bool(os.environ.get("RAY_ADDRESS"))
+    joined = os.environ.get("RAY_ADDRESS", "") not in {"", "local"}
     asked_cpus, asked_gpus = _resources(config)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not joined:

@@ -13,6 +13,7 @@ from rl.config import RunConfig
 from rl.data import load_rows, source_name
 from rl.held_out import load_held_out
 from rl.inputs import check_inputs, run_inputs
+from rl.launcher import check_ray_address
 from rl.loop import Parts, RunData, train
 from rl.policy import load_text_side, policy_limits
 from rl.protocols import PolicyLearner, RewardPool, RolloutPool
@@ -54,6 +55,8 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome
     """
     if config.rollout.engine == "vllm":
         require_vllm()  # known now, not after the warm start
+    if config.cluster.backend == "ray":
+        check_ray_address()
     with _own_folder(recorder.run):
         return _run(config, recorder, find_start(config, recorder.run, resume))
 

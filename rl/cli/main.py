@@ -13,6 +13,7 @@ from rl.cli.export import export
 from rl.cli.generate import generate
 from rl.cli.reward import app as reward
 from rl.cli.train import sft, train
+from rl.launcher import forget_launcher
 
 EXPECTED = {
     *("RewardError", "ClusterError", "WeightSyncError", "RayError"),
@@ -55,6 +56,9 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # AutoTokenizer warns that it does not know our model
+    forgotten = forget_launcher(os.environ)
+    if forgotten and "--help" not in sys.argv:
+        typer.echo(f"ignoring {', '.join(forgotten)} of another launcher: redraft is one process", err=True)
     sys.path.append(os.getcwd())  # so that `my_rewards:function` beside the user is found
     try:
         app(prog_name="redraft")
