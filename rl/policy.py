@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import nn
 
 from rl.models.llada2.checkpoint import load_pretrained, save_pretrained
+from rl.models.llada2.companions import present_auto_map, read_companions
 from rl.models.llada2.config import LLADA2_MINI, LLaDA2Config
 from rl.models.llada2.model import LLaDA2Model, init_weights
 from rl.seeding import make_generator
@@ -97,8 +98,17 @@ def load_text_side(path: str) -> tuple[Tokenizer, SpecialTokens]:
 def find_text_side(path: str) -> tuple[Tokenizer | None, SpecialTokens]:
     """As `load_text_side`, for folders that may lack a tokenizer: then the ids come from config.json alone."""
     config = LLaDA2Config.from_pretrained(path)
-    tokenizer = load_tokenizer(path) if (Path(path) / TOKENIZER_FILE).is_file() else None
+    tokenizer = _load_tokenizer(path) if (Path(path) / TOKENIZER_FILE).is_file() else None
     return tokenizer, special_tokens(tokenizer, config)
+
+
+def _load_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer; it names no code of its own that its folder lacks, and so does none that is saved from it."""
+    tokenizer = load_tokenizer(path)
+    auto_map = tokenizer.init_kwargs.pop("auto_map", None)
+    present = present_auto_map(auto_map, read_companions(Path(path), auto_map))
+    tokenizer.init_kwargs.update({"auto_map": present} if present else {})
+    return tokenizer
 
 
 def build_policy(

@@ -55,6 +55,21 @@ def test_the_block_length_travels_with_the_policy(tmp_path):
         assert (limits.block_length, limits.max_positions, limits.vocab_size) == (8, 64, len(tokenizer))
 
 
+@pytest.mark.parametrize("present", [True, False])
+def test_a_tokenizer_names_its_code_only_where_that_is(tmp_path, present):
+    folder = make_policy(tmp_path / "policy")
+    file = folder / "tokenizer_config.json"
+    auto_map = {"AutoTokenizer": ["tokenization.Slow", None]}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "auto_map": auto_map}))
+    if present:
+        (folder / "tokenization.py").write_text("class Slow: pass\n")
+    tokenizer, _ = load_text_side(str(folder))
+    save_policy(load_policy(str(folder), None, "cpu"), tmp_path / "saved", tokenizer)
+    saved = json.loads((tmp_path / "saved" / "tokenizer_config.json").read_text())
+    assert saved.get("auto_map") == (auto_map if present else None)
+    assert (tmp_path / "saved" / "tokenization.py").exists() == present
+
+
 def test_a_folder_that_does_not_say_its_block_length_has_the_published_one(tmp_path):
     file = make_policy(tmp_path) / "config.json"
     config = json.loads(file.read_text())

@@ -6,17 +6,19 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from rl.models.llada2.companions import present_auto_map, read_companions
 from rl.models.llada2.config import CONFIG_FILE, LLaDA2Config
 from rl.models.llada2.model import LLaDA2Model
 
 WEIGHTS_FILE = "model.safetensors"
+TOKENIZER_FILE = "tokenizer_config.json"
 INDEX_FILE = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -74,6 +76,8 @@ def save_pretrained(
         staging = Path(temporary)
         _write_weights(model, staging, max_shard_bytes)
         _write_config(model, staging)
+        for name, content in model.companions.items():
+            (staging / name).write_bytes(content)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)
         written = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
@@ -106,6 +110,9 @@ def load_pretrained(
     weight_files = _weight_files(folder)
     stored = _check_headers(weight_files, config)
     model = LLaDA2Model(config, dtype=dtype or stored["model.word_embeddings.weight"], device=device)
+    model.companions = read_companions(
+        folder, config.unknown_keys.get("auto_map"), _tokenizer_config(folder).get("auto_map")
+    )
     slots = dict(published_tensors(model))
     for file in weight_files:
         with _open(file) as content:
@@ -153,11 +160,22 @@ def _write_config(model: LLaDA2Model, folder: Path) -> None:
     config = model.config.to_dict()
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
     config.update({key: dtype for key in ("dtype", "torch_dtype") if key in config})
+    named = present_auto_map(config.pop("auto_map", None), model.companions)  # no code that is not beside it
+    config.update({"auto_map": named} if named else {})
     _write_json(folder / CONFIG_FILE, config)
 
 
 def _write_json(file: Path, value: object) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _tokenizer_config(folder: Path) -> dict[str, Any]:
+    """Content of tokenizer_config.json; empty where there is none. What is wrong with it, its loader says better."""
+    try:
+        content = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _weight_files(folder: Path) -> list[Path]:

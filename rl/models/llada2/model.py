@@ -1,5 +1,7 @@
 """The LLaDA2-MoE network: token ids and a mask in, same-position logits out."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -62,6 +64,7 @@ class LLaDA2Model(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.companions: Mapping[str, bytes] = {}  # files of the folder it came from, see `read_companions`
         # Modules are laid out on the meta device first, so that torch's default initialisation costs nothing.
         with torch.device("meta"):
             self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)

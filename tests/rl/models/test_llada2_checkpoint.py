@@ -2,6 +2,7 @@
 
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -185,6 +186,64 @@ def test_the_tokenizer_is_saved_beside_the_weights(tmp_path):
         save_pretrained(make_model(), tmp_path / "deep" / "er", tokenizer=Tokenizer())
         files = {str(file.relative_to(tmp_path / "deep" / "er")) for file in (tmp_path / "deep" / "er").rglob("*.*")}
         assert files == {"config.json", "model.safetensors", "tokenizer.json", "templates/tool.jinja"}
+
+
+CODE = {
+    "modeling_llada2_moe.py": "from .configuration_llada2_moe import LLaDA2MoeConfig\nfrom .parts import x\n",
+    "configuration_llada2_moe.py": "import json\n",
+    "parts.py": "from .modeling_llada2_moe import y  # in a circle\n",
+}
+AUTO_MAP = {
+    "AutoConfig": "configuration_llada2_moe.LLaDA2MoeConfig",
+    "AutoModelForCausalLM": "modeling_llada2_moe.LLaDA2MoeModelLM",
+    "AutoModel": "owner/repository--modeling.Model",
+}
+
+
+def published_folder(folder: Path, *missing: str, **entries: object) -> Path:
+    """A policy as it is published: with code, and settings of generation."""
+    save_pretrained(make_model(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "auto_map": {**AUTO_MAP, **entries}}))
+    (folder / "generation_config.json").write_text('{"eos_token_id": [1, 2]}')
+    for name in CODE.keys() - set(missing):
+        (folder / name).write_text(CODE[name])
+    (folder / "unrelated.py").write_text("")
+    return folder
+
+
+def test_code_that_the_config_names_travels_with_the_weights(tmp_path):
+    model = load_pretrained(published_folder(tmp_path / "published"))
+    shutil.rmtree(tmp_path / "published")  # a checkpoint is written hours later
+    for name in ("first", "second"):
+        save_pretrained(model, tmp_path / name)
+        for file, content in CODE.items():
+            assert (tmp_path / name / file).read_text() == content
+        assert json.loads((tmp_path / name / "config.json").read_text())["auto_map"] == AUTO_MAP
+        assert json.loads((tmp_path / name / "generation_config.json").read_text()) == {"eos_token_id": [1, 2]}
+        assert not (tmp_path / name / "unrelated.py").exists()
+        model = load_pretrained(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("missing", "kept"),
+    [
+        (["modeling_llada2_moe.py"], {"AutoConfig", "AutoModel"}),
+        (["parts.py"], {"AutoConfig", "AutoModel"}),
+        (["configuration_llada2_moe.py"], {"AutoModel"}),
+        (list(CODE), {"AutoModel"}),
+    ],
+)
+def test_a_config_does_not_name_code_that_is_not_there(tmp_path, missing, kept):
+    save_pretrained(load_pretrained(published_folder(tmp_path / "published", *missing)), tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["auto_map"].keys() == kept
+
+
+def test_without_any_code_there_is_no_auto_map(tmp_path):
+    folder = published_folder(tmp_path / "published", *CODE, AutoModel="modeling_llada2_moe.LLaDA2MoeModel")
+    save_pretrained(load_pretrained(folder), tmp_path / "saved")
+    assert "auto_map" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert {file.name for file in (tmp_path / "saved").glob("*.py")} == set()
 
 
 @pytest.mark.parametrize("max_shard_bytes", [10**9, 9000])
