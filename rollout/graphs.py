@@ -6,6 +6,7 @@ and nobody reads what they say.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -57,6 +58,23 @@ class CudaCapture:
         return replay
 
 
+@dataclass
+class GraphUse:
+    """What became of the passes of one session: whoever times them must know whether graphs were used at all.
+
+    Attributes:
+        captured: Graphs that exist.
+        replayed: Passes that ran from one.
+        plain: Passes that did not: several blocks of a row at a time, or all of them once a capture failed.
+        broken: Why a capture failed; None: none did.
+    """
+
+    captured: int = 0
+    replayed: int = 0
+    plain: int = 0
+    broken: str | None = None
+
+
 class _Captured(NamedTuple):
     inputs: Pass
     replay: Callable[[], Tensor]
@@ -77,17 +95,19 @@ class GraphedBody:
         """
         self._body, self._capture = body, capture
         self._captured: dict[tuple[int, int], _Captured] = {}
-        self._broken = False
+        self.use = GraphUse()
 
     def __call__(self, batch: Pass) -> Float[Tensor, "entries queries hidden"]:
         """Runs a pass."""
         entries, block_length = batch.tokens.shape
         size = entry_size(entries), table_size(batch.table.shape[1])
-        if self._broken or batch.write.shape[1] != 1:
-            return self._body(batch)
-        captured = self._captured.get(size) or self._add(size, block_length, batch)
+        captured = None
+        if self.use.broken is None and batch.write.shape[1] == 1:
+            captured = self._captured.get(size) or self._add(size, block_length, batch)
         if captured is None:
+            self.use.plain += 1
             return self._body(batch)
+        self.use.replayed += 1
         _fill(captured.inputs, batch)
         return captured.replay()[:entries]
 
@@ -99,10 +119,11 @@ class GraphedBody:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self._broken = True
+            self.use.broken = f"{type(error).__name__}: {error}"
             logger.warning("no CUDA graph could be captured (%s); decoding goes on without, more slowly", error)
             return None
         self._captured[size] = _Captured(inputs, replay)
+        self.use.captured += 1
         return self._captured[size]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rollout.config import LOGITS_BYTES
 from rollout.engine import Outcome, Pass
-from rollout.graphs import Body, Capture, CudaCapture, GraphedBody
+from rollout.graphs import Body, Capture, CudaCapture, GraphedBody, GraphUse
 from rollout.paged_cache import CacheShape, PagedCache
 from rollout.scores import HeadScores
 
@@ -107,10 +107,12 @@ class TorchSession:
         self._model, self._cache = model, cache
         self._block_length, self._mask, self._logits_bytes = block_length, mask, logits_bytes
         self.body: Body = self._hidden_states
+        self.graphs: GraphUse | None = None  # None: all forwards are plain ones
 
     def use_graphs(self, capture: Capture) -> None:
         """Replays captured forwards from now on, wherever no routes are recorded."""
-        self.body = GraphedBody(self._hidden_states, capture)
+        body = GraphedBody(self._hidden_states, capture)
+        self.body, self.graphs = body, body.use
 
     def forward(self, batch: Pass, num_active: int, record: bool) -> Outcome:
         """See `DecodeSession.forward`."""

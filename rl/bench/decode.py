@@ -5,7 +5,7 @@
 rows' denoising steps into slots.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,9 +22,10 @@ from rollout.config import DecodeConfig
 from rollout.decoder import decode
 from rollout.engine import Engine
 from rollout.torch_engine import TorchEngine
-from rollout.trajectory import Prompt
+from rollout.trajectory import Completion, Prompt, SpecialTokens
 
 Advance = Callable[[int, int], None]
+Keep = Callable[[dict[str, Any]], None]
 NAIVE, CACHED = "(a) no cache, batch 1, as published", "(b) block cache, batch 1"
 
 
@@ -55,22 +56,25 @@ class Plan:
     seed: int = 0
 
 
-def measure(plan: Plan, advance: Advance) -> dict[str, Any]:
+def measure(plan: Plan, advance: Advance, keep: Keep = lambda record: None) -> dict[str, Any]:
     """All measurements, as plain numbers.
 
     Args:
         plan: What to measure.
         advance: Called with runs done and runs in all.
+        keep: Called with what there is after every run; what compares the ways with each other is still missing.
 
     Raises:
         AssertionError: Two ways disagree about a token, in float64.
     """
     total = len(plan.sizes) * plan.repeats * sum(not isinstance(case.way, str) for case in _cases(plan))
     done = iter(range(1, total + 1))
-    sizes = {}
+    sizes: dict[str, Any] = {}
     for size in plan.sizes:
         workload = build_workload(size, plan.dtype, plan.device, plan.prompts, plan.new_tokens, plan.seed)
-        sizes[size] = _measure_size(workload, plan, lambda: advance(next(done), total))
+        for sizes[size] in _measure_size(workload, plan):
+            advance(next(done), total)
+            keep({"plan": asdict(plan), "sizes": sizes, "golden": None})
     return {"plan": asdict(plan), "sizes": sizes, "golden": golden_forwards()}
 
 
@@ -86,22 +90,36 @@ def profile_size(plan: Plan, size: str) -> list[Section]:
     ]
 
 
-def _measure_size(workload: Workload, plan: Plan, tick: Callable[[], None]) -> dict[str, Any]:
+def _measure_size(workload: Workload, plan: Plan) -> Iterator[dict[str, Any]]:
+    """The record of a size after every run; the last one compares the ways."""
     cases = _cases(plan)
     short = workload.config.model_copy(update={"max_completion_length": workload.config.block_length})
     decode(TorchEngine(workload.model), workload.prompts[:2], short, workload.tokens)  # what is made once
     runs: list[list[Run]] = [[] for _ in cases]
+
+    def record() -> dict[str, Any]:
+        lines = [figures_of(case, own) for case, own in zip(cases, runs, strict=True)]
+        if all(
+            len(own) == plan.repeats for case, own in zip(cases, runs, strict=True) if not isinstance(case.way, str)
+        ):
+            _compare_all(cases, runs, lines, strict=plan.dtype == "float64")
+        decoded = workload.config.model_dump(mode="json")
+        return {"parameters": workload.num_parameters, "decode": decoded, "ways": lines}
+
     for _ in range(plan.repeats):
         for case, own in zip(cases, runs, strict=True):
             if not isinstance(case.way, str):
                 own.append(case.way(workload, workload.prompts[: case.prompts]))
-                tick()
-    lines = [figures_of(case, own) for case, own in zip(cases, runs, strict=True)]
+                yield record()
+
+
+def _compare_all(
+    cases: Sequence[Case], runs: Sequence[Sequence[Run]], lines: Sequence[dict[str, Any]], strict: bool
+) -> None:
     cached = next(own[0].rows for case, own in zip(cases[::-1], runs[::-1], strict=True) if case.name == CACHED)
     for one, own in zip(lines, runs, strict=True):
         if own:
-            _compare(one, own[0].rows, lines, cached, strict=plan.dtype == "float64")
-    return {"parameters": workload.num_parameters, "decode": workload.config.model_dump(mode="json"), "ways": lines}
+            _compare(one, own[0].rows, lines, cached, strict)
 
 
 def _cases(plan: Plan) -> list[Case]:
@@ -191,17 +209,22 @@ def golden_forwards() -> list[dict[str, Any]] | None:
     if found is None:
         return None
     model, tokens, cases = found
-    result = []
+    engine, result = TorchEngine(model), []
     for index, case in enumerate(cases):
-        config = DecodeConfig(
-            threshold=case["threshold"],
-            editing_threshold=case["editing_threshold"],
-            max_post_steps=case["max_post_steps"],
-            max_completion_length=case["max_new_tokens"],
-        )
-        prompt = Prompt(f"golden-{index}", tuple(case["prompt"]), seed=index)
-        (completion,) = decode(TorchEngine(model), [prompt], config, tokens, 1)
+        completion = decode_golden(engine, tokens, index, case)
         same = list(completion.token_ids) == case["tokens"]
         forwards = {"golden": case["num_forwards"], "forwards": completion.num_forwards}
         result.append({**forwards, "same_tokens": same})
     return result
+
+
+def decode_golden(engine: Engine, tokens: SpecialTokens, index: int, case: Mapping[str, Any]) -> Completion:
+    """One golden case by the decoder."""
+    config = DecodeConfig(
+        threshold=case["threshold"],
+        editing_threshold=case["editing_threshold"],
+        max_post_steps=case["max_post_steps"],
+        max_completion_length=case["max_new_tokens"],
+    )
+    (completion,) = decode(engine, [Prompt(f"golden-{index}", tuple(case["prompt"]), seed=index)], config, tokens, 1)
+    return completion

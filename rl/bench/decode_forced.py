@@ -77,42 +77,52 @@ class Traffic:
     """What the passes of a decode had to read and write.
 
     Attributes:
-        experts: Different experts that active blocks visited, by pass, summed over layers.
-        routed: Layers with experts, by pass.
+        experts: Different experts that active blocks visited, summed over layers; of the passes that were asked.
         tokens: Token positions, by pass.
         kv_tokens: Positions whose keys and values were read or written, by pass.
         prefills: (tokens, positions read or written) of passes without active blocks.
     """
 
     experts: list[Tensor] = field(default_factory=list)
-    routed: int = 0
     tokens: list[int] = field(default_factory=list)
     kv_tokens: list[int] = field(default_factory=list)
     prefills: list[tuple[int, int]] = field(default_factory=list)
 
+    @property
+    def visits(self) -> float:
+        """Different experts per pass, summed over layers."""
+        return float(sum(self.experts)) / len(self.experts)
+
 
 class TrafficSession:
-    """A session that notes its traffic; it records routes whether or not they were asked for."""
+    """A session that notes its traffic.
 
-    def __init__(self, session: DecodeSession, num_experts: int, traffic: Traffic) -> None:
+    With `num_experts` it counts visited experts too, for which it records routes whether or not they were asked for:
+    such a pass runs outside CUDA graphs and is no measure of time.
+    """
+
+    def __init__(self, session: DecodeSession, traffic: Traffic, num_experts: int | None = None) -> None:
         self._session, self._num_experts, self._traffic = session, num_experts, traffic
 
     def forward(self, batch: Pass, num_active: int, record: bool) -> Outcome:
         """See `DecodeSession`."""
-        outcome = self._session.forward(batch, num_active, record=True)
-        assert outcome.routes is not None
-        visited = outcome.routes.transpose(0, 1).flatten(1).long()
-        seen = torch.zeros(len(visited), self._num_experts, dtype=torch.bool, device=visited.device)
-        self._traffic.experts.append(seen.scatter_(1, visited, True).sum())
-        self._traffic.routed = len(visited)
+        outcome = self._session.forward(batch, num_active, record or self._num_experts is not None)
         self._traffic.tokens.append(batch.tokens.numel())
         self._traffic.kv_tokens.append(_kv_tokens(batch))
+        if self._num_experts is not None:
+            self._count(outcome, self._num_experts)
         return outcome if record else outcome._replace(routes=None)
 
     def prefill(self, batch: Pass) -> None:
         """See `DecodeSession`."""
         self._session.prefill(batch)
         self._traffic.prefills.append((batch.tokens.numel(), _kv_tokens(batch)))
+
+    def _count(self, outcome: Outcome, num_experts: int) -> None:
+        assert outcome.routes is not None
+        visited = outcome.routes.transpose(0, 1).flatten(1).long()
+        seen = torch.zeros(len(visited), num_experts, dtype=torch.bool, device=visited.device)
+        self._traffic.experts.append(seen.scatter_(1, visited, True).sum())
 
 
 def _kv_tokens(batch: Pass) -> int:

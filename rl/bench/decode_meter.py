@@ -97,6 +97,11 @@ class KeptEngine(WrappedEngine):
         super().__init__(engine, lambda session: session)
         self._kept: tuple[int, int, int, DecodeSession] | None = None
 
+    @property
+    def session(self) -> DecodeSession | None:
+        """The one that is kept."""
+        return None if self._kept is None else self._kept[3]
+
     def open(self, num_pages: int, block_length: int, mask: int) -> DecodeSession:
         """See `Engine`."""
         if self._kept is None or self._kept[0] < num_pages or self._kept[1:3] != (block_length, mask):

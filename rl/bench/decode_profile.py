@@ -4,9 +4,10 @@ import cProfile
 import pstats
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from rl.bench.decode_workload import Workload
@@ -32,7 +33,9 @@ def profile_decode(workload: Workload, slots: int) -> list[Section]:
     run()
     what = f"{workload.name}, {len(workload.prompts)} prompts, {workload.config.max_completion_length} new tokens"
     return [
-        Section(f"Operators: {what}, S = {slots}", "torch.profiler, own time.", _HEAD, _operators(run, engine.device)),
+        Section(
+            f"Operators: {what}, S = {slots}", "torch.profiler, own time.", _HEAD, _table(costs_of(run, engine.device))
+        ),
         Section(f"Functions: {what}, S = {slots}", "cProfile, own time.", _HEAD, _functions(run)),
     ]
 
@@ -40,22 +43,42 @@ def profile_decode(workload: Workload, slots: int) -> list[Section]:
 _HEAD = ("", "ms", "share", "calls")
 
 
-def _operators(run: Callable[[], None], device: torch.device) -> list[list[str]]:
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
-    with profile(activities=activities) as recorded:
+class Cost(NamedTuple):
+    """What one kernel, operator or function took: its own seconds, in so many calls."""
+
+    name: str
+    seconds: float
+    calls: int
+
+
+def costs_of(run: Callable[[], Any], device: torch.device) -> list[Cost]:
+    """All costs of a call, the largest first: kernels by name on a GPU, operators of torch elsewhere.
+
+    On a GPU torch books a kernel's time under the operator that launched it and under the kernel's own name; and a
+    kernel that a graph launched under its name alone. Hence only kernels count.
+    """
+    on_gpu = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]) as recorded:
         run()
-
-    def own_us(event: Any) -> float:
-        return event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-
-    return _table([(event.key, own_us(event) / 1e6, event.count) for event in recorded.key_averages()])
+        if on_gpu:
+            torch.cuda.synchronize(device)
+    events: list[Any] = list(recorded.key_averages())
+    if on_gpu:
+        found = [
+            Cost(event.key, event.self_device_time_total / 1e6, event.count)
+            for event in events
+            if event.device_type == DeviceType.CUDA
+        ]
+    else:
+        found = [Cost(event.key, event.self_cpu_time_total / 1e6, event.count) for event in events]
+    return _largest(found)
 
 
 def _functions(run: Callable[[], None]) -> list[list[str]]:
     recorded = cProfile.Profile()
     recorded.runcall(run)
     stats: dict[tuple[str, int, str], Any] = pstats.Stats(recorded).stats  # pyright: ignore[reportAttributeAccessIssue]
-    return _table([(_name(where), own_s, calls) for where, (_, calls, own_s, _, _) in stats.items()])
+    return _table(_largest([Cost(_name(where), own, calls) for where, (_, calls, own, _, _) in stats.items()]))
 
 
 def _name(where: tuple[str, int, str]) -> str:
@@ -63,8 +86,14 @@ def _name(where: tuple[str, int, str]) -> str:
     return function if path == "~" else f"{'/'.join(Path(path).parts[-2:])}:{line} {function}"
 
 
-def _table(costs: list[tuple[str, float, int]]) -> list[list[str]]:
-    """The largest costs, in seconds, with their share of all."""
-    total = sum(seconds for _, seconds, _ in costs)
-    largest = sorted(costs, key=lambda cost: -cost[1])[:COSTS]
-    return [[name, f"{1000 * own:.1f}", f"{own / total:.1%}", str(calls)] for name, own, calls in largest]
+def _largest(costs: list[Cost]) -> list[Cost]:
+    return sorted(costs, key=lambda cost: -cost.seconds)
+
+
+def _table(costs: list[Cost]) -> list[list[str]]:
+    """The largest costs, in ms, with their share of all."""
+    total = sum(cost.seconds for cost in costs)
+    return [
+        [cost.name, f"{1000 * cost.seconds:.1f}", f"{cost.seconds / total:.1%}", str(cost.calls)]
+        for cost in costs[:COSTS]
+    ]

@@ -24,40 +24,38 @@ COLUMNS = (
 )
 
 
-def publish(record: Record, folder: Path) -> tuple[list[Section], list[str]]:
-    """Writes decode.json, .md and .png; returns their tables and names."""
+def publish(record: Record, folder: Path) -> tuple[list[Section], list[str], str | None]:
+    """Writes decode.json, .md and .png; returns the tables, the names, and why there is no figure."""
     panels = [
         (f"{name}: {size['parameters'] / 1e6:.1f} M parameters", [_bar(way) for way in _measured(size)])
         for name, size in record["sizes"].items()
     ]
-    return _publish("decode", "Decoding", record, sections(record), panels, folder)
+    return publish_report("decode", "Decoding", record, sections(record), panels, folder)
 
 
-def publish_floor(record: Record, folder: Path) -> tuple[list[Section], list[str]]:
-    """Writes decode_NAME.json, .md and .png of random weights; returns their tables and names."""
-    name = record["plan"]["name"]
-    bars = [
-        Bar(f"S = {one['slots']}, {one['rate']:g} per forward", one["tokens_per_s"], one["floor_tokens_per_s"])
-        for one in record["cases"]
-    ]
-    title = f"Decoding with random weights: {name}"
-    return _publish(
-        f"decode_{name}", title, record, floor_sections(record), [(f"{name}, {record['on']}", bars)], folder
-    )
+def keep(record: Record, folder: Path) -> None:
+    """Writes decode.json alone, after a case: what is measured outlives whatever happens next."""
+    write_report(folder, "decode", {**record, "complete": False}, None)
 
 
-def _publish(
+def publish_report(
     name: str,
     title: str,
     record: Record,
     tables: list[Section],
     panels: Sequence[tuple[str, Sequence[Bar]]],
     folder: Path,
-) -> tuple[list[Section], list[str]]:
-    draw_speeds(panels, folder / f"{name}.png")
-    body = "\n".join([*map(str, tables), f"![tokens per second]({name}.png)"])
-    write_report(folder, name, record, f"# {title}\n\n{body}")
-    return tables, [f"{name}.json", f"{name}.md", f"{name}.png"]
+) -> tuple[list[Section], list[str], str | None]:
+    """Numbers first, then the figure, without which they are as good."""
+    body = "\n".join(map(str, tables))
+    write_report(folder, name, {**record, "complete": True}, f"# {title}\n\n{body}")
+    files = [f"{name}.json", f"{name}.md"]
+    try:
+        draw_speeds(panels, folder / f"{name}.png")
+    except ValueError as error:
+        return tables, files, f"no figure: {error}"
+    write_report(folder, name, {**record, "complete": True}, f"# {title}\n\n{body}\n![tokens per second]({name}.png)")
+    return tables, [*files, f"{name}.png"], None
 
 
 def _bar(way: Record) -> Bar:
@@ -162,48 +160,3 @@ def _golden(record: Record) -> Section:
     ]
     note = "Decode traces of the official model under the strict mask, against (b) in float64."
     return Section("Golden cases", note, ("case", "golden forwards", "forwards", "same tokens"), rows)
-
-
-FLOOR_COLUMNS = (
-    "S",
-    "forced",
-    "tokens/forward",
-    "tokens/s",
-    "floor tokens/s",
-    "share of floor",
-    "ms/pass",
-    "floor ms/pass",
-    "GB/pass",
-    "experts/layer",
-    "policy",
-)
-
-
-def floor_sections(record: Record) -> list[Section]:
-    """The table of `--random-weights`."""
-    plan, rows = record["plan"], []
-    for case in record["cases"]:
-        floor_ms = 1000 * case["floor_s"] / case["passes"]
-        cells = [str(case["slots"]), f"{case['rate']:g}", f"{case['tokens_per_forward']:.2f}"]
-        cells += [f"{case['tokens_per_s']:.0f}", f"{case['floor_tokens_per_s']:.0f}", f"{case['share']:.1%}"]
-        cells += [f"{case['ms_per_pass']:.2f}", f"{floor_ms:.2f}", f"{case['bytes'] / case['passes'] / 1e9:.3f}"]
-        cells += [f"{case['experts_per_layer']:.1f}", f"{case['policy_share']:.1%}"]
-        rows.append(cells)
-    note = (
-        f"Random weights of the shape {plan['name']}: {record['parameters']:,} parameters in {record['dtype']} on"
-        f" {record['on']}; as many prompts of {plan['prompt_tokens']} tokens as slots, {plan['new_tokens']} new tokens"
-        f" each; median of {plan['repeats']}. Forced: tokens per forward that the scores are made to allow. Floor:"
-        " bytes of weights, keys and values that the passes need, each pass its weights once and the experts that its"
-        f" tokens visited, over the {record['bandwidth_gb_per_s']:.1f} GB/s that a large copy reached in this run."
-        " Policy: share of step time outside the network, metered."
-    )
-    return [Section("Memory bandwidth", note, FLOOR_COLUMNS, rows), *_floor_targets(record)]
-
-
-def _floor_targets(record: Record) -> list[Section]:
-    promised = [
-        Target(f"share of the bandwidth floor, S = 64, {case['rate']:g} tokens per forward", case["share"], 0.5, False)
-        for case in record["cases"]
-        if record["plan"]["name"] == "mini" and (case["slots"], case["rate"]) == (64, 5.0)
-    ]
-    return [target_section(promised, "From issue 5.")] if promised else []

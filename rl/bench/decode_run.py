@@ -46,6 +46,8 @@ def figures_of(case: Case, runs: Sequence[Run]) -> dict[str, Any]:
     figures: dict[str, Any] = {"name": case.name, "prompts": case.prompts, "slots": case.slots}
     if isinstance(case.way, str):
         return {**figures, "missing": case.way}
+    if not runs:
+        return {**figures, "missing": "not run yet"}
     rows, meter = runs[0].rows, runs[0].meter
     num_tokens, steps = sum(len(row.tokens) for row in rows), [row.num_forwards for row in rows]
     seconds = statistics.median(run.seconds for run in runs)

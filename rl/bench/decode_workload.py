@@ -117,15 +117,17 @@ def golden_folder() -> Path | None:
     return next(filter(None, map(_if_there, places)), None)
 
 
-def golden_cases() -> tuple[nn.Module, SpecialTokens, list[dict[str, Any]]] | None:
-    """The golden policy in float64, its special ids and its decode traces; None where they are not."""
+def golden_cases(
+    kind: str = "decode", dtype: str = "float64", device: str = "cpu"
+) -> tuple[nn.Module, SpecialTokens, list[dict[str, Any]]] | None:
+    """The golden policy, its special ids and its cases ("decode" or "logits"); None where they are not."""
     folder = golden_folder()
     if folder is None:
         return None
     shape = json.loads((folder / "config.json").read_text())
     tokens = SpecialTokens(mask=shape["mask_token_id"], pad=shape["pad_token_id"], stops=(shape["eos_token_id"],))
-    cases = json.loads((folder / "cases.json").read_text())["decode"]
-    return load_policy(str(folder), "float64", "cpu"), tokens, cases
+    cases = json.loads((folder / "cases.json").read_text())[kind]
+    return load_policy(str(folder), dtype, device), tokens, cases
 
 
 def _if_there(folder: Path) -> Path | None:

@@ -77,20 +77,28 @@ def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def write_report(folder: Path, name: str, record: Mapping[str, Any], markdown: str) -> None:
-    """Write NAME.json and NAME.md.
+def write_report(folder: Path, name: str, record: Mapping[str, Any], markdown: str | None) -> None:
+    """Write NAME.json and NAME.md, each of them whole or not at all.
 
     Args:
         folder: Made if it is not there.
         name: Of the benchmark.
         record: What was measured; command, commit, device and versions are added.
-        markdown: The same for readers; where it comes from is added.
+        markdown: The same for readers; where it comes from is added. None: only JSON.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     origin = where_from(["redraft", *sys.argv[1:]])
-    (folder / f"{name}.json").write_text(json.dumps({**origin, **record}, indent=1) + "\n")
-    made = f"Made by `{origin['command']}` at commit {origin['commit'][:12]} on {origin['device']}."
-    (folder / f"{name}.md").write_text(f"{markdown.rstrip()}\n\n{made}\n")
+    write_whole(folder / f"{name}.json", json.dumps({**origin, **record}, indent=1) + "\n")
+    if markdown is not None:
+        made = f"Made by `{origin['command']}` at commit {origin['commit'][:12]} on {origin['device']}."
+        write_whole(folder / f"{name}.md", f"{markdown.rstrip()}\n\n{made}\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file that is never seen half: whoever is killed meanwhile leaves the earlier one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
 
 
 def where_from(command: Sequence[str]) -> dict[str, Any]:
@@ -118,12 +126,12 @@ def headless_matplotlib() -> Any:
 
 
 def _commit() -> str:
-    """Of the checkout that holds this code."""
+    """Of the checkout that holds this code, or, in a copy without its history, as whoever made the copy says."""
     words = ["git", "rev-parse", "HEAD"]
     try:
         found = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
-        return "unknown (not a git checkout)"
+        return os.environ.get("REDRAFT_COMMIT", "unknown (not a git checkout)")
     return found.stdout.strip()
 
 

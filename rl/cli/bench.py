@@ -1,7 +1,7 @@
 """`redraft bench`: benchmarks of Redraft itself. Each command imports its work when it runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -115,7 +115,13 @@ def decode(
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")] = 1,
     repeats: Annotated[int | None, typer.Option(min=1, help="Runs; medians are reported; default: 1, mini 3.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of weights and prompts.")] = 0,
-    profile: Annotated[bool, typer.Option("--profile", help="The top costs of a short decode instead.")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="The top costs of a short decode instead; with --random-weights besides.")
+    ] = False,
+    rates: Annotated[
+        list[float] | None,
+        typer.Option(help="Of --random-weights: tokens per forward, repeatable; default: 1, 3, 5."),
+    ] = None,
     random_weights: Annotated[
         str | None,
         typer.Option(help="mini: LLaDA2.1-mini's shape on a GPU, against memory bandwidth; tiny-mini: without a GPU."),
@@ -129,18 +135,31 @@ def decode(
 
     from rl.bench.decode import Plan, measure, profile_size
     from rl.bench.decode_floor import FloorPlan, measure_floor
-    from rl.bench.decode_report import publish, publish_floor
+    from rl.bench.decode_floor_report import keep_floor, publish_floor
+    from rl.bench.decode_report import keep, publish
     from rl.cli.display import progress, text_table
     from rl.files import check_output_folder
     from rl.policy import resolve_device
 
     check_output_folder(out)
     torch.set_num_threads(threads)
+    note: str | None = None
     if random_weights is not None:
-        few = tuple(slots or (1, 8, 64))
-        floor = FloorPlan(random_weights, few, new_tokens=tokens or 256, repeats=repeats or 3, seed=seed)
+        floor = FloorPlan(
+            random_weights,
+            slots=tuple(slots or (1, 8, 64)),
+            rates=tuple(rates or (1.0, 3.0, 5.0)),
+            new_tokens=tokens or 256,
+            repeats=repeats or 3,
+            seed=seed,
+            profile=profile,
+        )
+        record: dict[str, Any] = {}
         with progress("decodes") as advance:
-            tables, files = publish_floor(measure_floor(floor, advance), out)
+            for record in measure_floor(floor):
+                keep_floor(record, out)
+                advance(len(record["cases"]), record["wanted"])
+        tables, files, note = publish_floor(record, out)
     else:
         plan = Plan(
             sizes=tuple(sizes or ("tiny", "mid")),
@@ -157,10 +176,13 @@ def decode(
             tables, files = [table for size in plan.sizes for table in profile_size(plan, size)], []
         else:
             with progress("decodes") as advance:
-                tables, files = publish(measure(plan, advance), out)
+                record = measure(plan, advance, lambda found: keep(found, out))
+            tables, files, note = publish(record, out)
     for table in tables:
         text_table(table.title, table.columns, table.rows)
         if table.note:
             typer.echo(f"{table.note}\n")
     if files:
         typer.echo(f"written to {out}: {', '.join(files)}")
+    if note:
+        typer.echo(note)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -9,11 +10,13 @@ from typer.testing import CliRunner
 
 from rl.bench import decode_workload
 from rl.bench.decode import CACHED, NAIVE, Plan, golden_forwards, measure
-from rl.bench.decode_floor import TINY_MINI, build_random, total_bytes
+from rl.bench.decode_bytes import total_bytes
+from rl.bench.decode_floor import TINY_MINI, FloorPlan, build_random, measure_floor
 from rl.bench.decode_forced import ForcedSession, Traffic, TrafficSession, forced_slots
 from rl.bench.decode_meter import Meter, WrappedEngine, metered
 from rl.bench.decode_naive import Row, active_head, decode_naive, whole_head
 from rl.bench.decode_packing import packing
+from rl.bench.decode_rates import ForcedBench
 from rl.bench.decode_workload import DECODE, SHAPES, Workload, build_workload, random_prompts
 from rl.cli.main import app
 from rl.policy import build_bare_policy
@@ -166,7 +169,7 @@ def test_a_forced_decode_has_its_tokens_per_forward_and_its_traffic():
     traffic = Traffic()
     engine = WrappedEngine(
         TorchEngine(model),
-        lambda session: ForcedSession(TrafficSession(session, 32, traffic), tokens.mask, 5.0),
+        lambda session: ForcedSession(TrafficSession(session, traffic, 32), tokens.mask, 5.0),
     )
     config = DecodeConfig(threshold=0.5, editing_threshold=0.5, max_completion_length=160)
     completions = decode(engine, prompts, config, tokens, 3)
@@ -186,7 +189,58 @@ def test_a_forced_decode_has_its_tokens_per_forward_and_its_traffic():
     body = 4 * attention + 3 * h * 160 + 3 * (32 * h + 32 + 3 * h * 16) + h
     words = 32 * (body + v * h) + sum(map(int, traffic.experts)) * 3 * h * 16
     words += sum(traffic.tokens) * h + sum(traffic.kv_tokens) * 2 * 4 * 1 * d
-    assert total_bytes(model, traffic) == 4 * words
+    assert total_bytes(model, traffic, traffic.visits) == pytest.approx(4 * words, rel=1e-12)
+
+
+def test_experts_are_counted_in_one_block_and_stand_for_the_whole_decode():
+    model, tokens = build_random("tiny-mini", seed=0)
+    bench = ForcedBench(model, tokens, random_prompts(3, tokens.mask, 0, (32, 32)), new_tokens=96)
+    whole = Traffic()
+    bench._decode(bench._forced(5.0, lambda session: TrafficSession(session, whole, 32)))
+    assert bench.visits(5.0) == pytest.approx(whole.visits, rel=0.1)
+    assert bench.measure(5.0, whole.visits, 1)["bytes"] == pytest.approx(total_bytes(model, whole, whole.visits))
+
+
+class OnFixedMemory(TorchEngine):
+    """Passes padded to the sizes of graphs and run on fixed memory: all of a graph but the capture."""
+
+    def open(self, num_pages, block_length, mask):
+        session = super().open(num_pages, block_length, mask)
+        session.use_graphs(lambda function: function)
+        return session
+
+
+def test_one_session_serves_all_rates_and_captures_nothing_once_it_is_warm(monkeypatch):
+    monkeypatch.setattr("rl.bench.decode_rates.TorchEngine", lambda model, cuda_graphs=True: (
+        OnFixedMemory(model) if cuda_graphs else TorchEngine(model)
+    ))  # fmt: skip
+    plan = FloorPlan("tiny-mini", slots=(2,), rates=(3.0, 5.0), new_tokens=64, repeats=2)
+    captured, found = [], {}
+    for found in measure_floor(plan):
+        captured.append(found["sessions"][-1]["graphs"]["captured"])
+    assert captured[0] > 1
+    assert set(captured) == {captured[0]}
+    (session,) = found["sessions"]
+    assert session["graphs"]["broken"] is None
+    assert all(case["passes_from_graphs"] == 1.0 for case in found["cases"])
+    assert session["plain"]["same_rows"] == 2
+    assert session["plain"]["same_tokens"] == 1.0
+
+
+def test_a_record_grows_case_by_case():
+    plan = FloorPlan("tiny-mini", slots=(1, 2), rates=(5.0,), new_tokens=32, repeats=1)
+    assert [(len(one["cases"]), len(one["sessions"])) for one in measure_floor(plan)] == [
+        (1, 1),
+        (1, 1),
+        (2, 2),
+        (2, 2),
+    ]
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, 11.0])
+def test_a_rate_that_no_block_can_have_is_refused(rate):
+    with pytest.raises(ValueError, match=r"tokens per forward must be above 0 and at most 10\.7"):
+        FloorPlan("tiny-mini", rates=(3.0, rate))
 
 
 def test_random_weights_say_what_is_wrong():
@@ -242,7 +296,54 @@ def test_the_same_command_measures_random_weights_against_memory(tmp_path):
         # Block 1 alone, after a prompt of one block: floor(64 / rate) - floor(32 / rate) forwards.
         assert one["passes"] == 64 // one["rate"] - 32 // one["rate"]
         assert math.isclose(one["share"], one["bytes"] / record["bandwidth_gb_per_s"] / 1e9 / one["seconds"])
+    assert record["complete"] is True
+    (session,) = record["sessions"]
+    assert session["graphs"] is session["plain"] is None  # on a CPU in float32
     assert "Memory bandwidth" in result.output
+
+
+def test_what_was_measured_is_kept_when_a_later_case_fails(tmp_path, monkeypatch):
+    measure_case = ForcedBench.measure
+
+    def fail(self, rate, visits, repeats):
+        if rate == 3.0:
+            raise torch.OutOfMemoryError("no memory")
+        return measure_case(self, rate, visits, repeats)
+
+    monkeypatch.setattr(ForcedBench, "measure", fail)
+    words = "--random-weights tiny-mini --slots 2 --tokens 32 --repeats 1 --rates 5 --rates 3 --rates 1"
+    result = CliRunner().invoke(app, ["bench", "decode", *words.split(), "--out", str(tmp_path)])
+    assert isinstance(result.exception, torch.OutOfMemoryError)
+    record = json.loads((tmp_path / "decode_tiny-mini.json").read_text())
+    assert [one["rate"] for one in record["cases"]] == [5.0]
+    assert record["complete"] is False
+    assert "1 of 3 cases" in (tmp_path / "decode_tiny-mini.md").read_text()
+
+
+def test_without_matplotlib_all_numbers_are_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    words = "--random-weights tiny-mini --slots 1 --tokens 32 --repeats 1 --rates 5 --profile"
+    result = CliRunner().invoke(app, ["bench", "decode", *words.split(), "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert "no figure: figures need matplotlib" in result.output
+    assert {path.name for path in tmp_path.iterdir()} == {"decode_tiny-mini.json", "decode_tiny-mini.md"}
+    profile = json.loads((tmp_path / "decode_tiny-mini.json").read_text())["sessions"][0]["profile"]
+    assert "aten::mm" in {cost["name"] for cost in profile["costs"]}
+    assert "A pass by kernel, S = 1" in (tmp_path / "decode_tiny-mini.md").read_text()
+
+
+def test_ways_that_were_run_are_kept_when_a_later_one_fails(tmp_path, quick, monkeypatch):
+    def fail(*_):
+        raise torch.OutOfMemoryError("no memory")
+
+    monkeypatch.setattr("rl.bench.decode._one_by_one", fail)
+    words = "--size tiny --tokens 32 --prompts 1 --naive-prompts 1 --slots 1"
+    result = CliRunner().invoke(app, ["bench", "decode", *words.split(), "--out", str(tmp_path)])
+    assert isinstance(result.exception, torch.OutOfMemoryError)
+    record = json.loads((tmp_path / "decode.json").read_text())
+    states = ["seconds" in way for way in record["sizes"]["tiny"]["ways"]]
+    assert states[:3] == [True, True, False]
+    assert record["complete"] is False
 
 
 def test_a_profile_names_operators_and_functions(quick):

@@ -39,6 +39,7 @@ class GraphedEngine(TorchEngine):
     def open(self, num_pages, block_length, mask):
         session = super().open(num_pages, block_length, mask)
         session.use_graphs(self.capture)
+        self.session = session
         return session
 
 
@@ -64,12 +65,27 @@ def test_a_capture_that_fails_leaves_the_decode_to_plain_forwards_with_one_warni
         raise RuntimeError("operation not permitted when stream is capturing")
 
     model, prompts = tiny_model(), ragged_prompts([0, 3, 9])
-    assert_alike(
-        decode(GraphedEngine(model, refuse), prompts, DECODE, TOKENS),
-        decode(TorchEngine(model), prompts, DECODE, TOKENS),
-    )
+    engine = GraphedEngine(model, refuse)
+    assert_alike(decode(engine, prompts, DECODE, TOKENS), decode(TorchEngine(model), prompts, DECODE, TOKENS))
     (warning,) = caplog.messages
     assert "no CUDA graph could be captured (operation not permitted" in warning
+    use = engine.session.graphs
+    assert (use.captured, use.replayed) == (0, 0)
+    assert use.plain > 3
+    assert use.broken == "RuntimeError: operation not permitted when stream is capturing"
+
+
+def test_a_session_counts_what_ran_from_graphs_and_what_did_not():
+    """Prompts of 17 blocks are run in passes of their own, 16 blocks at a time: those have no graph."""
+    model, capture = tiny_model(), FixedMemory()
+    model.config = model.config.model_copy(update={"max_position_embeddings": 128})
+    engine, prompts = GraphedEngine(model, capture), ragged_prompts([4 * PREFILL_BLOCKS + 4, 5])
+    decode(engine, prompts, DECODE, TOKENS, 2)
+    use = engine.session.graphs
+    assert (use.captured, use.replayed, use.broken) == (capture.captured, capture.replayed, None)
+    assert use.plain >= 1
+    plain = TorchEngine(model).open(4, 4, TOKENS.mask)
+    assert plain.graphs is None
 
 
 def test_memory_that_runs_out_in_a_capture_is_not_taken_for_a_failed_capture():
