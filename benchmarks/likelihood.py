@@ -2,11 +2,12 @@
 
     OMP_NUM_THREADS=1 python benchmarks/likelihood.py
     python benchmarks/likelihood.py --device cuda         # a learner step of a mini-shaped stack on the GPU as well
+    python benchmarks/likelihood.py --device cuda --only learner_step
 
-Prints a table and writes likelihood.json: (a) one composite forward and backward for all blocks against a forward and
-backward for every block; (b) the head at the scored positions, in slices, against the head at all positions; (c) peak
-memory of the learner's accumulation over n views against n graphs kept until one backward; (d) tokens per second and
-share of the measured matrix throughput of a learner step.
+Prints a table and writes likelihood.json after every part: (a) one composite forward and backward for all blocks
+against a forward and backward for every block; (b) the head at the scored positions, in slices, against the head at all
+positions; (c) peak memory of the learner's accumulation over n views against n graphs kept until one backward; (d)
+tokens per second and share of the measured matrix throughput of a learner step.
 """
 
 import argparse
@@ -173,55 +174,66 @@ def compare_memory(views: Sequence[int]) -> dict[str, Any]:
 
 
 def table(results: dict[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The figures as Markdown, of the parts that were measured."""
     lines = ["| what | figure | target |", "|---|---|---|"]
-    for case in results["all_blocks"]:
+    for case in results.get("all_blocks", []):
         what = (
             f"all blocks at once / block by block, 16 blocks of 32, prompt {case['prompt_length']}, {case['rows']} rows"
         )
         figure = f"{case['ratio']:.1f} x ({case['positions_ratio']:.1f} x fewer positions)"
         lines.append(f"| {what} | {figure} | {TARGETS['all_blocks']:.0f} x |")
-    head = results["scored_head"]
-    lines.append(f"| scored-position / full head, time | {head['ratio']:.1f} x | {TARGETS['scored_head']:.0f} x |")
-    for name, mib in head["peak_mib"].items():
-        lines.append(f"| peak memory of `{name}` | {mib:.0f} MiB | |")
-    memory = results["memory"]
-    for name in ("learner_mib", "kept_graphs_mib"):
-        figures = ", ".join(f"{mib:.0f}" for mib in memory[name])
-        lines.append(f"| {name} at {memory['views']} views | {figures} | {'flat' if name == 'learner_mib' else ''} |")
-    for step in results["learner_step"]:
+    if head := results.get("scored_head"):
+        lines.append(f"| scored-position / full head, time | {head['ratio']:.1f} x | {TARGETS['scored_head']:.0f} x |")
+        lines += [f"| peak memory of `{name}` | {mib:.0f} MiB | |" for name, mib in head["peak_mib"].items()]
+    if memory := results.get("memory"):
+        for name in ("learner_mib", "kept_graphs_mib"):
+            figures = ", ".join(f"{mib:.0f}" for mib in memory[name])
+            lines.append(
+                f"| {name} at {memory['views']} views | {figures} | {'flat' if name == 'learner_mib' else ''} |"
+            )
+    for step in results.get("learner_step", []):
         what = f"learner step, {step['layers']} layers of width {step['hidden_size']}, {step['dtype']}"
         figure = f"{step['tokens_per_second']:.0f} tokens/s, {step['share_of_peak']:.0%} of {step['device']}'s matmul"
         lines.append(f"| {what} | {figure} | |")
     return "\n".join(lines)
 
 
-def measure(device: str, repeats: int) -> dict[str, Any]:
-    """Everything, in one run."""
-    torch.manual_seed(0)
-    steps = [measure_learner_step(Workload(SMALL, rows=4, prompt_length=128, num_blocks=16), 1 << 20, repeats)]
+def learner_steps(device: str, repeats: int) -> list[dict[str, Any]]:
+    """A step of the small policy on the CPU and, with a GPU, of a mini-shaped stack there."""
+    small = Workload(SMALL, rows=4, prompt_length=128, num_blocks=16)
+    steps = [measure_learner_step(small, 1 << 20, repeats)]
     if device == "cuda":
         mini = Workload(MINI_STACK, rows=32, prompt_length=128, num_blocks=16, device="cuda", dtype=torch.bfloat16)
         steps.append(measure_learner_step(mini, 20_000, repeats))
+    return steps
+
+
+def parts_of(device: str, repeats: int) -> dict[str, Callable[[], Any]]:
+    """The parts by name, in the order they are measured."""
     return {
-        "threads": torch.get_num_threads(),
-        "learner_step": steps,
-        "all_blocks": [compare_blocks(prompt, rows=2, repeats=repeats) for prompt in (0, 128, 256)],
-        "scored_head": compare_heads(repeats),
-        "memory": compare_memory([1, 2, 4, 8]),
+        "learner_step": lambda: learner_steps(device, repeats),
+        "all_blocks": lambda: [compare_blocks(prompt, rows=2, repeats=repeats) for prompt in (0, 128, 256)],
+        "scored_head": lambda: compare_heads(repeats),
+        "memory": lambda: compare_memory([1, 2, 4, 8]),
     }
 
 
 def main() -> None:
-    """Parse, run, print, write."""
+    """Parse, run, print; write after every part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="of the learner step")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs of everything, after one to warm up")
+    parser.add_argument("--only", choices=list(parts_of("cpu", 1)), help="one part, into likelihood_PART.json")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     options = parser.parse_args()
-    results = measure(options.device, options.repeats)
+    torch.manual_seed(0)
     gpu = torch.cuda.get_device_name() if options.device == "cuda" else None
-    write_record(options.out / "likelihood.json", results, gpu)
+    name = f"likelihood_{options.only}" if options.only else "likelihood"
+    results: dict[str, Any] = {"threads": torch.get_num_threads()}
+    for part, run in parts_of(options.device, options.repeats).items():
+        if options.only in (None, part):
+            results[part] = run()
+            write_record(options.out / f"{name}.json", results, gpu)
     print(table(results))
 
 

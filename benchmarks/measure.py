@@ -9,27 +9,47 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 Action = Callable[[], Any]
 
 
-def median_seconds(action: Action, repeats: int, device: str = "cpu") -> float:
-    """Median after one run to warm up: wall time on a GPU, on a CPU the time that this process computed.
+class Timing(NamedTuple):
+    """Seconds of an action.
 
-    So other work on the machine does not count; with several threads their times add up.
+    Attributes:
+        first: Of the first run: compilation, allocation, libraries that set themselves up.
+        median: Of the runs after it.
+    """
+
+    first: float
+    median: float
+
+
+def time_runs(action: Action, repeats: int, device: str = "cpu") -> Timing:
+    """Runs an action once to warm up and then `repeats` times: wall time on a GPU, on a CPU what this process computed.
+
+    So other work on a CPU does not count; with several threads their times add up. On a GPU the peak of memory is
+    counted from the second run on.
     """
     clock = time.process_time if device == "cpu" else time.perf_counter
     seconds = []
-    for _ in range(repeats + 1):
+    for run in range(repeats + 1):
+        if run == 1 and device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
         started = clock()
         action()
         if device != "cpu":
             torch.cuda.synchronize()
         seconds.append(clock() - started)
-    return statistics.median(seconds[1:])
+    return Timing(seconds[0], statistics.median(seconds[1:]))
+
+
+def median_seconds(action: Action, repeats: int, device: str = "cpu") -> float:
+    """The median of `time_runs`."""
+    return time_runs(action, repeats, device).median
 
 
 def peak_mib(prepare: Callable[..., Action], *arguments: Any) -> float:
