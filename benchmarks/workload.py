@@ -33,6 +33,19 @@ SMALL = LLaDA2Config(
     max_position_embeddings=4096,
 )
 """LLaDA2.1-mini's proportions at a width for a CPU: its head has 0.4 of the weights that a token meets before it."""
+TINY = SMALL.model_copy(
+    update={
+        "vocab_size": 512,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "head_dim": 16,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+    }
+)
+"""For tests: no figure of speed is worth anything at this size."""
 MINI_STACK = LLADA2_MINI.model_copy(update={"num_hidden_layers": 4})
 """Four layers of LLaDA2.1-mini's shape, the first one dense, with its whole vocabulary."""
 

@@ -1,0 +1,80 @@
+"""Experts that no token visited: their gradient is exactly 0, whatever lay in the memory before.
+
+`grouped_mm`'s backward is reported to leave such gradients unwritten on some GPUs (pytorch/pytorch#172439); a fresh
+allocation is often zero by chance, so memory is filled with NaN first.
+"""
+
+import torch
+from torch import Tensor
+
+from gpu.findings import Findings, Setting
+from rl.models.llada2 import LLADA2_MINI, LLaDA2Config
+from rl.models.llada2.moe import Experts
+from workload import TINY
+
+LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+TOKENS = 512
+ROUNDS = 3
+
+
+def run(setting: Setting, findings: Findings) -> None:
+    """Several patterns of visits at mini's widths, against a loop over experts in float64."""
+    config = TINY if setting.tiny else LLADA2_MINI
+    last, k = config.num_experts - 1, config.num_experts_per_tok
+    patterns = {
+        "the first k": list(range(k)),
+        "the last k": list(range(last - k + 1, last + 1)),
+        "every other one": list(range(0, config.num_experts, 2)),
+        "all but the last": list(range(last)),
+    }
+    for dtype in (torch.float32, torch.bfloat16):
+        for name, visited in patterns.items():
+            what = f"{str(dtype).removeprefix('torch.')}, visits to {name}"
+            with findings.case(what):
+                _check(config, visited, dtype, setting.device, what, findings)
+
+
+def _check(
+    config: LLaDA2Config, visited: list[int], dtype: torch.dtype, device: str, what: str, findings: Findings
+) -> None:
+    source = torch.Generator().manual_seed(0)
+    experts = Experts(config).to(device=device, dtype=dtype)
+    for parameter in experts.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=source) * config.hidden_size**-0.5)
+    hidden = torch.randn(TOKENS, config.hidden_size, generator=source).to(device, dtype)
+    choices = torch.stack([torch.randperm(len(visited), generator=source) for _ in range(TOKENS)])
+    index = torch.tensor(visited)[choices[:, : config.num_experts_per_tok]].to(device)
+    weight = torch.rand(index.shape, generator=source).to(device)
+    untouched = torch.ones(config.num_experts, dtype=torch.bool)
+    untouched[index.flatten().cpu()] = False
+    worst = 0.0
+    for _ in range(ROUNDS):
+        experts.zero_grad(set_to_none=True)
+        _dirty(experts, device)
+        experts(hidden, index, weight).float().square().sum().backward()
+        for parameter in experts.parameters():
+            assert parameter.grad is not None
+            left = parameter.grad[untouched.to(device)]
+            worst = max(worst, float("inf") if left.isnan().any() else float(left.abs().max()))
+    findings.equal(f"{what}: largest gradient of {int(untouched.sum())} experts without tokens", worst, 0.0)
+    if int(untouched.sum()) > 1:  # once per visited few: the loop in float64 takes its time
+        return
+    findings.at_most(f"{what}: error of the other gradients", _error(experts, hidden, index, weight), LIMITS[dtype])
+
+
+def _dirty(experts: Experts, device: str) -> None:
+    """Leaves NaN in the memory that gradients of these sizes are likely to get."""
+    junk = [torch.full_like(p, torch.nan, device=device) for p in experts.parameters() for _ in range(2)]
+    del junk
+
+
+def _error(experts: Experts, hidden: Tensor, index: Tensor, weight: Tensor) -> float:
+    """Norm of the gradients' error over their norm, against an expert by expert computation in float64."""
+    copy = Experts.__new__(Experts)
+    torch.nn.Module.__init__(copy)
+    copy.gate_up_proj = torch.nn.Parameter(experts.gate_up_proj.detach().double())
+    copy.down_proj = torch.nn.Parameter(experts.down_proj.detach().double())
+    copy(hidden.double(), index, weight.double()).square().sum().backward()
+    ours = torch.cat([p.grad.double().flatten() for p in experts.parameters() if p.grad is not None])
+    theirs = torch.cat([p.grad.flatten() for p in (copy.gate_up_proj, copy.down_proj) if p.grad is not None])
+    return float((ours - theirs).norm() / theirs.norm())

@@ -1,0 +1,47 @@
+"""`pack`: pure wheels and the golden data in one folder, for a machine that has torch but no network."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
+
+from gpu.places import CARRIED, NOTE, ROOT, commit, golden_folder, sources
+
+PACKAGES = ("pydantic>=2", "jaxtyping")  # with what they need: six wheels more, none of them larger than 3 MiB
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")
+LARGEST_MIB = 60.0
+
+
+def main(words: list[str] | None = None) -> int:
+    """Build the folder anew; 1 if it became too large or a part is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--python", default="3.12", help="version of the machine that is carried to; default: 3.12")
+    options = parser.parse_args(words)
+    golden = golden_folder()
+    shutil.rmtree(CARRIED, ignore_errors=True)
+    CARRIED.mkdir(parents=True)
+    install(options.python)
+    if golden is not None:
+        shutil.copytree(golden / "llada2_tiny", CARRIED / "golden" / "llada2_tiny")
+    found = {one.metadata["Name"]: one.version for one in distributions(path=[str(CARRIED)])}
+    note = {"python": options.python, "commit": commit(), "sources": sources(), "packages": found}
+    (CARRIED / NOTE).write_text(json.dumps(note, indent=1) + "\n")
+    mib = sum(path.stat().st_size for path in CARRIED.rglob("*") if path.is_file()) / 2**20
+    print(f"{CARRIED.relative_to(ROOT)}: {mib:.1f} MiB for Python {options.python}, commit {note['commit'][:12]}")
+    print(", ".join(f"{name} {version}" for name, version in sorted(found.items())))
+    if golden is None:
+        print("NO golden data: shared/golden/llada2_tiny is neither here nor beside the checkout; set REDRAFT_GOLDEN")
+    if mib > LARGEST_MIB:
+        print(f"TOO LARGE: at most {LARGEST_MIB:g} MiB can be carried")
+    return int(golden is None or mib > LARGEST_MIB)
+
+
+def install(python: str, target: Path = CARRIED) -> None:
+    """Unpack wheels for another Python than the one that runs; nothing is built and nothing of theirs is run."""
+    platforms = [word for platform in PLATFORMS for word in ("--platform", platform)]
+    words = ["--target", str(target), "--only-binary=:all:", "--implementation", "cp", "--python-version", python]
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile"]
+    subprocess.run([*pip, *words, *platforms, *PACKAGES], check=True)

@@ -1,0 +1,43 @@
+"""The parts of `check`, most telling first."""
+
+import importlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gpu.findings import Findings, Setting
+
+
+class Part(NamedTuple):
+    """One process.
+
+    Attributes:
+        name: What `--parts` calls it.
+        title: What it says, for readers.
+        limit_s: Seconds after which it is ended.
+        least_s: With fewer seconds left it is not even started.
+        module: Of this folder.
+        function: In it, taking a setting and findings.
+    """
+
+    name: str
+    title: str
+    limit_s: float
+    least_s: float
+    module: str
+    function: str = "run"
+
+    def load(self) -> Callable[[Setting, Findings], None]:
+        """Its function; only here is torch imported."""
+        return getattr(importlib.import_module(f"gpu.{self.module}"), self.function)
+
+
+PARTS = (
+    Part("golden", "The official model's logits and decodes", 75, 20, "golden"),
+    Part("decode_64", "Decoding at mini shape, 64 rows, against memory bandwidth", 120, 40, "decoding", "run_64"),
+    Part("decode_more", "The same with 8 and 256 rows", 100, 40, "decoding", "run_more"),
+    Part("learner", "A learner step of a mini-shaped stack", 90, 30, "learning"),
+    Part("likelihood", "Composite likelihood and gradient against float64", 75, 20, "likelihoods"),
+    Part("compiled", "FlexAttention and CUDA graphs are really used", 75, 25, "compiled"),
+    Part("experts", "Gradients of experts without tokens are exactly 0", 40, 15, "experts"),
+    Part("train", "A training run in one process, and its resume", 75, 20, "training"),
+)
