@@ -1,5 +1,8 @@
 """Decoding at LLaDA2.1-mini's shape with random weights, at forced tokens per forward, against memory bandwidth."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from gpu.findings import Findings, Setting
 from rl.bench.decode_floor import FloorPlan, measure_floor
 from rl.bench.decode_floor_report import floor_sections
@@ -24,20 +27,26 @@ def _plan(setting: Setting, slots: tuple[int, ...], few: tuple[int, ...], profil
 
 
 def _measure(plan: FloorPlan, setting: Setting, findings: Findings) -> None:
-    record: dict = {}
-    for record in measure_floor(plan):
-        for section in floor_sections(record):
-            findings.table(section.title, section.note, section.columns, section.rows)
-        findings.figure("record", record)
-    findings.equal("cases measured", len(record["cases"]), len(plan.slots) * len(plan.rates))
-    for case in record["cases"]:
-        what = f"S = {case['slots']}, {case['rate']:g} per forward"
-        if not setting.tiny:
-            findings.at_most(f"{what}: share of the bandwidth's floor", case["share"], 1.0)
-        if setting.on_gpu:
-            findings.at_least(f"{what}: share of timed passes from graphs", case["passes_from_graphs"], ALL)
-    for session in record["sessions"]:
-        graphs = session["graphs"]
-        if setting.on_gpu:
-            findings.equal(f"S = {session['slots']}: why a capture failed", graphs["broken"], None)
-            findings.at_least(f"S = {session['slots']}: graphs captured", graphs["captured"], 1)
+    """Checks each case as it comes; what fails later (memory, the profiler) costs no earlier one."""
+    seen, sessions = 0, []
+    with findings.case("measuring"):
+        for record in measure_floor(plan):
+            for section in floor_sections(record):
+                findings.table(section.title, section.note, section.columns, section.rows)
+            findings.figure("record", record)
+            for case in record["cases"][seen:]:
+                _check(case, setting, findings)
+            seen, sessions = len(record["cases"]), record["sessions"]
+    findings.equal("cases measured", seen, len(plan.slots) * len(plan.rates))
+    for session in sessions if setting.on_gpu else []:
+        graphs = session.get("graphs") or {"broken": "no case was measured", "captured": 0}
+        findings.equal(f"S = {session['slots']}: why a capture failed", graphs["broken"], None)
+        findings.at_least(f"S = {session['slots']}: graphs captured", graphs["captured"], 1)
+
+
+def _check(case: Mapping[str, Any], setting: Setting, findings: Findings) -> None:
+    what = f"S = {case['slots']}, {case['rate']:g} per forward"
+    if not setting.tiny:
+        findings.at_most(f"{what}: share of the bandwidth's floor", case["share"], 1.0)
+    if setting.on_gpu:
+        findings.at_least(f"{what}: share of timed passes from graphs", case["passes_from_graphs"], ALL)

@@ -20,7 +20,7 @@ def run(setting: Setting, findings: Findings) -> None:
     for dtype in ("float64", "float32", "bfloat16"):
         with findings.case(f"golden logits, {dtype}"):
             _logits(setting.device, dtype, findings)
-    for dtype in ("float64", "bfloat16"):
+    for dtype in ("float64", "bfloat16") if setting.tiny else ("float64", "float32", "bfloat16"):
         with findings.case(f"golden decodes, {dtype}"):
             _decodes(setting.device, dtype, findings)
 
@@ -73,7 +73,7 @@ def _decodes(device: str, dtype: str, findings: Findings) -> None:
             )
     findings.table(
         f"Golden decodes, {dtype}",
-        "Ours / golden. In bfloat16 rounding may part them; it is no fault.",
+        "Ours / golden. Outside float64 rounding parts them: one other token changes all that follows.",
         ("case", "equal tokens", "forwards", "edits", "s"),
         rows,
     )

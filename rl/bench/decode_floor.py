@@ -112,9 +112,10 @@ def measure_floor(plan: FloorPlan) -> Iterator[dict[str, Any]]:
             sessions[-1]["graphs"] = bench.graphs()
             yield record
         sessions[-1]["plain"] = bench.compare_plain(max(plan.rates))
+        yield record
         if plan.profile:
             sessions[-1]["profile"] = bench.profile(max(plan.rates))
-        yield record
+            yield record
 
 
 def build_random(name: str, seed: int) -> tuple[Any, SpecialTokens]:
