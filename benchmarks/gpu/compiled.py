@@ -18,7 +18,8 @@ from rollout.decoder import decode
 from rollout.graphs import CudaCapture
 from rollout.torch_engine import TorchEngine, TorchSession
 
-FLEX_KERNELS = ("flex_attention",)
+FLEX_KERNELS = ("flex_attention", "triton_tem")
+"""Parts of the names that Inductor gives to kernels of its templates; nothing else is compiled in this process."""
 GREEDY = DecodeConfig(threshold=0.3, editing_threshold=0.6, max_post_steps=4, max_completion_length=64)
 
 

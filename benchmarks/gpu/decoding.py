@@ -23,7 +23,7 @@ def run_more(setting: Setting, findings: Findings) -> None:
 def _plan(setting: Setting, slots: tuple[int, ...], few: tuple[int, ...], profile: bool) -> FloorPlan:
     if setting.tiny:
         return FloorPlan("tiny-mini", few, (5.0, 3.0), new_tokens=32, repeats=1, profile=profile)
-    return FloorPlan("mini", slots, (5.0, 3.0), repeats=2, profile=profile)
+    return FloorPlan("mini", slots, (5.0, 3.0), repeats=2 if len(slots) == 1 else 1, profile=profile)
 
 
 def _measure(plan: FloorPlan, setting: Setting, findings: Findings) -> None:

@@ -32,10 +32,10 @@ class Part(NamedTuple):
 
 
 PARTS = (
-    Part("golden", "The official model's logits and decodes", 75, 20, "golden"),
+    Part("golden", "The official model's logits and decodes", 100, 20, "golden"),
     Part("decode_64", "Decoding at mini shape, 64 rows, against memory bandwidth", 120, 40, "decoding", "run_64"),
-    Part("decode_more", "The same with 8 and 256 rows", 100, 40, "decoding", "run_more"),
-    Part("learner", "A learner step of a mini-shaped stack", 90, 30, "learning"),
+    Part("decode_more", "The same with 8 and 256 rows", 120, 40, "decoding", "run_more"),
+    Part("learner", "A learner step of a mini-shaped stack", 110, 30, "learning"),
     Part("likelihood", "Composite likelihood and gradient against float64", 75, 20, "likelihoods"),
     Part("compiled", "FlexAttention and CUDA graphs are really used", 75, 25, "compiled"),
     Part("experts", "Gradients of experts without tokens are exactly 0", 40, 15, "experts"),
