@@ -44,11 +44,15 @@ def what_is_missing() -> str | None:
     return f"{sys.executable} (Python {_PYTHON}) lacks {', '.join(missing)}: {how}"
 
 
-def golden_folder() -> Path | None:
-    """The folder of golden data: as `REDRAFT_GOLDEN` says, carried, or in `shared/` inside, beside or above us."""
+def golden_folder(carried: bool = True) -> Path | None:
+    """The folder of golden data: as `REDRAFT_GOLDEN` says, carried, or in `shared/` inside, beside or above us.
+
+    Args:
+        carried: Also the carried copy.
+    """
     named = os.environ.get("REDRAFT_GOLDEN")
     shared = [folder / "shared" / "golden" for folder in (ROOT, *ROOT.parents)]
-    places = [Path(named)] if named else [CARRIED / "golden", *shared]
+    places = [Path(named)] if named else [*([CARRIED / "golden"] if carried else []), *shared]
     return next((place for place in places if (place / "llada2_tiny" / "cases.json").is_file()), None)
 
 

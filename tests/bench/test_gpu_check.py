@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -181,27 +182,49 @@ def carried(tmp_path, monkeypatch):
     return folder
 
 
-def install_for_a_test(python, target=None):
-    places.CARRIED.joinpath("some.py").write_text("")
+def install_for_a_test(python, target):
+    target.mkdir()
+    (target / f"for_{python}.py").write_text("")
 
 
 def test_a_packed_folder_says_what_it_is_for_and_of_what(carried, monkeypatch, capsys, golden):
-    monkeypatch.setenv("REDRAFT_GOLDEN", str(golden.parent))
+    monkeypatch.delenv("REDRAFT_GOLDEN", raising=False)
+    shutil.copytree(golden, carried.parent / "shared" / "golden" / "llada2_tiny")
+    monkeypatch.setattr(places, "ROOT", carried.parent)
     monkeypatch.setattr(packing, "install", install_for_a_test)
-    (carried / "old").mkdir(parents=True)
-    assert packing.main(["--python", "3.12"]) == 0
+    for python in ("3.13", "3.12"):  # the golden data of the second folder are not those of the first
+        assert packing.main(["--python", python]) == 0
     note = json.loads((carried / "packed.json").read_text())
     assert (note["python"], note["sources"], note["commit"]) == ("3.12", places.sources(), places.commit())
     assert (carried / "golden" / "llada2_tiny" / "cases.json").is_file()
-    assert not (carried / "old").exists()
+    assert {path.name for path in carried.iterdir()} == {"for_3.12.py", "golden", "packed.json"}
     assert "for Python 3.12" in capsys.readouterr().out
+    assert places.golden_folder() == carried / "golden"
 
 
-def test_a_folder_without_golden_data_is_no_success(carried, monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("REDRAFT_GOLDEN", str(tmp_path))
+def no_wheels(python, target):
+    raise subprocess.CalledProcessError(1, "pip")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("golden_folder", lambda carried: None, "no golden data: shared/golden/llada2_tiny"),
+        ("install", no_wheels, "pip could not fetch pydantic>=2, jaxtyping for Python 3.12"),
+        ("LARGEST_MIB", 0.5, "but at most 0.5 MiB can be carried"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_leaves_the_earlier_one(
+    carried, monkeypatch, capsys, golden, name, value, problem
+):
+    monkeypatch.setenv("REDRAFT_GOLDEN", str(golden.parent))
     monkeypatch.setattr(packing, "install", install_for_a_test)
+    monkeypatch.setattr(packing, name, value)
+    carried.mkdir()
+    (carried / "earlier").write_text("")
     assert packing.main([]) == 1
-    assert "NO golden data" in capsys.readouterr().out
+    assert problem in capsys.readouterr().err
+    assert [path.name for path in carried.iterdir()] == ["earlier"]
 
 
 @pytest.mark.parametrize(
