@@ -32,6 +32,8 @@ def main(words: list[str] | None = None) -> int:
         print("benchmarks/gpu/check: the full size needs a GPU; add --size tiny on a CPU", file=sys.stderr)
         return 2
     setting = Setting(device, options.size)
+    if golden_folder() is None:
+        print("benchmarks/gpu/check: no golden data here, so `golden` will fail; see README.md", file=sys.stderr)
     patience = 1.0 if setting.on_gpu else CPU_PATIENCE
     seconds = patience * TOTAL_S if options.seconds is None else options.seconds
     run = Run(setting, gpu if setting.on_gpu else None, options.out or _default_out(device), seconds)
