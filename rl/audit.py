@@ -7,8 +7,9 @@ from pathlib import Path
 from rewards.result import RewardError
 from rewards.trial import audit_rows
 from rl.config import RunConfig
+from rl.data import source_name
+from rl.rows import Row, place_of
 from rl.run_files import write_whole
-from rl.tasks import Row
 
 QUARANTINE = "quarantine.jsonl"
 _PORTION = 256  # rows of one audit call: verifiers in a process have a deadline per call
@@ -42,7 +43,8 @@ def find_unfit(config: RunConfig, rows: Sequence[Row], say: Callable[[str], None
 
 
 def _refusal(config: RunConfig, rows: Sequence[Row], found: Mapping[int, str]) -> str:
-    shown = [f"  row {row} ({str(rows[row].get('prompt'))[:60]!r}): {found[row]}" for row in list(found)[:_SHOWN]]
+    places = {index: place_of(rows[index], source_name(config.data), index + 1) for index in list(found)[:_SHOWN]}
+    shown = [f"  {place}: {found[index]}" for index, place in places.items()]
     return "\n".join(
         [
             f"the recipe's verifiers cannot judge {len(found)} of {len(rows)} training rows, more than"

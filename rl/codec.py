@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewards.mixture import Sample
-from rl.data import located
+from rl.rows import Row
 from rl.seeding import derive_seed
-from rl.tasks import Row
-from rollout.blocks import padded_length
 from rollout.chat import Tokenizer, decode_text, encode_prompt
-from rollout.config import DecodeConfig
 from rollout.trajectory import Completion, Prompt
 
 TEXT_COLUMNS = frozenset({"prompt", "completion"})
@@ -53,44 +50,4 @@ class Codec:
             columns={name: value for name, value in row.items() if name not in TEXT_COLUMNS},
             group=prompt.group,
             unfinished=completion.trace.mask in completion.token_ids,
-        )
-
-
-def check_lengths(
-    rows: Sequence[Row], tokenizer: Tokenizer, decode: DecodeConfig, max_positions: int, where: str
-) -> None:
-    """Refuse rows whose prompts leave no room for a completion, before a run starts rather than when it draws them.
-
-    Args:
-        rows: Checked rows; each distinct prompt is encoded once.
-        tokenizer: Of the policy.
-        decode: Gives completion and block length.
-        max_positions: Tokens that the policy can read.
-        where: What errors call the rows, see `rl.data.source_name`.
-
-    Raises:
-        DataError: A prompt cannot be encoded or is too long.
-    """
-    seen: set[str] = set()
-    for number, row in enumerate(rows, start=1):
-        prompt = row["prompt"]
-        if repr(prompt) in seen:
-            continue
-        seen.add(repr(prompt))
-        # The number counts what `max_rows` and the transform left, so the text helps to find the row.
-        with located(f"{where}: row {number} ({str(prompt)[:40]!r})"):
-            check_fits(len(encode_prompt(tokenizer, prompt)), decode, max_positions)
-
-
-def check_fits(num_tokens: int, decode: DecodeConfig, max_positions: int) -> None:
-    """Refuse a prompt of `num_tokens` that leaves no room for a whole completion.
-
-    Raises:
-        ValueError: It is too long.
-    """
-    needed = padded_length(num_tokens + decode.max_completion_length, decode.block_length)
-    if needed > max_positions:
-        raise ValueError(
-            f"the prompt has {num_tokens} tokens; with max_completion_length {decode.max_completion_length} in whole"
-            f" blocks of {decode.block_length} it needs {needed} positions, but the policy has {max_positions}"
         )

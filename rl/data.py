@@ -14,8 +14,9 @@ from jinja2 import TemplateError
 
 from rl.config import DataConfig
 from rl.data_files import DataError, load_files, source_name
+from rl.rows import PlacedRow, Row, check_row
 from rl.seeding import derive_seed, make_generator
-from rl.tasks import GENERATORS, TRANSFORMS, Row
+from rl.tasks import GENERATORS, TRANSFORMS
 
 
 def load_rows(config: DataConfig, seed: int) -> list[Row]:
@@ -39,10 +40,11 @@ def load_rows(config: DataConfig, seed: int) -> list[Row]:
             f"data.kwargs of {config.path}: nothing takes {', '.join(config.kwargs)} without a transform; empty them"
             " with data.kwargs={} (evaluation.data.kwargs={}, sft.data.kwargs={})"
         )
+    rows: list[Row] = []
     for where, row in named:
         with located(where):
-            check_prompt(row)
-    rows = [row for _, row in named]
+            check_row(row)
+        rows.append(PlacedRow(row, where))
     if not rows:
         raise DataError(f"{source_name(config)}: no rows" + " after the transform" * bool(config.transform))
     return sample_rows(rows, config.max_rows, seed)
@@ -64,24 +66,6 @@ def located(where: str) -> Iterator[None]:
         raise DataError(f"{where}: {error}") from error
 
 
-def check_prompt(row: Row) -> None:
-    """Refuse a row without a usable `prompt`.
-
-    Raises:
-        ValueError: There is none, or it is neither text nor chat messages.
-    """
-    if "prompt" not in row:
-        raise ValueError(
-            f"rows need a `prompt`, got the columns {', '.join(row) or '(none)'};"
-            " write a transform (pkg.module:function, row -> list of rows) and name it in data.transform"
-        )
-    prompt = row["prompt"]
-    is_chat = isinstance(prompt, list) and prompt and all(isinstance(turn, dict) and "role" in turn for turn in prompt)
-    if not isinstance(prompt, str) and not is_chat:
-        raise ValueError(
-            f"`prompt` must be text or a list of messages {{role: ..., content: ...}}, got {str(prompt)[:60]!r}"
-            f" ({type(prompt).__name__})"
-        )
 
 
 def rows_fingerprint(rows: Sequence[Row]) -> str:

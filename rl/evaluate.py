@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from rl.pipeline import Pipeline
-from rl.tasks import Row
+from rl.rows import Row
 from rollout.config import DecodeConfig
 
 

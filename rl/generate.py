@@ -7,14 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rl.codec import check_fits
-from rl.data import check_prompt, located
+from rl.data import located
 from rl.data_files import read_jsonl
 from rl.files import check_output_file, output_file
-from rl.policy import PolicyLimits, find_text_side, load_policy, policy_limits
+from rl.policy import load_policy
+from rl.reading import Reader, Survey
+from rl.rows import Row, check_prompt, check_texts
 from rl.seeding import derive_seed
-from rl.tasks import Row
-from rollout.chat import Tokenizer, decode_text, encode_prompt
+from rollout.chat import Tokenizer, decode_text
 from rollout.config import DecodeConfig
 from rollout.decoder import Decoder
 from rollout.torch_engine import TorchEngine
@@ -47,10 +47,10 @@ def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
         A sentence with counts and speed.
     """
     check_output_file(job.out)
-    tokenizer, tokens = find_text_side(job.model)
-    rows, prompts = _read_prompts(job, tokenizer)
+    reader = Reader.of(job.model, ids_only=True)
+    rows, prompts = _read_prompts(job, reader)
     with output_file(job.out) as file:
-        decoder = Decoder(TorchEngine(load_policy(job.model, job.dtype, job.device)), tokens, job.slots)
+        decoder = Decoder(TorchEngine(load_policy(job.model, job.dtype, job.device)), reader.tokens, job.slots)
         started, total, forwards = time.perf_counter(), 0, 0
         done: dict[int, Completion] = {}  # those that wait for an earlier row
         written = 0
@@ -58,7 +58,7 @@ def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
             done[index] = completion
             total, forwards = total + len(completion.token_ids), forwards + completion.num_forwards
             while written in done:
-                row = _output_row(rows[written], done.pop(written), tokenizer, job.trace)
+                row = _output_row(rows[written], done.pop(written), reader.tokenizer, job.trace)
                 file.write(json.dumps(row) + "\n")
                 written += 1
             advance(count, len(prompts))
@@ -69,20 +69,24 @@ def run_generate(job: GenerateJob, advance: Callable[[int, int], None]) -> str:
     )
 
 
-def _read_prompts(job: GenerateJob, tokenizer: Tokenizer | None) -> tuple[list[Row], list[Prompt]]:
+def _read_prompts(job: GenerateJob, reader: Reader) -> tuple[list[Row], list[Prompt]]:
     """All rows and their prompts, checked before the weights are loaded; errors name file and line."""
-    limits = policy_limits(job.model)
+    survey = Survey(reader.tokenizer, job.prompts)
     rows, prompts = [], []
     for index, (line, row) in enumerate(read_jsonl(job.prompts)):
         where = f"{job.prompts}:{line}"
         with located(where):
-            token_ids = _encode(row, tokenizer, limits, job.decode)
+            token_ids = _encode(row, reader)
+            reader.check_room(len(token_ids), job.decode)
+        if "prompt_ids" not in row:
+            survey.see(where, row["prompt"], token_ids)
         rows.append(row)
         prompts.append(Prompt(id=where, token_ids=token_ids, seed=derive_seed(job.seed, "generate", index)))
+    survey.tell()
     return rows, prompts
 
 
-def _encode(row: Row, tokenizer: Tokenizer | None, limits: PolicyLimits, decode: DecodeConfig) -> tuple[int, ...]:
+def _encode(row: Row, reader: Reader) -> tuple[int, ...]:
     """The row's prompt, checked against the policy.
 
     Raises:
@@ -92,18 +96,12 @@ def _encode(row: Row, tokenizer: Tokenizer | None, limits: PolicyLimits, decode:
         ids = row["prompt_ids"]
         if not isinstance(ids, list) or not all(type(token) is int for token in ids):
             raise ValueError(f"prompt_ids must be a list of integers, got {str(ids)[:60]}")
-    elif "prompt" in row:
-        check_prompt(row)
-        if tokenizer is None:
-            raise ValueError("the model has no tokenizer, so text cannot be read; give prompt_ids")
-        ids = encode_prompt(tokenizer, row["prompt"])
-    else:
+        return tuple(reader.check_ids(ids, "prompt_ids"))
+    if "prompt" not in row:
         raise ValueError(f"needs `prompt` or `prompt_ids`, has {', '.join(row) or 'nothing'}")
-    for token in ids:
-        if not 0 <= token < limits.vocab_size:
-            raise ValueError(f"token id {token} is not in 0 to {limits.vocab_size - 1}")
-    check_fits(len(ids), decode, limits.max_positions)
-    return tuple(ids)
+    check_prompt(row)
+    check_texts({"prompt": row["prompt"]})
+    return tuple(reader.read_prompt(row["prompt"]))
 
 
 def _output_row(row: Row, completion: Completion, tokenizer: Tokenizer | None, trace: bool) -> dict[str, Any]:

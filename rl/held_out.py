@@ -4,7 +4,7 @@ import logging
 
 from rl.config import RunConfig
 from rl.data import DataError, load_rows, sample_rows
-from rl.tasks import Row
+from rl.rows import Row
 
 logger = logging.getLogger(__name__)
 

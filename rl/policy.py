@@ -1,6 +1,7 @@
 """Making policies: from a checkpoint folder, or from scratch; the one place that knows which model family it is."""
 
 import difflib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,10 +19,12 @@ from rl.models.llada2.model import LLaDA2Model, init_weights
 from rl.seeding import make_generator
 from rl.tokenizer import build_character_tokenizer
 from rl.weight_sync import WeightUpdate, install
-from rollout.chat import Tokenizer, load_tokenizer, special_tokens
+from rollout.chat import Tokenizer, load_tokenizer
+from rollout.special_ids import special_tokens
 from rollout.trajectory import SpecialTokens
 
 TOKENIZER_FILE = "tokenizer_config.json"
+GENERATION_FILE = "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float64")
 DEFAULT_BLOCK_LENGTH = 32  # of the published models, whose config.json does not say it
 
@@ -80,7 +83,10 @@ class PolicyLimits:
 
 def policy_limits(path: str) -> PolicyLimits:
     """Limits of the policy in a checkpoint folder, without its weights."""
-    config = LLaDA2Config.from_pretrained(path)
+    return _limits_of(LLaDA2Config.from_pretrained(path), path)
+
+
+def _limits_of(config: LLaDA2Config, path: str) -> PolicyLimits:
     block_length = config.unknown_keys.get("block_length", DEFAULT_BLOCK_LENGTH)
     if not isinstance(block_length, int) or block_length < 1:
         raise ValueError(f"{path}: block_length in config.json must be a positive integer, got {block_length!r}")
@@ -96,10 +102,33 @@ def load_text_side(path: str) -> tuple[Tokenizer, SpecialTokens]:
 
 
 def find_text_side(path: str) -> tuple[Tokenizer | None, SpecialTokens]:
-    """As `load_text_side`, for folders that may lack a tokenizer: then the ids come from config.json alone."""
+    """As `load_text_side`, for folders that may lack a tokenizer: then the ids come from the configs alone.
+
+    Raises:
+        ValueError: The folder's files contradict each other, or name ids that the policy lacks.
+    """
     config = LLaDA2Config.from_pretrained(path)
     tokenizer = _load_tokenizer(path) if (Path(path) / TOKENIZER_FILE).is_file() else None
-    return tokenizer, special_tokens(tokenizer, config)
+    try:
+        tokens = special_tokens(tokenizer, config, _generation_config(Path(path)))
+        for name, token in [("mask", tokens.mask), ("pad", tokens.pad), *(("end", stop) for stop in tokens.stops)]:
+            if not 0 <= token < config.vocab_size:
+                raise ValueError(f"the {name} token {token} is not in the vocabulary of {config.vocab_size}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return tokenizer, tokens
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    """Content of generation_config.json; empty where there is none."""
+    file = folder / GENERATION_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{GENERATION_FILE}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{GENERATION_FILE} must hold a JSON object, got {type(content).__name__}")
+    return content
 
 
 def _load_tokenizer(path: str) -> Tokenizer:
@@ -126,6 +155,17 @@ def build_policy(
     Raises:
         ValueError: The shape has an unknown key or does not describe a network.
     """
+    config, tokenizer = _plan(shape, block_length)
+    return _from_scratch(config, dtype, device, seed), tokenizer, special_tokens(tokenizer, config)
+
+
+def plan_policy(shape: Mapping[str, Any], block_length: int) -> tuple[Tokenizer, SpecialTokens, PolicyLimits]:
+    """Text side and limits of the policy that `build_policy` would make; raises what it would."""
+    config, tokenizer = _plan(shape, block_length)
+    return tokenizer, special_tokens(tokenizer, config), _limits_of(config, "model.init")
+
+
+def _plan(shape: Mapping[str, Any], block_length: int) -> tuple[LLaDA2Config, Tokenizer]:
     tokenizer = build_character_tokenizer()
     ids = {
         "vocab_size": len(tokenizer),
@@ -133,8 +173,7 @@ def build_policy(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    config = _new_config(shape, {**ids, "block_length": block_length})
-    return _from_scratch(config, dtype, device, seed), tokenizer, special_tokens(tokenizer, config)
+    return _new_config(shape, {**ids, "block_length": block_length}), tokenizer
 
 
 def build_bare_policy(shape: Mapping[str, Any], dtype: str, device: str, seed: int) -> LLaDA2Model:

@@ -1,15 +1,71 @@
-"""Before a run: its verifiers are tried on a sample of its rows, and must tell right answers from cheap ones."""
+"""Before a run: its rewards can be called on its rows, and its verifiers tell right answers from cheap ones."""
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
+from rewards.call import PARTS, Signature
+from rewards.configured import ConfiguredReward
+from rewards.mixture import RewardMixture, Sample, as_batch
 from rewards.result import RewardError
 from rewards.term import RewardTerm
 from rewards.trial import Check, try_reward
+from rl.codec import TEXT_COLUMNS
 from rl.config import RewardTestConfig
 from rl.data import sample_rows
-from rl.tasks import Row
+from rl.rows import Row, place_of
 
 _SHOWN = 3
+
+
+def check_calls(terms: Sequence[RewardTerm], rows_of: Mapping[str, Sequence[Row]]) -> None:
+    """Import every reward, and make sure that each row it applies to has what it needs.
+
+    Args:
+        terms: The recipe's rewards.
+        rows_of: Rows that will be scored, by what errors call them.
+
+    Raises:
+        RewardError: A reward does not import, does not take what the recipe gives it, or needs a column that a row
+            lacks; or no row has what its `when` asks for; or the terms do not make a mixture.
+    """
+    RewardMixture(terms).close()
+    for term in terms:
+        signature = _signature(term)
+        for source, rows in rows_of.items():
+            _check_columns(term, signature, source, rows)
+        _check_function_of(term)
+
+
+def _signature(term: RewardTerm) -> Signature:
+    with contextlib.closing(ConfiguredReward(term)) as reward:
+        return reward.start()
+
+
+def _check_columns(term: RewardTerm, signature: Signature, source: str, rows: Sequence[Row]) -> None:
+    checked: set[frozenset[str]] = set()
+    for number, row in enumerate(rows, start=1):
+        columns = frozenset(row) - TEXT_COLUMNS
+        if columns in checked or not term.applies(row):
+            continue
+        checked.add(columns)
+        place = place_of(row, source, number)
+        try:
+            batch = as_batch([Sample("", "", (), dict.fromkeys(columns))])
+            signature.select({**batch, PARTS: []} if signature.needs_parts else batch, term.kwargs)
+        except RewardError as error:
+            hint = "; a reward for some of the rows only says which with `when`" if len(rows) > 1 else ""
+            raise RewardError(f"{place}: reward {term.name!r}: {error}{hint}") from error
+
+
+def _check_function_of(term: RewardTerm) -> None:
+    """Import the function of somebody else that an adapter calls, in the same kind of process."""
+    function = term.kwargs.get("function")
+    if not isinstance(function, str) or ":" not in function:
+        return
+    try:
+        _signature(term.model_copy(update={"fn": function, "kwargs": {}}))
+    except RewardError as error:
+        raise RewardError(f"{error} (kwargs.function)") from error
 
 
 def check_rewards(
@@ -30,7 +86,7 @@ def check_rewards(
     for term in terms:
         applicable = [row for row in rows if term.applies(row)]
         if not applicable:
-            raise RewardError(f"reward {term.name!r} applies to none of {len(rows)} training rows: when: {term.when}")
+            raise RewardError(_nowhere(term, rows, "training rows"))
         if not (term.attacks and config.rows):
             continue
         sample = sample_rows(applicable, config.rows, seed)
@@ -41,6 +97,26 @@ def check_rewards(
         low = {kind: share for kind, share in shares.items() if share < config.threshold}
         if low:
             raise RewardError(_refusal(term, checks, low, config, sample))
+
+
+def check_measure(terms: Sequence[RewardTerm], rows: Sequence[Row]) -> None:
+    """Refuse an evaluation whose measure, the first reward, applies to no row.
+
+    Raises:
+        RewardError: It does not.
+    """
+    if not any(terms[0].applies(row) for row in rows):
+        raise RewardError(
+            _nowhere(terms[0], rows, "evaluation rows") + "; the first reward is what evaluation measures"
+        )
+
+
+def _nowhere(term: RewardTerm, rows: Sequence[Row], what: str) -> str:
+    absent = [name for name in term.when if not any(name in row for row in rows)]
+    seen = {name: sorted({str(row[name])[:20] for row in rows if name in row})[:5] for name in term.when}
+    found = [f"no row has the column {name!r}" for name in absent]
+    found += [f"{name} is {', '.join(values)}" for name, values in seen.items() if values]
+    return f"reward {term.name!r} applies to none of {len(rows)} {what}: when: {term.when}, but {'; '.join(found)}"
 
 
 def shares_by_kind(checks: Sequence[Check]) -> dict[str, float]:

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from rl.audit import find_unfit, read_quarantine, write_quarantine
 from rl.checkpoint import what_is_kept
-from rl.codec import Codec, check_lengths
+from rl.codec import Codec
 from rl.config import RunConfig
-from rl.data import load_rows, source_name
+from rl.data import load_rows
 from rl.held_out import load_held_out
 from rl.inputs import check_inputs, run_inputs
-from rl.launcher import check_ray_address
 from rl.loop import Parts, RunData, train
-from rl.policy import load_text_side, policy_limits
+from rl.policy import load_text_side
+from rl.preflight import check_evaluation, check_machine, check_reward_calls, check_run
 from rl.protocols import PolicyLearner, RewardPool, RolloutPool
 from rl.recorder import Recorder
 from rl.resume import Progress, find_start
@@ -23,10 +23,8 @@ from rl.reward_gate import check_rewards
 from rl.run_files import WriteError
 from rl.run_lock import run_lock
 from rl.stop_signal import hangup_ignored, stop_signal
-from rl.warmstart import ensure_policy, present_policy, run_warm_start
-from rollout.chat import Tokenizer
+from rl.warmstart import ensure_policy, policy_folder, present_policy, run_warm_start
 from rollout.trajectory import SpecialTokens
-from rollout.vllm_engine import require_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +51,7 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome
         DataError: What the run depends on changed since its checkpoint.
         WriteError: A file of the run cannot be written; says what is kept.
     """
-    if config.rollout.engine == "vllm":
-        require_vllm()  # known now, not after the warm start
-    if config.cluster.backend == "ray":
-        check_ray_address()
+    check_machine(config)
     with _own_folder(recorder.run):
         return _run(config, recorder, find_start(config, recorder.run, resume))
 
@@ -64,7 +59,9 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome
 def run_sft(config: RunConfig, recorder: Recorder) -> Path:
     """Run only the recipe's warm start; the folder of its policy. Raises as `run_training` and `run_warm_start` do."""
     with _own_folder(recorder.run):
-        return run_warm_start(config, recorder, load_held_out(config))
+        held_out = load_held_out(config)
+        check_evaluation(config, held_out)
+        return run_warm_start(config, recorder, held_out)
 
 
 @contextlib.contextmanager
@@ -79,10 +76,11 @@ def _own_folder(run: Path) -> Iterator[None]:
 
 def _run(config: RunConfig, recorder: Recorder, checkpoint: Path | None) -> Outcome:
     """From the rows to the last step; a resumed run starts from its checkpoint, and writes nothing before it could."""
-    rows = load_rows(config.data, config.seed)
+    rows, held_out = load_rows(config.data, config.seed), load_held_out(config)
+    check_reward_calls(config, rows, held_out)
     unfit = read_quarantine(recorder.run) if checkpoint else find_unfit(config, rows, recorder.say)
     fit = [row for index, row in enumerate(rows) if index not in unfit]
-    held_out = load_held_out(config)
+    check_run(config, fit, held_out, policy_folder(config))
     if checkpoint is None:
         check_rewards(config.rewards, fit, config.reward_test, config.seed, recorder.say)
         recorder.begin()
@@ -95,7 +93,6 @@ def _run(config: RunConfig, recorder: Recorder, checkpoint: Path | None) -> Outc
     if checkpoint is not None:
         check_inputs(checkpoint, data.inputs, recorder.warn)
     tokenizer, tokens = load_text_side(path)
-    _check_fit(config, data, path, tokenizer)
     progress = Progress.of(checkpoint)
     # Our signal handlers come after Ray's, which would end the process without a checkpoint.
     with backend(config, path, tokens) as (rollouts, rewards, learner), stop_signal() as stopping:
@@ -133,13 +130,3 @@ def backend(
         yield rollouts, rewards, LearnerWorker(path, config, tokens, config.cluster.learner_threads)
 
 
-def _check_fit(config: RunConfig, data: RunData, path: str, tokenizer: Tokenizer) -> None:
-    """Refuse prompts that the policy has no room for before the first step, not in the middle of the run."""
-    limits, block_length = policy_limits(path), config.rollout.decode.block_length
-    if limits.block_length != block_length:
-        logger.warning("%s was trained with blocks of %d tokens, not %d", path, limits.block_length, block_length)
-    limit = limits.max_positions
-    check_lengths(data.train, tokenizer, config.rollout.decode, limit, source_name(config.data))
-    if config.evaluation is not None:
-        where = source_name(config.evaluation.data)
-        check_lengths(data.held_out, tokenizer, config.evaluation.decode, limit, where)

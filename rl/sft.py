@@ -15,11 +15,11 @@ from rl.batch import CanvasBatch, lay_out
 from rl.config import SFTConfig
 from rl.data import located
 from rl.likelihood import score_view
+from rl.reading import Reader, Survey
+from rl.rows import Row, place_of
 from rl.seeding import derive_seed
-from rl.tasks import Row
 from rl.views import supervised_view
 from rollout.blocks import padded_length
-from rollout.chat import Tokenizer, encode_prompt
 from rollout.trajectory import SpecialTokens
 
 Report = Callable[[int, dict[str, float]], None]
@@ -34,53 +34,45 @@ class Demonstration:
 
 
 def encode_rows(
-    rows: Sequence[Row],
-    tokenizer: Tokenizer,
-    tokens: SpecialTokens,
-    block_length: int,
-    max_positions: int,
-    where: str = "sft.data",
+    rows: Sequence[Row], reader: Reader, block_length: int, source: str = "sft.data"
 ) -> list[Demonstration]:
     """Rows with `prompt` and `completion` as demonstrations; end tokens up to the block's end are trained too.
 
     Args:
         rows: Checked rows.
-        tokenizer: Of the policy.
-        tokens: Its special ids.
+        reader: The policy's text side.
         block_length: Tokens per block.
-        max_positions: Tokens that the policy can read.
-        where: What errors call the rows, see `rl.data.source_name`.
+        source: What errors call the rows, see `rl.data.source_name`.
 
     Raises:
         DataError: A row has no completion, or one that the policy cannot learn.
     """
-    encoded = []
+    survey, encoded = Survey(reader.tokenizer, source), []
     for number, row in enumerate(rows, start=1):
-        with located(f"{where}: row {number} ({str(row['prompt'])[:40]!r})"):
-            demonstration = _demonstrate(row, tokenizer, tokens.mask, block_length)
-            needed = len(demonstration.prompt) + len(demonstration.canvas)
-            if needed > max_positions:
-                raise ValueError(
-                    f"the prompt has {len(demonstration.prompt)} tokens; with its completion in whole blocks of"
-                    f" {block_length} it needs {needed} positions, but the policy has {max_positions}"
-                )
+        place = place_of(row, source, number)
+        with located(place):
+            demonstration = _demonstrate(row, reader, block_length)
+        survey.see(place, row["prompt"], demonstration.prompt)
+        survey.see(place, row["completion"], demonstration.canvas)
         encoded.append(demonstration)
+    survey.tell()
     return encoded
 
 
-def _demonstrate(row: Row, tokenizer: Tokenizer, mask_id: int, block_length: int) -> Demonstration:
+def _demonstrate(row: Row, reader: Reader, block_length: int) -> Demonstration:
     completion = row.get("completion")
     if not isinstance(completion, str):
         found = f"got {str(completion)[:60]!r}" if "completion" in row else f"got the columns {', '.join(row)}"
         raise ValueError(f"a demonstration needs `completion`, as text; {found}")
-    eos = tokenizer.eos_token_id
-    assert eos is not None
-    prompt = encode_prompt(tokenizer, row["prompt"])
-    answer = tokenizer.encode(completion, add_special_tokens=False)
-    if mask_id in answer:  # the policy never writes it, so its log-probability is -inf
-        raise ValueError("`completion` contains the mask token, which cannot be learned")
+    prompt, answer = reader.read_prompt(row["prompt"]), reader.read_answer(completion)
     end = padded_length(len(prompt) + len(answer) + 1, block_length)
-    return Demonstration(tuple(prompt), (*answer, *[eos] * (end - len(prompt) - len(answer))))
+    if end > reader.limits.max_positions:
+        raise ValueError(
+            f"the prompt has {len(prompt)} tokens; with its completion in whole blocks of {block_length} it needs"
+            f" {end} positions, but the policy has {reader.limits.max_positions}"
+        )
+    ends = [reader.tokens.end] * (end - len(prompt) - len(answer))
+    return Demonstration(tuple(prompt), (*answer, *ends))
 
 
 class MixtureLoss(nn.Module):

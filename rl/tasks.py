@@ -5,13 +5,11 @@ A task row has `prompt` (text), `ground_truth`, and for supervised training `com
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 
+from rl.rows import Row
 from rl.seeding import derive_seed
-
-Row = dict[str, Any]
 
 CALCULATOR = re.compile(r"<<([^<>=]+)=([^<>=]+)>>")
 HELD_OUT_FRACTION = 0.2
@@ -60,7 +58,7 @@ def gsm8k_calculator(row: Row, *, max_length: int = 12) -> list[Row]:
         row: A GSM8K row with `answer`.
         max_length: Leave out annotations whose left side has more characters.
     """
-    found = CALCULATOR.findall(row["answer"])
+    found = CALCULATOR.findall(_text(row, "answer"))
     pairs = [(left.replace(" ", ""), right.strip().replace(",", "")) for left, right in found]
     return [_row(left, right) for left, right in pairs if len(left) <= max_length]
 
@@ -72,7 +70,8 @@ def gsm8k(row: Row, *, suffix: str = "") -> list[Row]:
         row: With `question` and `answer`, which ends in `#### answer`.
         suffix: Added to the question: how to answer.
     """
-    return [{"prompt": row["question"] + suffix, "ground_truth": row["answer"].rpartition("####")[2].strip()}]
+    question, answer = _text(row, "question"), _text(row, "answer")
+    return [{"prompt": question + suffix, "ground_truth": answer.rpartition("####")[2].strip()}]
 
 
 def rename(row: Row, *, columns: Mapping[str, str], suffix: str = "") -> list[Row]:
@@ -93,6 +92,19 @@ def rename(row: Row, *, columns: Mapping[str, str], suffix: str = "") -> list[Ro
     renamed = kept | {new: row[old] for new, old in columns.items()}
     prompt = renamed.get("prompt")
     return [renamed | {"prompt": f"{prompt}{suffix}"} if isinstance(prompt, str | int) else renamed]
+
+
+def _text(row: Row, column: str) -> str:
+    """A column that must hold text.
+
+    Raises:
+        ValueError: It does not, or is not there.
+    """
+    value = row.get(column)
+    if not isinstance(value, str):
+        found = f"got {value!r:.60}" if column in row else f"the row has: {', '.join(row) or 'nothing'}"
+        raise ValueError(f"`{column}` must be text; {found}")
+    return value
 
 
 def _row(question: str, answer: str) -> Row:

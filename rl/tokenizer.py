@@ -14,7 +14,8 @@ def build_character_tokenizer() -> PreTrainedTokenizerFast:
 
     vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, ROLE_END, MASK, UNKNOWN, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), behavior="isolated")  # pyright: ignore[reportAttributeAccessIssue]
+    # Not a dot, which matches no newline: runs of newlines would stay one piece, and no token is that.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

@@ -19,13 +19,13 @@ from rl.evaluate import evaluate
 from rl.inputs import policy_fingerprint
 from rl.pipeline import Pipeline
 from rl.policy import RolloutPolicy, build_policy, load_policy, load_text_side, save_policy
+from rl.reading import Reader
 from rl.recipe import RecipeError
 from rl.recorder import Recorder
 from rl.run_files import write_whole, writing
-from rl.sft import TrainOptions, encode_rows, train_supervised
+from rl.sft import Demonstration, TrainOptions, encode_rows, train_supervised
 from rl.tasks import Row
 from rollout.chat import Tokenizer
-from rollout.torch_engine import TorchEngine
 from rollout.trajectory import SpecialTokens
 from rollout.worker import RolloutWorker
 
@@ -106,12 +106,16 @@ def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row
         raise RecipeError("the recipe has no sft section; add one with at least sft.data")
     if complete_checkpoints(recorder.run):
         raise RecipeError(f"{recorder.run} already holds RL checkpoints; choose another output_dir=FOLDER")
+    demonstrations = _demonstrations(config, config.sft)  # a bad row is known before weights are loaded
     recorder.begin()
     recorder.drop_stage("sft")
     torch.set_num_threads(config.cluster.learner_threads)
     model, tokenizer, tokens = _first_policy(config)
     with _accuracy(config, model, tokenizer, tokens, held_out) as accuracy:
-        _train(config, config.sft, model, tokenizer, tokens, accuracy, recorder)
+        options = TrainOptions(Path(config.output_dir) / "sft", config.seed, config.rollout.decode.block_length, tokens)
+        train_supervised(
+            model, demonstrations, config.sft, options, accuracy, lambda *row: recorder.metrics("sft", *row)
+        )
     folder = _made_folder(config)
     partial = folder.with_name(".hf.partial")  # written beside its place and renamed: what is there is a whole policy
     shutil.rmtree(partial, ignore_errors=True)
@@ -135,21 +139,9 @@ def _first_policy(config: RunConfig) -> tuple[nn.Module, Tokenizer, SpecialToken
     return build_policy(config.model.init, dtype, device, config.seed, block_length=config.rollout.decode.block_length)
 
 
-def _train(
-    config: RunConfig,
-    sft: SFTConfig,
-    model: nn.Module,
-    tokenizer: Tokenizer,
-    tokens: SpecialTokens,
-    accuracy: Callable[[], dict[str, float]],
-    recorder: Recorder,
-) -> None:
-    block_length = config.rollout.decode.block_length
-    limit = TorchEngine(model).max_length
-    rows = load_rows(sft.data, config.seed)
-    demonstrations = encode_rows(rows, tokenizer, tokens, block_length, limit, source_name(sft.data))
-    options = TrainOptions(Path(config.output_dir) / "sft", config.seed, block_length, tokens)
-    train_supervised(model, demonstrations, sft, options, accuracy, lambda *row: recorder.metrics("sft", *row))
+def _demonstrations(config: RunConfig, sft: SFTConfig) -> list[Demonstration]:
+    rows, block_length = load_rows(sft.data, config.seed), config.rollout.decode.block_length
+    return encode_rows(rows, Reader.of_first(config), block_length, source_name(sft.data))
 
 
 @contextlib.contextmanager

@@ -1,16 +1,25 @@
-"""Text to token ids and back: chat template, special ids, decoding. Works on any Hugging Face tokenizer object."""
+"""Text to token ids and back: plain texts, chat messages, decoding. Works on any Hugging Face tokenizer object."""
 
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from rollout.trajectory import SpecialTokens
+from jinja2 import TemplateError
 
-TURN_END = "<|role_end|>"
-"""Ends a turn in LLaDA2's chat format."""
-
+from rollout.special_ids import control_tokens
 
 Tokenizer: TypeAlias = Any
 """A transformers tokenizer; naming its class would import transformers, which takes seconds."""
+
+Messages: TypeAlias = Sequence[Mapping[str, Any]]
+
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Roles that need not be named in a chat template to be meant."""
+
+_STAND_INS = (0xF0000, 0x100000)
+"""First code points of the two planes of Unicode that are for private use."""
+_EDGE = 20  # characters at either end of a message by which it is recognised in what the template made of it
 
 
 def load_tokenizer(path: str) -> Tokenizer:
@@ -20,43 +29,128 @@ def load_tokenizer(path: str) -> Tokenizer:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def special_tokens(tokenizer: Tokenizer | None, model_config: object) -> SpecialTokens:
-    """Finds the ids that steer decoding.
-
-    Args:
-        tokenizer: Source of the turn end, and of what the config does not hold; None for a folder without one.
-        model_config: Its `mask_token_id`, `eos_token_id` and `pad_token_id` come first, where present.
-
-    Raises:
-        ValueError: If there is no mask or no end-of-text token.
-    """
-    mask = _first_id("mask_token_id", model_config, tokenizer)
-    eos = _first_id("eos_token_id", model_config, tokenizer)
-    if mask is None or eos is None:
-        name = "mask_token_id" if mask is None else "eos_token_id"
-        raise ValueError(f"neither the model config nor the tokenizer has {name}; set it in config.json")
-    pad = _first_id("pad_token_id", model_config, tokenizer)
-    turn_end = eos if tokenizer is None else tokenizer.get_vocab().get(TURN_END, eos)
-    return SpecialTokens(mask=mask, pad=eos if pad is None else pad, stops=tuple(sorted({eos, turn_end})))
+def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Token ids of a text as it is: control tokens spelled in it are control tokens."""
+    return tokenizer.encode(text, add_special_tokens=False)
 
 
-def _first_id(name: str, *holders: object) -> int | None:
-    return next((value for holder in holders if (value := getattr(holder, name, None)) is not None), None)
-
-
-def encode_prompt(tokenizer: Tokenizer, prompt: str | Sequence[Mapping[str, Any]]) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str | Messages) -> list[int]:
     """Token ids of a plain text, taken as it is, or of chat messages up to where the assistant's answer begins.
 
+    Where the last message is the assistant's, the answer continues it. Control tokens that a message of anybody else
+    spells are text; those of the assistant's messages, and of plain texts, are control tokens.
+
     Raises:
-        ValueError: If the prompt is chat messages and the tokenizer has no chat template.
+        ValueError: The prompt is chat messages and the tokenizer has no chat template, or one that does not take them.
     """
-    if not isinstance(prompt, str):
-        if not tokenizer.chat_template:
-            raise ValueError("the prompt is chat messages, but the tokenizer has no chat template; give a text prompt")
-        prompt = str(tokenizer.apply_chat_template(prompt, tokenize=False, add_generation_prompt=True))
-    return tokenizer.encode(prompt, add_special_tokens=False)
+    if isinstance(prompt, str):
+        return encode_text(tokenizer, prompt)
+    if not tokenizer.chat_template:
+        raise ValueError("the prompt is chat messages, but the tokenizer has no chat template; give a text prompt")
+    _check_roles(prompt, tokenizer.get_chat_template())
+    # The mask stays what it is: no text may hold it, so that whoever checks the ids finds it.
+    controls = {token: number for token, number in known_controls(tokenizer).items() if token != tokenizer.mask_token}
+    messages, spelled = _guard(prompt, controls)
+    text = _render(tokenizer, messages)
+    if not spelled:
+        return encode_text(tokenizer, text)
+    ids: list[int] = []
+    for part in re.split(f"([{''.join(spelled)}])", text):
+        # In two pieces, neither of which is the token.
+        pieces = (spelled[part][:1], spelled[part][1:]) if part in spelled else (part,)
+        ids += [token for piece in pieces if piece for token in encode_text(tokenizer, piece)]
+    return ids
+
+
+def known_controls(tokenizer: Tokenizer) -> Mapping[str, int]:
+    """As `rollout.special_ids.control_tokens`, without those of a single character; remembered, as asking is slow."""
+    return _known_controls(tokenizer, len(tokenizer))
+
+
+@functools.lru_cache(maxsize=4)
+def _known_controls(tokenizer: Tokenizer, size: int) -> Mapping[str, int]:
+    return {token: number for token, number in control_tokens(tokenizer).items() if len(token) > 1}
+
+
+def count_controls(text: str, controls: Mapping[str, int]) -> dict[str, int]:
+    """How often a text spells each control token; those that it does not spell are left out."""
+    return {token: text.count(token) for token in controls if token in text}
 
 
 def decode_text(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
     """Text of a completion, without special tokens."""
     return tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+def _check_roles(messages: Messages, template: str) -> None:
+    for number, message in enumerate(messages, start=1):
+        role = message["role"]
+        if role not in ROLES and not re.search(rf"""(['"]){re.escape(role)}\1""", template):
+            raise ValueError(
+                f"message {number} has the role {role!r}, which the chat template does not name; valid:"
+                f" {', '.join(ROLES)}, or one that it names"
+            )
+
+
+def _guard(messages: Messages, controls: Mapping[str, int]) -> tuple[Messages, dict[str, str]]:
+    """Messages in which stand-ins take the place of spelled control tokens, and what each stands for.
+
+    A stand-in is a character that nobody writes, so it goes through any template, and tells afterwards which control
+    tokens are the template's own.
+    """
+    foreign = [message for message in messages if message["role"] != "assistant"]
+    texts = "".join(text for message in foreign for text in _texts(message))
+    found = sorted((token for token in controls if token in texts), key=len, reverse=True)
+    if not found:
+        return messages, {}
+    taken = {ord(char) for char in texts if ord(char) >= _STAND_INS[0]}
+    start = next((first for first in _STAND_INS if not taken & {*range(first, first + len(found))}), None)
+    if start is None:
+        raise ValueError(f"the message spells the control token {found[0]!r} beside characters for private use")
+    stand_ins = {token: chr(start + index) for index, token in enumerate(found)}
+    guarded = [_replace(one, stand_ins) if one["role"] != "assistant" else one for one in messages]
+    return guarded, {stand_in: token for token, stand_in in stand_ins.items()}
+
+
+def _texts(value: Any) -> list[str]:
+    """All texts inside a message."""
+    if isinstance(value, str):
+        return [value]
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [text for one in inner for text in _texts(one)]
+
+
+def _replace(value: Any, stand_ins: Mapping[str, str]) -> Any:
+    if isinstance(value, str):
+        return functools.reduce(lambda text, pair: text.replace(*pair), stand_ins.items(), value)
+    if isinstance(value, Mapping):
+        return {key: _replace(one, stand_ins) for key, one in value.items()}
+    return [_replace(one, stand_ins) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _render(tokenizer: Tokenizer, messages: Messages) -> str:
+    """The template's text, up to where the answer begins or goes on."""
+    going_on = messages[-1]["role"] == "assistant"
+    if going_on and not str(messages[-1].get("content") or "").strip():
+        raise ValueError("the last message is the assistant's and is empty: there is nothing to continue; leave it out")
+    how = {"continue_final_message": True} if going_on else {"add_generation_prompt": True}
+    try:
+        text = str(tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, **how))
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses the messages: {error}") from error
+    except (TypeError, ValueError) as error:
+        what = "cannot continue the last message, the assistant's" if going_on else "cannot take the messages"
+        raise ValueError(f"the chat template {what}: {str(error).partition('. ')[0]}") from error
+    for number, message in enumerate(messages, start=1):
+        _check_kept(number, message, text)
+    return text
+
+
+def _check_kept(number: int, message: Mapping[str, Any], text: str) -> None:
+    """Refuse a template that passes over a message; what the assistant said before, templates may shorten."""
+    content = message.get("content")
+    if message["role"] == "assistant" or not isinstance(content, str):
+        return
+    words = content.strip()
+    if words[:_EDGE] not in text and words[-_EDGE:] not in text:
+        raise ValueError(f"the chat template leaves out message {number}, of the role {message['role']!r}")

@@ -17,12 +17,17 @@ class SpecialTokens:
     Attributes:
         mask: The id of a slot that is still empty.
         pad: Fills canvas positions behind a row's last block; no query ever attends to them.
-        stops: Ids that end a completion.
+        stops: Ids that end a completion, any of them; the first is the one that demonstrations end with.
     """
 
     mask: int
     pad: int
     stops: tuple[int, ...]
+
+    @property
+    def end(self) -> int:
+        """The end that is taught; it is among those that stop, so what was learned is what ends a completion."""
+        return self.stops[0]
 
 
 @dataclass(frozen=True)

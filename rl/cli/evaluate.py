@@ -32,6 +32,7 @@ def evaluate(
     from rl.held_out import load_held_out
     from rl.pipeline import Pipeline
     from rl.policy import load_rollout_policy, load_text_side
+    from rl.preflight import check_evaluation
     from rl.recipe import RecipeError
     from rl.warmstart import policy_folder
     from rollout.worker import RolloutWorker
@@ -42,10 +43,11 @@ def evaluate(
     saved = complete_checkpoints(Path(config.output_dir))
     path = model or str(saved[-1] / "hf" if saved else policy_folder(config))
     tokenizer, tokens = load_text_side(path)
+    rows = load_held_out(config)
+    check_evaluation(config, rows, Path(path))
     policy = load_rollout_policy(path, config.model.dtype, config.model.device)
     policy.version = 0
     rollouts = RolloutWorker(lambda: policy, tokens, config.rollout.limits)
-    rows = load_held_out(config)
     with contextlib.closing(LocalRewards(config.rewards)) as rewards:
         pipeline = Pipeline.of(config, rollouts, rewards, Codec(tokenizer, config.seed))
         metrics = run_evaluation(pipeline, rows, config.evaluation.decode)

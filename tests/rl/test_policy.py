@@ -5,21 +5,17 @@ import json
 import pytest
 import torch
 
-from rl.codec import check_lengths
-from rl.data import DataError
 from rl.policy import (
     build_policy,
     load_policy,
     load_text_side,
+    plan_policy,
     policy_limits,
     resolve_device,
     resolve_dtype,
     save_policy,
 )
-from rollout.config import DecodeConfig
 from tiny import SHAPE, make_policy
-
-DECODE = DecodeConfig(block_length=8, max_completion_length=8)
 
 
 @pytest.mark.parametrize(
@@ -110,39 +106,48 @@ def test_an_unknown_dtype_is_refused():
         resolve_dtype("int8")
 
 
-# --- prompts that do not fit --------------------------------------------------------------------------------------
+# --- special ids --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return load_text_side(str(make_policy(tmp_path_factory.mktemp("policy"))))[0]
+def rewrite(folder, name, **changes):
+    file = folder / name
+    file.write_text(json.dumps({**(json.loads(file.read_text()) if file.is_file() else {}), **changes}))
 
 
-def test_a_prompt_without_room_for_a_completion_is_named_by_row(tokenizer):
-    rows = [{"prompt": "1" * 56}, {"prompt": "2" * 60}]
-    check_lengths(rows[:1], tokenizer, DECODE, 64, "rows")
-    with pytest.raises(DataError) as error:
-        check_lengths(rows, tokenizer, DECODE, 64, "mine (train)")
-    assert str(error.value) == (
-        f"mine (train): row 2 ({'2' * 40!r}): the prompt has 60 tokens; with max_completion_length 8 in whole blocks"
-        " of 8 it needs 72 positions, but the policy has 64"
-    )
+def test_several_ends_are_read_from_both_configs_and_written_back(tmp_path):
+    folder = make_policy(tmp_path)
+    rewrite(folder, "config.json", eos_token_id=[1, 0])
+    rewrite(folder, "generation_config.json", eos_token_id=[0, 3])
+    assert load_text_side(str(folder))[1].stops == (0, 1, 3)
+    assert load_policy(str(folder), None, "cpu").config.to_dict()["eos_token_id"] == [1, 0]
 
 
-def test_a_chat_prompt_that_cannot_be_encoded_is_named_by_row(tokenizer):
-    rows = [{"prompt": "a"}, {"prompt": [{"role": "user", "content": "b"}]}]
-    with pytest.raises(DataError, match=r"mine \(test\): row 2 .*no chat template"):
-        check_lengths(rows, tokenizer, DECODE, 64, "mine (test)")
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"eos_token_id": 40}, "eos_token_id in config.json is 40, which is '.' to the tokenizer"),
+        ("config.json", {"mask_token_id": 40}, "mask_token_id is 40"),
+        ("config.json", {"pad_token_id": 4000}, "the pad token 4000 is not in the vocabulary of 100"),
+        ("generation_config.json", {"eos_token_id": [0, 4000]}, "the end token 4000 is not in the vocabulary of 100"),
+    ],
+)
+def test_special_ids_that_cannot_be_are_refused_with_the_folder(tmp_path, file, changes, message):
+    folder = make_policy(tmp_path)
+    rewrite(folder, file, **changes)
+    with pytest.raises(ValueError, match=rf"{tmp_path}: {message}"):
+        load_text_side(str(folder))
 
 
-def test_a_message_that_the_chat_template_refuses_is_named_by_row(tokenizer, monkeypatch):
-    monkeypatch.setattr(tokenizer, "chat_template", "{{ raise_exception('no system message') }}")
-    with pytest.raises(DataError, match=r"mine: row 1 .*: no system message"):
-        check_lengths([{"prompt": [{"role": "system", "content": "b"}]}], tokenizer, DECODE, 64, "mine")
+def test_a_generation_config_that_cannot_be_read_is_named(tmp_path):
+    folder = make_policy(tmp_path)
+    for content, message in [("[1]", "must hold a JSON object, got list"), ("{", "generation_config.json: not JSON")]:
+        (folder / "generation_config.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            load_text_side(str(folder))
 
 
-def test_each_distinct_prompt_is_encoded_once(tokenizer, monkeypatch):
-    encoded = []
-    monkeypatch.setattr("rl.codec.encode_prompt", lambda _, prompt: encoded.append(prompt) or [1])
-    check_lengths([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}], tokenizer, DECODE, 64, "rows")
-    assert encoded == ["a", "b"]
+def test_what_a_shape_promises_is_what_is_built():
+    tokenizer, tokens, limits = plan_policy(SHAPE, 16)
+    _, built, built_tokens = build_policy(SHAPE, "float32", "cpu", 0, 16)
+    assert (tokens, tokenizer.get_vocab()) == (built_tokens, built.get_vocab())
+    assert (limits.vocab_size, limits.max_positions, limits.block_length) == (100, 64, 16)

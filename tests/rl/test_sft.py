@@ -11,13 +11,16 @@ from oracles.plain_forward import view_log_probs
 from oracles.tiny_policy import TOKENS, tiny_model
 from rl.config import DataConfig, SFTConfig
 from rl.data import DataError
-from rl.policy import build_policy
+from rl.policy import plan_policy
+from rl.reading import Reader
 from rl.sft import Demonstration, MixtureLoss, TrainOptions, _arguments, encode_rows, train_supervised
 from rl.views import supervised_view
+from rollout.trajectory import Completion, DecodeTrace
 from tiny import SHAPE
 
 MASK = TOKENS.mask
 BLOCK = 4
+NO_TRACE = DecodeTrace(2, 1, (), (), (), (), (), ())
 
 
 def settings(**changes) -> SFTConfig:
@@ -91,15 +94,14 @@ def test_what_is_masked_depends_on_the_noise_seed_and_not_on_the_rest_of_the_bat
 
 
 @pytest.fixture(scope="module")
-def text():
-    _, tokenizer, tokens = build_policy(SHAPE, "float32", "cpu", 0)
-    return tokenizer, tokens
+def reader():
+    return Reader(*plan_policy(SHAPE, 8))
 
 
 @pytest.mark.parametrize(("completion", "canvas"), [("34", 6), ("3456", 6), ("34567", 6), ("345678", 14), ("", 6)])
-def test_demonstrations_end_with_end_tokens_up_to_the_end_of_the_block(text, completion, canvas):
-    tokenizer, tokens = text
-    [made] = encode_rows([{"prompt": "1=", "completion": completion}], tokenizer, tokens, 8, 64)
+def test_demonstrations_end_with_end_tokens_up_to_the_end_of_the_block(reader, completion, canvas):
+    [made] = encode_rows([{"prompt": "1=", "completion": completion}], reader, 8)
+    tokenizer = reader.tokenizer
     assert tokenizer.decode(made.prompt) == "1="
     assert len(made.canvas) == canvas
     ends = canvas - len(completion)
@@ -114,7 +116,9 @@ def test_demonstrations_end_with_end_tokens_up_to_the_end_of_the_block(text, com
         ({"prompt": "a", "answer": "b"}, "needs `completion`, as text; got the columns prompt, answer"),
         ({"prompt": "a", "completion": 5}, "needs `completion`, as text; got '5'"),
         ({"prompt": "a", "completion": None}, "needs `completion`, as text; got 'None'"),
-        ({"prompt": "a", "completion": "<|mask|>b"}, "`completion` contains the mask token"),
+        ({"prompt": "a", "completion": "<|mask|>b"}, "`completion` contains the mask token '<|mask|>', id 2"),
+        ({"prompt": "a<|mask|>", "completion": "b"}, "the prompt contains the mask token '<|mask|>', id 2"),
+        ({"prompt": [{"role": "user", "content": "a"}], "completion": "b"}, "the tokenizer has no chat template"),
         (
             {"prompt": "a" * 5, "completion": "b" * 60},
             "the prompt has 5 tokens; with its completion in whole blocks of 8 it needs 72 positions, but the policy"
@@ -122,12 +126,20 @@ def test_demonstrations_end_with_end_tokens_up_to_the_end_of_the_block(text, com
         ),
     ],
 )
-def test_a_row_that_is_no_demonstration_is_named(text, row, message):
+def test_a_row_that_is_no_demonstration_is_named(reader, row, message):
     fine = {"prompt": "a" * 5, "completion": "b" * 58}
     with pytest.raises(DataError) as error:
-        encode_rows([fine, row], *text, 8, 64, "mine (train)")
-    assert str(error.value).startswith(f"mine (train): row 2 ({row['prompt']!r}): ")
+        encode_rows([fine, row], reader, 8, "mine (train)")
+    assert str(error.value).startswith(f"mine (train): row 2 ({str(row['prompt'])[:40]!r}): ")
     assert message in str(error.value)
+
+
+def test_what_is_taught_is_what_stops_whatever_the_files_say(reader):
+    for tokens in (dataclasses.replace(reader.tokens, stops=(1, 0)), reader.tokens):
+        [made] = encode_rows([{"prompt": "1=", "completion": "3"}], dataclasses.replace(reader, tokens=tokens), 8)
+        assert made.canvas[1:] == (tokens.end,) * 5
+        cut = Completion.cut("1", made.canvas, 8, tokens.stops, NO_TRACE)
+        assert (len(cut.token_ids), cut.finish_reason) == (2, "stop")
 
 
 # --- loss ---------------------------------------------------------------------------------------------------------

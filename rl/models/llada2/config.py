@@ -43,7 +43,7 @@ class LLaDA2Config(BaseModel):
     rms_norm_eps: PositiveFloat = 1e-6
     initializer_range: PositiveFloat = 0.02
     pad_token_id: int | None = None
-    eos_token_id: int | None = None
+    eos_token_id: int | tuple[int, ...] | None = None
     mask_token_id: int | None = None
 
     hidden_act: Literal["silu"] = "silu"
