@@ -28,16 +28,20 @@ def check_calls(terms: Sequence[RewardTerm], rows_of: Mapping[str, Sequence[Row]
         RewardError: A reward does not import, does not take what the recipe gives it, or needs a column that a row
             lacks; or no row has what its `when` asks for; or the terms do not make a mixture.
     """
+    signatures = [_signature(term) for term in terms]
     RewardMixture(terms).close()
-    for term in terms:
-        signature = _signature(term)
+    for term, signature in zip(terms, signatures, strict=True):
         for source, rows in rows_of.items():
             _check_columns(term, signature, source, rows)
         _check_function_of(term)
 
 
 def _signature(term: RewardTerm) -> Signature:
-    with contextlib.closing(ConfiguredReward(term)) as reward:
+    try:
+        reward = ConfiguredReward(term)
+    except RewardError as error:
+        raise RewardError(f"reward {term.name!r}: {error}") from error
+    with contextlib.closing(reward):
         return reward.start()
 
 

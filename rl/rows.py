@@ -42,8 +42,8 @@ def check_texts(row: Row) -> None:
                 text.encode()
             except UnicodeEncodeError as error:
                 raise ValueError(
-                    f"`{ascii(column)[1:-1]}`: character {error.start + 1} is {text[error.start]!a}, half of a surrogate pair and"
-                    " no character; write the whole character, or U+FFFD"
+                    f"`{ascii(column)[1:-1]}`: character {error.start + 1} is {text[error.start]!a}, half of a"
+                    " surrogate pair and no character; write the whole character, or U+FFFD"
                 ) from None
 
 

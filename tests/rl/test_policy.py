@@ -125,7 +125,7 @@ def test_several_ends_are_read_from_both_configs_and_written_back(tmp_path):
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("config.json", {"eos_token_id": 40}, "eos_token_id in config.json is 40, which is '.' to the tokenizer"),
+        ("config.json", {"eos_token_id": 40}, "eos_token_id in config.json is 40, which is 'C' to the tokenizer"),
         ("config.json", {"mask_token_id": 40}, "mask_token_id is 40"),
         ("config.json", {"pad_token_id": 4000}, "the pad token 4000 is not in the vocabulary of 100"),
         ("generation_config.json", {"eos_token_id": [0, 4000]}, "the end token 4000 is not in the vocabulary of 100"),

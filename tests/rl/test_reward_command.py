@@ -139,6 +139,7 @@ def test_a_recipe_over_a_real_data_set_has_verifiers_that_hold(tmp_path, shared_
 
 
 def test_a_run_does_not_start_with_a_verifier_that_can_be_gamed(tmp_path, naive):
+    make_policy(tmp_path / "policy")
     recipe = write_recipe(tmp_path, rewards=[{"fn": naive, "attacks": ["empty"]}], output_dir=f"{tmp_path}/run")
     result = CliRunner().invoke(app, ["train", str(recipe)])
     assert isinstance(result.exception, RewardError)

@@ -31,9 +31,7 @@ def loaded(folder, *rows, **settings):
     ],
 )
 def test_half_a_surrogate_pair_is_named_by_file_line_and_column(tmp_path, row, column):
-    with pytest.raises(
-        DataError, match=rf"rows.jsonl:3: `'{column}'`: character \d .*half of a surrogate pair"
-    ) as error:
+    with pytest.raises(DataError, match=rf"rows.jsonl:3: `{column}`: character \d .*half of a surrogate pair") as error:
         loaded(tmp_path, row)
     str(error.value).encode()
 

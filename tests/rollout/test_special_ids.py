@@ -72,9 +72,7 @@ def test_an_end_beyond_the_tokenizer_is_refused():
 
 @pytest.mark.parametrize("value", ["2", 2.0, True, [2, "3"], -1])
 def test_an_end_that_is_no_id_is_refused(value):
-    with pytest.raises(
-        ValueError, match=r"eos_token_id in generation_config.json must be a token id or a list of them"
-    ):
+    with pytest.raises(ValueError, match=r"eos_token_id in generation_config.json must be a token id or a list"):
         special_tokens(make_tokenizer(), config(), {"eos_token_id": value})
 
 
