@@ -1,12 +1,14 @@
 """Before a run: its rewards can be called on its rows, and its verifiers tell right answers from cheap ones."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from rewards.call import PARTS, Signature
+from rewards.call import BATCH_ARGUMENTS, PARTS, Signature
 from rewards.configured import ConfiguredReward
 from rewards.mixture import RewardMixture, Sample, as_batch
 from rewards.result import RewardError
+from rewards.reward import registered
+from rewards.runner import InlineRunner, ProcessRunner, RaisedError
 from rewards.term import RewardTerm
 from rewards.trial import Check, try_reward
 from rl.codec import TEXT_COLUMNS
@@ -15,10 +17,12 @@ from rl.data import sample_rows
 from rl.rows import Row, place_of
 
 _SHOWN = 3
+_OURS = "rewards."
+_PATIENCE_S = 60.0
 
 
 def check_calls(terms: Sequence[RewardTerm], rows_of: Mapping[str, Sequence[Row]]) -> None:
-    """Import every reward, and make sure that each row it applies to has what it needs.
+    """Import every reward, and make sure that it takes its settings, and that each row it applies to has what it needs.
 
     Args:
         terms: The recipe's rewards.
@@ -33,7 +37,8 @@ def check_calls(terms: Sequence[RewardTerm], rows_of: Mapping[str, Sequence[Row]
     for term, signature in zip(terms, signatures, strict=True):
         for source, rows in rows_of.items():
             _check_columns(term, signature, source, rows)
-        _check_function_of(term)
+        columns = {name for rows in rows_of.values() for row in rows if term.applies(row) for name in row}
+        _try_settings(term, signature, columns - TEXT_COLUMNS)
 
 
 def _signature(term: RewardTerm) -> Signature:
@@ -61,15 +66,28 @@ def _check_columns(term: RewardTerm, signature: Signature, source: str, rows: Se
             raise RewardError(f"{place}: reward {term.name!r}: {error}{hint}") from error
 
 
-def _check_function_of(term: RewardTerm) -> None:
-    """Import the function of somebody else that an adapter calls, in the same kind of process."""
-    function = term.kwargs.get("function")
-    if not isinstance(function, str) or ":" not in function:
+def _try_settings(term: RewardTerm, signature: Signature, columns: Iterable[str]) -> None:
+    """Call one of our rewards without any completion: whatever that objects to is wrong in the recipe.
+
+    Adapters import the function of somebody else on the way. Functions of others are not called, as they need not bear
+    an empty batch.
+    """
+    if ":" in term.fn or not registered(term.fn).address.startswith(_OURS):
         return
-    try:
-        _signature(term.model_copy(update={"fn": function, "kwargs": {}}))
-    except RewardError as error:
-        raise RewardError(f"{error} (kwargs.function)") from error
+    adapter = "function" in term.kwargs
+    in_process = adapter and term.isolation == "process"  # where that function will run; ours runs nobody's code
+    batch = {name: [] for name in (*BATCH_ARGUMENTS, *columns)}
+    with contextlib.closing(
+        ProcessRunner(term.fn, term.timeout_s or _PATIENCE_S) if in_process else InlineRunner(term.fn)
+    ) as runner:
+        runner.start()
+        try:
+            runner.call(signature.select(batch, term.kwargs), 0)
+        except RaisedError as error:
+            if not adapter:
+                raise RewardError(f"reward {term.name!r}: its kwargs cannot be used: {error}") from error
+        except RewardError as error:
+            raise RewardError(f"reward {term.name!r}: {error}") from error
 
 
 def check_rewards(

@@ -106,8 +106,27 @@ def test_a_column_with_a_name_of_the_rollout_is_refused(rewards):
 def test_the_function_that_an_adapter_calls_is_imported_too(rewards, adapter):
     for file, message in [("broken", "a_package_that_is_not_there"), ("absent", "no file")]:
         wrong = {"fn": adapter, "kwargs": {"function": f"{rewards / file}.py:f"}}
-        with pytest.raises(RewardError, match=rf"{adapter}.*{message}.*\(kwargs.function\)"):
+        with pytest.raises(RewardError, match=rf"reward '{adapter}': .*{message}"):
             check_calls([RewardTerm.model_validate(wrong)], {"mine": rows({"ground_truth": "1"})})
+
+
+@pytest.mark.parametrize(
+    ("fn", "kwargs", "message"),
+    [
+        ("judge", {"base_url": "http://localhost:1/v1", "model": "m", "api_key_env": "NO_SUCH_KEY"}, "NO_SUCH_KEY"),
+        ("format_match", {"pattern": "("}, "pattern"),
+    ],
+)
+def test_settings_that_a_reward_of_ours_refuses_are_known(fn, kwargs, message):
+    wrong = RewardTerm.model_validate({"fn": fn, "kwargs": kwargs})
+    with pytest.raises(RewardError, match=rf"reward '{fn}'.*{message}"):
+        check_calls([wrong], {"mine": rows({"ground_truth": "1"})})
+
+
+def test_a_function_behind_an_adapter_need_not_bear_an_empty_batch(rewards):
+    (rewards / "mean.py").write_text("def f(prompts, completions):\n    return [1 / len(completions)]\n")
+    settings = {"fn": "trl_reward", "isolation": "inline", "kwargs": {"function": f"{rewards}/mean.py:f"}}
+    check_calls([RewardTerm.model_validate(settings)], {"mine": rows({})})
 
 
 def test_a_measure_that_applies_to_no_evaluation_row_is_refused(rewards):

@@ -180,6 +180,23 @@ def test_what_sft_teaches_ends_completions_whatever_the_config_says(place, redra
     assert (made["completion"], made["finish_reason"]) == ("3", "stop")
 
 
+def test_a_tokenizer_without_an_end_teaches_that_of_the_config(place, redraft):
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = place / "policy" / name
+        if file.is_file():
+            content = json.loads(file.read_text())
+            file.write_text(json.dumps({key: value for key, value in content.items() if key != "eos_token"}))
+    assert load_text_side(str(place / "policy"))[0].eos_token_id is None
+    code, told = run_verb("sft", place, redraft, FINE)
+    assert code == 0, told
+    config = place / "policy" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": None}))
+    for verb in VERBS:
+        code, told = run_verb(verb, place, redraft, FINE, output_dir=f"{place}/{verb}")
+        assert code == 1
+        assert "neither the model config nor the tokenizer has eos_token_id; set it in config.json" in told
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_files_that_name_other_ends_are_refused_with_both(place, redraft, verb):
     config = place / "policy" / "config.json"
