@@ -19,7 +19,6 @@ ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 _STAND_INS = (0xF0000, 0x100000)
 """First code points of the two planes of Unicode that are for private use."""
-_EDGE = 20  # characters at either end of a message by which it is recognised in what the template made of it
 
 
 def load_tokenizer(path: str) -> Tokenizer:
@@ -135,22 +134,44 @@ def _render(tokenizer: Tokenizer, messages: Messages) -> str:
         raise ValueError("the last message is the assistant's and is empty: there is nothing to continue; leave it out")
     how = {"continue_final_message": True} if going_on else {"add_generation_prompt": True}
     try:
-        text = str(tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, **how))
+        text = _apply(tokenizer, messages, how)
+        _check_kept(messages, _apply(tokenizer, _marked(messages), how))
     except TemplateError as error:
         raise ValueError(f"the chat template refuses the messages: {error}") from error
-    except (TypeError, ValueError) as error:
-        what = "cannot continue the last message, the assistant's" if going_on else "cannot take the messages"
-        raise ValueError(f"the chat template {what}: {str(error).partition('. ')[0]}") from error
-    for number, message in enumerate(messages, start=1):
-        _check_kept(number, message, text)
+    except TypeError as error:
+        raise ValueError(f"the chat template cannot take the messages: {error}") from error
     return text
 
 
-def _check_kept(number: int, message: Mapping[str, Any], text: str) -> None:
-    """Refuse a template that passes over a message; what the assistant said before, templates may shorten."""
-    content = message.get("content")
-    if message["role"] == "assistant" or not isinstance(content, str):
-        return
-    words = content.strip()
-    if words[:_EDGE] not in text and words[-_EDGE:] not in text:
-        raise ValueError(f"the chat template leaves out message {number}, of the role {message['role']!r}")
+def _apply(tokenizer: Tokenizer, messages: Messages, how: Mapping[str, bool]) -> str:
+    try:
+        return str(tokenizer.apply_chat_template([dict(one) for one in messages], tokenize=False, **how))
+    except ValueError as error:
+        if "continue_final_message" not in how:
+            raise
+        reason = str(error).partition(". ")[0]
+        raise ValueError(f"the chat template cannot continue the last message, the assistant's: {reason}") from error
+
+
+def _mark(number: int) -> str:
+    """A character that marks the end of a message; 4096 of them, so two that are far apart may have the same."""
+    return chr(_STAND_INS[1] + 0xF000 + number % 0x0FFF)
+
+
+def _marked(messages: Messages) -> Messages:
+    """Messages whose contents end with marks, but for the assistant's, which templates may shorten."""
+    return [
+        {**one, "content": one["content"] + _mark(number)} if _is_kept(one) else one
+        for number, one in enumerate(messages, start=1)
+    ]
+
+
+def _is_kept(message: Mapping[str, Any]) -> bool:
+    return message["role"] != "assistant" and isinstance(message.get("content"), str)
+
+
+def _check_kept(messages: Messages, marked: str) -> None:
+    """Refuse a template that passes over a message."""
+    for number, message in enumerate(messages, start=1):
+        if _is_kept(message) and _mark(number) not in marked:
+            raise ValueError(f"the chat template leaves out message {number}, of the role {message['role']!r}")
