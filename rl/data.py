@@ -66,8 +66,6 @@ def located(where: str) -> Iterator[None]:
         raise DataError(f"{where}: {error}") from error
 
 
-
-
 def rows_fingerprint(rows: Sequence[Row]) -> str:
     """Hash of all rows, kept in checkpoints so that a resumed run notices changed data."""
     digest = hashlib.sha256()

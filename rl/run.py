@@ -128,5 +128,3 @@ def backend(
     worker = rollout_worker(path, config, tokens, threads=None)
     with contextlib.closing(LocalRewards(config.rewards)) as rewards, contextlib.closing(worker()) as rollouts:
         yield rollouts, rewards, LearnerWorker(path, config, tokens, config.cluster.learner_threads)
-
-
