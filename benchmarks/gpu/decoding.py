@@ -39,7 +39,7 @@ def _measure(plan: FloorPlan, setting: Setting, findings: Findings) -> None:
             seen, sessions = len(record["cases"]), record["sessions"]
     findings.equal("cases measured", seen, len(plan.slots) * len(plan.rates))
     for session in sessions if setting.on_gpu else []:
-        graphs = session.get("graphs") or {"broken": "no case was measured", "captured": 0}
+        graphs = session.get("graphs") or {"broken": "no graphs were used", "captured": 0}
         findings.equal(f"S = {session['slots']}: why a capture failed", graphs["broken"], None)
         findings.at_least(f"S = {session['slots']}: graphs captured", graphs["captured"], 1)
 
