@@ -1,8 +1,6 @@
-import contextlib
 import errno
 import json
 import os
-import resource
 import shutil
 import warnings
 from pathlib import Path
@@ -24,7 +22,7 @@ from rl.codec import Codec
 from rl.policy import load_text_side
 from rl.recipe import load_recipe
 from rl.worker import LearnerWorker
-from tiny import make_policy, write_recipe
+from tiny import largest_file, make_policy, write_recipe
 
 
 def write(folder: str) -> None:
@@ -166,17 +164,6 @@ def learner(tmp_path_factory) -> tuple[LearnerWorker, Codec]:
     path = str(make_policy(folder / "policy"))
     tokenizer, tokens = load_text_side(path)
     return LearnerWorker(path, load_recipe([write_recipe(folder)], []), tokens), Codec(tokenizer, 0)
-
-
-@contextlib.contextmanager
-def largest_file(size: int):
-    """Writing beyond `size` bytes of a file fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)  # Python ignores SIGXFSZ, so that writes fail with EFBIG
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 # The weights take 37 kB, the learner's state 280 kB, the tokenizer 3 kB. The archive writer of torch reports the same

@@ -1,16 +1,14 @@
 """The run folder's files: written once nothing speaks against the run, and never half."""
 
-import contextlib
 import errno
 import json
-import resource
 
 import pytest
 
 from rl.recipe import load_recipe
 from rl.recorder import Recorder
 from rl.run_files import WriteError
-from tiny import write_recipe
+from tiny import largest_file, write_recipe
 
 
 class Silent:
@@ -104,17 +102,6 @@ def test_copies_of_samples_are_left_alone(recorder):
     assert sorted(path.name for path in (recorder.run / "samples").iterdir()) == [
         "step_000001.jsonl", "step_000003_best.jsonl", "step_000009.jsonl.bak", "step_x.jsonl",
     ]  # fmt: skip
-
-
-@contextlib.contextmanager
-def largest_file(size: int):
-    """Writing beyond `size` bytes of a file fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_named_by_file_and_leaves_no_half_row(recorder):

@@ -15,7 +15,8 @@ from rl.presets import PRESETS
 from rl.recipe import load_recipe
 from rl.recorder import Recorder
 from rl.run import run_training
-from tiny import make_policy, write_recipe
+from rl.run_files import WriteError
+from tiny import largest_file, make_policy, write_recipe
 
 CHANGING = ("time/", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")
 HOT = ("trainer.learning_rate=1e-2", "trainer.total_steps=2", "trainer.save_steps=1", "rollout.prompts_per_step=2")
@@ -114,8 +115,31 @@ def test_a_stateful_setting_goes_on_as_if_nothing_had_happened(recipe, tmp_path,
     assert_goes_on(recipe, tmp_path, *(f"{key}={json.dumps(value)}" for key, value in SETTINGS[name].items()))
 
 
+def test_a_full_disk_in_mid_run_keeps_the_step_and_the_resumed_run_is_whole(recipe, tmp_path):
+    words = ("trainer.total_steps=3", "trainer.save_steps=100")
+    whole, full = run(recipe, tmp_path / "whole", *words), tmp_path / "full"
+    full.mkdir()
+    rows = full / "metrics.jsonl"  # so long already that it is the first file for which there is no room
+    rows.write_text(json.dumps({"stage": "sft", "step": 1, "filler": "0" * 400_000}) + "\n")
+    one_row = len((whole / "metrics.jsonl").read_text().splitlines()[0])
+    message = rf"cannot write {rows}: File too large; complete checkpoints: step_000002; make room, .* --resume$"
+    with largest_file(rows.stat().st_size + one_row * 3 // 2), pytest.raises(WriteError, match=message):
+        run(recipe, full, *words)
+    assert [row["step"] for row in metrics(full)] == [1, 1]
+    run(recipe, full, *words, resume=True)
+    assert metrics(full)[1:] == metrics(whole)
+    assert saved(full) == saved(whole)
+
+
 def test_on_ray_every_kind_of_state_goes_on_too(tmp_path):
     make_policy(tmp_path / "policy")
     settings = {**SETTINGS["everything drawn by the step"], **SETTINGS["a reference, decay, several passes"]}
     words = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
-    assert_goes_on(write_recipe(tmp_path), tmp_path, "cluster.backend=ray", "evaluation.eval_steps=1", *words)
+    assert_goes_on(
+        write_recipe(tmp_path),
+        tmp_path,
+        "cluster.backend=ray",
+        "evaluation.eval_steps=1",
+        "rollout.num_actors=1",
+        *words,
+    )
