@@ -110,9 +110,14 @@ def _before_and_after(first: float, last: float, form: str) -> tuple[str, str, s
 def open_display(config: RunConfig) -> Iterator[ConsoleDisplay]:
     """The display of one command."""
     display = ConsoleDisplay(config, _console())
-    live = display.bar if display.console.is_terminal else contextlib.nullcontext()
-    with live:
-        yield display
+    with contextlib.ExitStack() as live:
+        if display.console.is_terminal:
+            live.enter_context(display.bar)
+        try:
+            yield display
+        finally:
+            with contextlib.suppress(OSError):  # the terminal was closed
+                live.close()
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint.")] = False,
 ) -> None:
     """Train a policy with RL; makes the warm start first when its checkpoint is not there yet."""
+    import contextlib
     import shlex
 
     from rl.cli.display import open_display
@@ -36,9 +37,11 @@ def train(
             outcome = run_training(config, recorder, resume)
         finally:
             recorder.close()
-    display.summary(recorder.run)
+    with contextlib.suppress(OSError):  # nobody may be there to read it: a closed terminal stops a run too
+        display.summary(recorder.run)
+        if outcome.stopped:
+            typer.echo(f"stopped after step {outcome.steps}; continue with: redraft train {shlex.join(words)} --resume")
     if outcome.stopped:
-        typer.echo(f"stopped after step {outcome.steps}; continue with: redraft train {shlex.join(words)} --resume")
         raise typer.Exit(130)
 
 
