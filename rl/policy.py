@@ -17,6 +17,7 @@ from rl.models.llada2.companions import present_auto_map, read_companions
 from rl.models.llada2.config import LLADA2_MINI, LLaDA2Config
 from rl.models.llada2.model import LLaDA2Model, init_weights
 from rl.seeding import make_generator
+from rl.settle import settle
 from rl.tokenizer import build_character_tokenizer
 from rl.weight_sync import WeightUpdate, install
 from rollout.chat import Tokenizer, load_tokenizer
@@ -207,7 +208,7 @@ def _new_config(shape: Mapping[str, Any], ours: Mapping[str, Any]) -> LLaDA2Conf
         hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
         raise ValueError(f"model.init.{key}: unknown key; {hint}")
     try:
-        return LLaDA2Config.from_dict({**shape, **ours})
+        return LLaDA2Config.from_dict({**settle(dict(shape), LLaDA2Config), **ours})
     except ValidationError as error:
         raise ValueError("\n".join(map(_describe, error.errors()))) from None
 

@@ -19,12 +19,12 @@ _SWITCHES = {"on": True, "off": False, "yes": True, "no": False}
 class Misfit:
     """Text or a boolean where a number belongs; pydantic would make one of it (`"5"` is 5, `true` is 1)."""
 
-    def __init__(self, given: str) -> None:
+    def __init__(self, given: str | bool) -> None:
         self.given = given
 
     def __repr__(self) -> str:
-        is_bool = isinstance(self.given, Plain) and isinstance(self.given.value, bool)
-        return str(self.given) if is_bool else repr(str(self.given))
+        is_text = isinstance(_core(self.given), str)
+        return repr(str(self.given)) if is_text else str(self.given)
 
 
 def settle(value: Any, annotation: Any, where: str = "") -> Any:
@@ -45,7 +45,7 @@ def settle(value: Any, annotation: Any, where: str = "") -> Any:
         return [settle(item, item_type(kinds), f"{where}.{index}") for index, item in enumerate(value)]
     if value is None:
         return None
-    if Any not in kinds and any(typing.get_origin(kind) is tuple for kind in kinds):
+    if isinstance(value, str) and Any not in kinds and any(typing.get_origin(kind) is tuple for kind in kinds):
         return _settle_names(value, item_type(kinds))
     try:
         return _settle_scalar(value, kinds)
@@ -76,7 +76,11 @@ def section_type(annotation: Any) -> type[BaseModel] | None:
 
 def wants_text(kinds: Sequence[Any]) -> bool:
     """Whether text is among the types."""
-    return str in kinds or any(typing.get_origin(kind) is Literal for kind in kinds)
+    return str in kinds or any(isinstance(word, str) for word in _words(kinds))
+
+
+def _words(kinds: Sequence[Any]) -> list[Any]:
+    return [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
 
 
 def _is_container(kinds: Sequence[Any]) -> bool:
@@ -108,11 +112,11 @@ def _settle_names(value: str, item: Any) -> Any:
     return [part.strip() for part in value.split(",")]
 
 
-def _settle_scalar(value: str, kinds: Sequence[Any]) -> Any:
-    if Any in kinds:
+def _settle_scalar(value: Any, kinds: Sequence[Any]) -> Any:
+    if Any in kinds or (_words(kinds) and not wants_text(kinds)):
         return _core(value)
     if wants_text(kinds) or _is_container(kinds):
-        return str(value)
+        return str(value) if isinstance(value, str) else value
     if bool in kinds and isinstance(value, Plain) and value.lower() in _SWITCHES:
         return _SWITCHES[value.lower()]
     found = _core(value)

@@ -28,6 +28,10 @@ class Verbs(TyperGroup):
         """Run the verb of this command line."""
         try:
             return super().invoke(ctx)
+        except Exception as error:
+            if "NoSuchOption" in _kinds(error) and ctx.invoked_subcommand in {"train", "sft", "eval"}:
+                _explain_option(error)
+            raise
         except KeyboardInterrupt:
             typer.echo("interrupted", err=True)
             raise typer.Exit(130) from None
@@ -69,6 +73,13 @@ def main() -> None:
         notes = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
         typer.secho(f"error: {cause}{notes}", fg="red", err=True)
         sys.exit(1)
+
+
+def _explain_option(error: Any) -> None:
+    """Other programs take settings as options."""
+    if not error.possibilities:
+        key = error.option_name.lstrip("-").replace("-", "_")
+        error.message += f"; keys of a recipe are written without dashes: {key}=VALUE"
 
 
 def _root(error: Exception) -> Exception:

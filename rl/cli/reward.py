@@ -191,7 +191,7 @@ def _term(fn: str, kwargs: str, timeout_s: float | None) -> "RewardTerm":
     from rewards.term import RewardTerm
 
     try:
-        parsed = json.loads(kwargs)
+        parsed = json.loads(kwargs, object_pairs_hook=_unique)
     except json.JSONDecodeError as error:
         raise ValueError(f"--kwargs {kwargs!r} is not JSON: {error}") from None
     if not isinstance(parsed, dict):
@@ -203,6 +203,14 @@ def _term(fn: str, kwargs: str, timeout_s: float | None) -> "RewardTerm":
         raise ValueError(
             "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
         ) from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    twice = next((key for key in keys if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"--kwargs: the key {twice!r} is written twice")
+    return dict(pairs)
 
 
 def _rows(data: Path) -> list[tuple[int, dict[str, Any]]]:

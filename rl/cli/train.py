@@ -24,9 +24,11 @@ def train(
     import shlex
 
     from rl.cli.display import open_display
+    from rl.files import check_output_folder
 
     words = [recipe, *(overrides or [])]
     config = read_command(words)
+    check_output_folder(config.output_dir)
     with open_display(config) as display:
         from rl.recorder import Recorder
         from rl.run import run_training
@@ -48,8 +50,10 @@ def train(
 def sft(recipe: Recipe, overrides: Overrides = None) -> None:
     """Run only the supervised warm start of a recipe."""
     from rl.cli.display import open_display
+    from rl.files import check_output_folder
 
     config = read_command([recipe, *(overrides or [])])
+    check_output_folder(config.output_dir)
     with open_display(config) as display:
         from rl.recorder import Recorder
         from rl.run import run_sft
@@ -60,7 +64,10 @@ def sft(recipe: Recipe, overrides: Overrides = None) -> None:
 
 def read_command(words: list[str]) -> "RunConfig":
     """The recipe of a command line: YAML files merged left to right, then the `key.sub=value` words."""
+    import os
+
     from rl.recipe import load_recipe
 
-    files = [word for word in words[1:] if "=" not in word and word.endswith((".yaml", ".yml"))]
+    further = [word for word in words[1:] if word.endswith((".yaml", ".yml"))]
+    files = [word for word in further if "=" not in word or os.path.isfile(word)]
     return load_recipe([words[0], *files], [word for word in words[1:] if word not in files])

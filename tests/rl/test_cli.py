@@ -217,6 +217,25 @@ def test_a_corrupt_checkpoint_names_the_file(place, redraft):
         (["train", "{recipe}", "--resume"], "no complete checkpoint to resume from"),
         (["train", "{recipe}", "rewards=[{fn: math_acuracy}]"], "math_accuracy"),
         (["sft", "{recipe}"], "the recipe has no sft section"),
+        (["train", "{recipe}", "output_dir={recipe}"], "cannot be made, {recipe} is no folder"),
+        (["train", "{recipe}", "output_dir={recipe}/run"], "cannot be made, {recipe} is no folder"),
+        (["sft", "{recipe}", "output_dir={recipe}/run"], "cannot be made, {recipe} is no folder"),
+        (["train", "{recipe}", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
+        (
+            [
+                "reward",
+                "score",
+                "--fn",
+                "boxed_format",
+                "--data",
+                "{recipe}",
+                "--out",
+                "x",
+                "--kwargs",
+                '{"a": 1, "a": 2}',
+            ],
+            "--kwargs: the key 'a' is written twice",
+        ),
         (["export", "nowhere", "--out", "x"], "nowhere: no such run or policy folder"),
     ],
 )
@@ -225,5 +244,5 @@ def test_mistakes_become_one_clear_line(place, redraft, words, message):
     code, _, err = redraft(*[word.replace("{recipe}", str(recipe)) for word in words])
     assert code == 1
     assert err.startswith("error: ")
-    assert message in err
+    assert message.replace("{recipe}", str(recipe)) in err
     assert "Traceback" not in err

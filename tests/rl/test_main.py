@@ -57,6 +57,11 @@ def test_help_takes_less_than_half_a_second():
     [
         (["train"], "Missing argument 'RECIPE'"),
         (["train", "recipe.yaml", "--resum"], "No such option: --resum"),
+        (["train", "recipe.yaml", "--trainer.learning_rate", "1e-4"], "without dashes: trainer.learning_rate=VALUE"),
+        (
+            ["eval", "recipe.yaml", "--output-dir=x"],
+            "No such option: --output-dir; keys of a recipe are written without",
+        ),
         (["trian"], "No such command 'trian'"),
         (["generate", "--model", "m", "--prompts", "p", "--out", "o", "--seed", "x"], "'--seed'"),
     ],

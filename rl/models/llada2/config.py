@@ -19,7 +19,7 @@ class LLaDA2Config(BaseModel):
     are not listed here are kept in ``unknown_keys`` and written back by `to_dict`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     vocab_size: PositiveInt
     hidden_size: PositiveInt
