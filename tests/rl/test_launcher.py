@@ -4,7 +4,6 @@ import os
 import socket
 import subprocess
 import sys
-import threading
 
 import pytest
 
@@ -43,12 +42,7 @@ def test_a_command_is_one_process_whatever_a_launcher_left(tmp_path, verb, left)
 def silent():
     """A port that takes connections and says nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
-        taken = []
-        thread = threading.Thread(target=lambda: [taken.append(server.accept()) for _ in range(100)], daemon=True)
-        thread.start()
         yield f"127.0.0.1:{server.getsockname()[1]}"
-        for connection, _ in taken:
-            connection.close()
 
 
 def test_an_address_where_no_cluster_answers_is_refused_within_the_deadline(monkeypatch, silent):
