@@ -11,6 +11,8 @@ from rollout.config import DecodeConfig, Limits
 
 
 def _expand_text(path: str) -> str:
+    if not path.strip():
+        raise ValueError("a path must not be empty; leave the key out, or write null where none is needed")
     return str(expand(path)) if path.startswith("~") else path
 
 

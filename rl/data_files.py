@@ -32,6 +32,7 @@ _OTHER_FILES = re.compile(
     r"\.(txt|md|yaml|yml|zip|tar|tgz|zst|lz4|7z|arrow|feather|orc|avro|xlsx?|pkl|npy|npz|pt|h5|py)$"
 )
 _HUB_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
 
@@ -51,7 +52,7 @@ def read_jsonl(path: str | Path) -> list[tuple[int, Row]]:
         raise DataError(f"{path}: is a folder; a JSONL file is needed")
     if not path.exists():
         raise DataError(f"{path}: no such file")
-    with _lines(path) as lines:
+    with open_lines(path) as lines:
         rows = [(number, _row(line, f"{path}:{number}")) for number, line in enumerate(lines, start=1) if line.strip()]
     if not rows:
         raise DataError(f"{path}: the file has no rows")
@@ -98,7 +99,7 @@ def _refuse_files(path: str, ending: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _lines(path: Path) -> Iterator[IO[bytes]]:
+def open_lines(path: Path) -> Iterator[IO[bytes]]:
     """The lines of a file, unpacked; what is packed is seen by its first bytes, whatever its name."""
     with path.open("rb") as raw:
         start = raw.peek(8)
@@ -107,7 +108,7 @@ def _lines(path: Path) -> Iterator[IO[bytes]]:
         packing = next((end for end, magic in PACKED.items() if start.startswith(magic)), None)
         try:
             yield _OPENERS[packing](raw) if packing else raw
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        except (*_DAMAGED, gzip.BadGzipFile) as error:
             raise DataError(f"{path}: damaged, or cut off: {error}") from None
 
 
@@ -138,7 +139,13 @@ def _load(config: DataConfig, path: Path, ending: str | None) -> list[Row]:
         else:
             loaded = datasets.load_dataset(config.path, config.name, split=config.split)
         return [dict(row) for row in loaded]  # pyright: ignore[reportArgumentType, reportCallIssue]
-    except (OSError, ValueError, StopIteration, EOFError, DatasetsError) as error:  # StopIteration: a file without rows
+    except (
+        OSError,
+        ValueError,
+        StopIteration,
+        *_DAMAGED,
+        DatasetsError,
+    ) as error:  # StopIteration: a file without rows
         for file in sorted(path.glob("*.jsonl*")):
             read_jsonl(file)  # names the file and the line where a row is malformed
         reason = str(error.__cause__ or error) or "a file has no rows"

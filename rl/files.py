@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 _DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)")
 
 
@@ -40,6 +40,8 @@ def check_output_file(path: str | Path) -> Path:
     path = expand(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give the name of a file in it")
+    if _target(path).is_symlink():
+        raise OSError(f"{path}: is a link that leads back to itself")
     if path.exists() and not os.access(path, os.W_OK):
         raise PermissionError(f"{path}: may not be written")
     if not path.exists() or path.is_file():
@@ -74,26 +76,33 @@ def output_file(path: str | Path) -> Iterator[TextIO]:
     path = check_output_file(path)
     straight = _open_straight(path)
     if straight is not None:
-        with straight as file:
+        with _named(path, "what was written before stays written"), straight as file:
             yield file
         return
     target = _target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".partial")
     try:
-        with open(descriptor, "w", encoding="utf-8") as file:
+        with _named(path, "nothing was written or replaced"), open(descriptor, "w", encoding="utf-8") as file:
             yield file
         if target.exists():
             shutil.copymode(target, partial)
         else:
             os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, target)
-    except OSError as error:
-        if error.filename is not None or error.errno not in _FULL:  # of the work, not of this file
-            raise
-        raise OSError(error.errno, f"{error.strerror}; nothing was written or replaced", str(path)) from error
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named(path: Path, kept: str) -> Iterator[None]:
+    """A full disk says which file it was; errors of the work inside the block stay as they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in _FULL:
+            raise
+        raise OSError(error.errno, f"{error.strerror}; {kept}", str(path)) from error
 
 
 def is_stdout(path: str | Path) -> bool:

@@ -110,6 +110,9 @@ def test_a_packed_file_that_was_cut_off_is_named(tmp_path):
         path.write_bytes(path.read_bytes()[:-20])
         with pytest.raises(DataError, match=rf"rows.jsonl.{packing}: damaged, or cut off"):
             load_rows(DataConfig(path=str(path)), 0)
+        other = path.rename(tmp_path / f"rows.json.{packing}")
+        with pytest.raises(DataError, match=rf"rows.json.{packing} \(train\): cannot load the data set"):
+            load_rows(DataConfig(path=str(other)), 0)
 
 
 def test_zstandard_is_refused_by_its_name_or_its_first_bytes(tmp_path):

@@ -61,6 +61,21 @@ def test_a_full_disk_names_the_file_and_keeps_the_earlier_one(tmp_path):
     assert names(tmp_path) == ["out.jsonl"]
 
 
+def test_a_full_device_is_named():
+    with pytest.raises(OSError, match="/dev/full") as raised:
+        write("/dev/full")
+    assert raised.value.errno == errno.ENOSPC
+    assert os.path.exists("/dev/full")
+
+
+def test_a_link_in_a_circle_is_refused(tmp_path):
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    with pytest.raises(OSError, match="one: is a link that leads back to itself"):
+        write(tmp_path / "one")
+    assert (tmp_path / "one").is_symlink()
+
+
 def test_links_are_followed_also_those_to_files_that_are_not_there_yet(tmp_path):
     (tmp_path / "real.jsonl").write_text("old\n")
     for target in ("real.jsonl", "later.jsonl"):

@@ -65,6 +65,8 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("trainer.freeze_router='off'", "trainer.freeze_router: write true or false, got 'off'"),
         ("trainer.learning_rate=null", "trainer.learning_rate: Input should be a valid number, got None"),
         ("output_dir=null", "output_dir: must be text"),
+        ("output_dir=''", "output_dir: a path must not be empty"),
+        ("data.path=''", "data.path: a path must not be empty"),
         ("output_dir={a: 1}", "output_dir: must be text, got a mapping"),
         ("output_dir=@x", "not valid YAML: .*put text in quotes twice: output_dir="),
         ("trainer=5", "trainer: must be a mapping, e.g. trainer: {key: value}, got '5'"),
