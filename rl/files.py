@@ -5,8 +5,10 @@ import errno
 import os
 import re
 import shutil
+import signal
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
@@ -83,7 +85,8 @@ def output_file(path: str | Path) -> Iterator[TextIO]:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".partial")
     try:
-        with _named(path, "nothing was written or replaced"), open(descriptor, "w", encoding="utf-8") as file:
+        kept = "nothing was written or replaced"
+        with signals_unwind(), _named(path, kept), open(descriptor, "w", encoding="utf-8") as file:
             yield file
         if target.exists():
             shutil.copymode(target, partial)
@@ -92,6 +95,28 @@ def output_file(path: str | Path) -> Iterator[TextIO]:
         os.replace(partial, target)
     finally:
         Path(partial).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def signals_unwind() -> Iterator[None]:
+    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that what it has begun is removed."""
+    owner = os.getpid()
+
+    def end(signum: int, frame: object) -> None:
+        if os.getpid() == owner:
+            raise SystemExit(128 + signum)
+        signal.signal(signum, signal.SIG_DFL)  # a forked child: what was begun is not its own
+        os.kill(os.getpid(), signum)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # not under nohup
+    for number in ours:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def export(
     from pathlib import Path
 
     from rl.checkpoint import checkpoint_to_export
-    from rl.files import check_output_folder
+    from rl.files import check_output_folder, signals_unwind
     from rl.policy import load_policy, load_text_side, save_policy
 
     source = Path(run)
@@ -29,5 +29,6 @@ def export(
     if not (source / "config.json").is_file():
         source = checkpoint_to_export(source, step) / "hf"
     tokenizer, _ = load_text_side(str(source))
-    save_policy(load_policy(str(source), dtype or None, "cpu"), out, tokenizer)
+    with signals_unwind():
+        save_policy(load_policy(str(source), dtype or None, "cpu"), out, tokenizer)
     typer.echo(f"{source} written to {out}")

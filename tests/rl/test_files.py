@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -47,6 +48,26 @@ def test_a_failure_leaves_the_earlier_file_and_no_other(tmp_path, error):
     with pytest.raises(type(error)) as raised:
         fail()
     assert raised.value is error
+    assert out.read_text() == "old\n"
+    assert names(tmp_path) == ["out.jsonl"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_an_ended_process_leaves_the_earlier_file_and_no_other(tmp_path, number):
+    out = tmp_path / "out.jsonl"
+    out.write_text("old\n")
+    code = (
+        "import time\nfrom rl.files import output_file\n"
+        f"with output_file({str(out)!r}) as file:\n    file.write('half')\n"
+        "    print('begun', flush=True)\n    time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert process.stdout.readline() == "begun\n"
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode
     assert out.read_text() == "old\n"
     assert names(tmp_path) == ["out.jsonl"]
 
