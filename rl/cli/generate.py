@@ -37,10 +37,13 @@ def generate(
     trace: Annotated[bool, typer.Option("--trace", help="Write every action of the decoder too.")] = False,
 ) -> None:
     """Complete prompts with the editing decoder."""
+    from pydantic import ValidationError
+
     from rl.cli.display import progress
     from rl.files import check_output_file
     from rl.generate import GenerateJob, run_generate
     from rl.policy import policy_limits
+    from rl.recipe_errors import describe_all
     from rollout.config import DecodeConfig
 
     check_output_file(out)
@@ -53,9 +56,10 @@ def generate(
         "top_p": top_p,
         "editing_window": editing_window,
     }
-    decode = DecodeConfig.preset(
-        mode, {**fixed, **{name: value for name, value in chosen.items() if value is not None}}
-    )
+    try:
+        decode = DecodeConfig.preset(mode, fixed | {name: value for name, value in chosen.items() if value is not None})
+    except ValidationError as error:
+        raise ValueError("; ".join(describe_all(error, DecodeConfig))) from None
     job = GenerateJob(model, prompts, out, decode, seed, dtype, device, slots, trace)
     with progress("generate") as advance:
         summary = run_generate(job, advance)

@@ -129,6 +129,7 @@ GENERATE = ["generate", "--model", "{policy}", "--prompts", "{prompts}", "--out"
         ('{"prompt": "a"}\n', ["--mode", "fast"], "unknown decoding mode 'fast'; valid: q, s, llada2.0"),
         ('{"prompt": "a"}\n', ["--dtype", "int8"], "dtype 'int8': valid are float32, bfloat16, float64"),
         ('{"prompt": "a"}\n', ["--editing-threshold", "1.3"], "use 1.0 to switch editing off"),
+        ('{"prompt": "a"}\n', ["--temperature", "nan"], "^error: temperature: must be a finite number, got nan"),
         ('{"prompt": "a"}\n', ["--model", "nowhere"], "nowhere is not a folder"),
     ],
 )
