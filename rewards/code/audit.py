@@ -11,9 +11,10 @@ from typing import Any
 from rewards.code.checker import Finding, Job, run_cases
 from rewards.code.compare import same_output
 from rewards.code.extract import prompt_code
-from rewards.code.reward import COLUMNS, CodeOptions, check_one, make_job, map_workers
+from rewards.code.formats import COLUMNS, BrokenTestsError
+from rewards.code.reward import CodeOptions, check_one, make_job, map_workers
 from rewards.code.session import CandidateError, StopTestsError, StubCaller
-from rewards.code.suite import BrokenTestsError, Suite, build_suite
+from rewards.code.suite import Suite, build_suite, name_under_test
 from rewards.result import RewardError, Status
 
 GOLD_SHARE = 3  # a solution may use a third of the limit: candidates may be slower than it
@@ -122,8 +123,7 @@ PROGRAM_STUBS: dict[str, Callable[[str], str]] = {
 def check_stubs(job: Job) -> dict[str, Any]:
     """Run all stubs against the tests of a job; the value is a `Finding` as a dict, ``passed`` if one of them did."""
     try:
-        name = job.row.get("entry_point") or job.row.get("fn_name")
-        suite = build_suite(job.row, prompt_code(job.prompt, name), job.tolerance)
+        suite = build_suite(job.row, prompt_code(job.prompt, name_under_test(job.row)), job.tolerance)
     except BrokenTestsError as error:
         return vars(Finding(Status.GOLD_ERROR, detail=str(error)))
     passed = next((label for label in _stubs(suite) if _passes(suite, label, job)), None)

@@ -7,6 +7,7 @@ keeps a deadline and kills it. Everything here runs in that worker; the parent's
 import contextlib
 import os
 import resource
+import sys
 import time
 import traceback
 from collections.abc import Iterator
@@ -15,9 +16,11 @@ from typing import Any
 
 from rewards.code.compare import same_output
 from rewards.code.extract import find_code, prompt_code
+from rewards.code.formats import MAX_DIGITS, BrokenTestsError
 from rewards.code.programs import ProgramRunner, SandboxedPrograms
+from rewards.code.provided import provided_for
 from rewards.code.session import BreachError, Caller, Session, StopTestsError, UncheckableError, children_cpu_s
-from rewards.code.suite import BrokenTestsError, Suite, build_suite
+from rewards.code.suite import Suite, build_suite, name_under_test
 from rewards.result import RewardError, Status
 from rewards.sandbox.choose import open_sandbox
 from rewards.sandbox.program import Limits, Sandbox
@@ -88,6 +91,7 @@ def prepare(kind: str, allow_unsafe: bool, url: str | None) -> None:
     global _sandbox, _programs
     for limit, most in ((resource.RLIMIT_AS, _CHECKER_MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))  # the soft one: sandboxes set their own
+    sys.set_int_max_str_digits(MAX_DIGITS)
     if kind == "http":
         from rewards.code.fusion import FusionPrograms
 
@@ -107,21 +111,24 @@ def check(job: Job) -> dict[str, Any]:
 
 
 def _check(job: Job) -> Finding:
-    entry_point = job.row.get("entry_point") or job.row.get("fn_name")
-    context = prompt_code(job.prompt, entry_point)
+    context = prompt_code(job.prompt, name_under_test(job.row))
     try:
         suite = build_suite(job.row, context, job.tolerance)
     except BrokenTestsError as error:
         return Finding(Status.GOLD_ERROR, detail=str(error))
-    name = suite.targets[0] if len(suite.targets) == 1 else None
-    sources = find_code(job.region, context, name)
+    try:
+        sources = find_code(job.region, context, suite.targets)
+    except Exception as error:  # noqa: BLE001 - in handling the candidate's text, so it is the candidate's
+        return Finding(Status.WRONG, 0.0, _printable(f"its text cannot be read as code: {_name(error)}"))
     if sources is None:
         return Finding(Status.NO_ANSWER)
+    if suite.provided:
+        sources = [provided_for(sources), *sources]
     try:
         return _run(job, suite, sources)
     except BreachError as error:
         status = Status.TIMEOUT if error.timed_out else Status.WRONG
-        return Finding(status, 0.0, str(error), retry=error.blameless)
+        return Finding(status, 0.0, _printable(str(error)), retry=error.blameless)
     except UncheckableError as error:
         return Finding(Status.GOLD_ERROR, detail=str(error))
     except (OSError, RewardError) as error:
@@ -142,7 +149,7 @@ def _run_calls(job: Job, suite: Suite, sources: list[str]) -> Finding:
         try:
             session.load(sources)
         except Exception as error:  # noqa: BLE001 - the candidate's own, whatever it is
-            return Finding(Status.WRONG, 0.0, f"the code does not run: {_name(error)}")
+            return Finding(Status.WRONG, 0.0, _printable(f"the code does not run: {_name(error)}"))
         return run_cases(suite, session, job.partial)
 
 
@@ -174,7 +181,12 @@ def run_cases(suite: Suite, caller: Caller, partial: bool) -> Finding:
 def _finding(passed: int, total: int, failure: str, partial: bool) -> Finding:
     if passed == total:
         return Finding(Status.OK, 1.0)
-    return Finding(Status.WRONG, passed / total if partial else 0.0, failure[:_MAX_DETAIL_CHARS])
+    return Finding(Status.WRONG, passed / total if partial else 0.0, _printable(failure))
+
+
+def _printable(detail: str) -> str:
+    """A detail that any file can hold: it may quote the candidate, also half a character."""
+    return detail[:_MAX_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
 def _run_programs(job: Job, suite: Suite, sources: list[str]) -> Finding:
@@ -219,7 +231,7 @@ def _name(error: BaseException) -> str:
     lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<tests")]
     try:
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    except ValueError:  # a message with an integer too long to print
+    except Exception:  # noqa: BLE001 - a message that cannot be made, of a value of the candidate's
         said = type(error).__name__
     return f"{said} at {lines[-1]}" if lines and lines[-1] else said
 

@@ -1,38 +1,47 @@
-"""From a completion to the candidate's source texts."""
+"""From a completion to the candidate's source texts: which of its code is the solution.
 
-import ast
+* Where the names under test are known, the solution is the last block that defines one, by ``def`` or ``class`` before
+  an assignment before an import. A block marked as Python is preferred to one without a mark, and that to any other.
+* A program is the last block that does something and reads its input on its own, else with the blocks it needs, else
+  the last that does something.
+* What the solution uses and other blocks define (imports, helpers) is run before it: their definitions only.
+* Where no block defines the name: a function body that continues the prompt's code, then code that stands in the text
+  without fences. A text that is Python as a whole is its own only block.
+"""
+
+import functools
 import re
-import warnings
+from collections.abc import Callable, Iterator, Sequence
 
-# Possessive, so that it takes linear time: an opening line that does not end must not be split in every way.
-_FENCE = re.compile(r"^[ \t]*+```[ \t]*+([\w+-]*+)[^\n]*+\n(.*?)(?:^[ \t]*+```[ \t]*+$|\Z)", re.MULTILINE | re.DOTALL)
-_PYTHON = {"python", "py", "python3"}
+from rewards.code.blocks import Block, fenced_blocks
+from rewards.code.module import Module, compiles
+
+_CODE_BEGINS = re.compile(r"(?:from|import|def|class|async def)\s+\w|@\w|[A-Za-z_]\w*\s*=[^=]")
+_MOST_BEGINNINGS, _MOST_CUTS = 6, 8  # attempts to find code in prose
+_MOST_BLOCKS = 64  # the last ones of a text
 
 
-def find_code(region: str, context: str | None, entry_point: str | None) -> list[str] | None:
+def find_code(region: str, context: str | None, names: Sequence[str]) -> list[str] | None:
     """The source texts to execute, in order, in one module.
-
-    The last fenced block marked as Python counts, else the last fenced block, else the whole text where it parses.
-    Where that does not define ``entry_point`` but the text continues ``context`` to a module that does, the
-    continuation counts, up to its first line outside the function.
 
     Args:
         region: The part of a completion that may hold the answer.
         context: The code that the prompt gave; it is executed first, for its imports and helpers.
-        entry_point: The name that the code has to define, where one is known.
+        names: The names that the code has to define; none for a program.
 
     Returns:
         The texts; None where there is no code.
     """
-    fenced = _fenced(region)
-    code = region if fenced is None and _tree(region) is not None else fenced
-    if context is not None and entry_point is not None and (code is None or not _defines(code, entry_point)):
-        continued = _continue(context, region if fenced is None else fenced, entry_point)
-        if continued is not None:
-            return [continued]
-    if code is None or not code.strip():
-        return None
-    return [code] if context is None or _tree(context) is None else [context, code]
+    region = region.replace("\r\n", "\n").replace("\r", "\n").replace("\ufeff", "")
+    for text in dict.fromkeys([_tagged(region), region]):
+        found = _solution(text, names) or _continued(text, context, names) or _in_prose(text, names)
+        if found:
+            break
+    else:
+        found = _last_block(region)
+    if found is None or context is None or found[0].startswith(context) or not compiles(context):
+        return found
+    return [context, *found]
 
 
 def prompt_code(prompt: object, entry_point: str | None) -> str | None:
@@ -45,55 +54,136 @@ def prompt_code(prompt: object, entry_point: str | None) -> str | None:
     if not isinstance(prompt, str) or entry_point is None:
         return None
     start = re.compile(rf"^def\s+{re.escape(entry_point)}\s*\(", re.MULTILINE)
-    for text in (_fenced(prompt), prompt):
-        if text is not None and start.search(text):
-            return next((code for code in (text, f"{text}\n    pass\n") if _tree(code) is not None), None)
+    blocks = sorted(fenced_blocks(prompt.replace("\r\n", "\n"), compiles), key=lambda block: -block.tier)
+    for text in [*(block.code for block in blocks[-1:]), prompt]:
+        if start.search(text):
+            return next((code for code in (text, f"{text}\n    pass\n") if compiles(code)), None)
     return None
 
 
-def _fenced(text: str) -> str | None:
-    blocks = [(match[1].lower(), match[2]) for match in _FENCE.finditer(text)]
-    marked = [code for language, code in blocks if language in _PYTHON]
-    return (marked or [code for _, code in blocks] or [None])[-1]
+def _tagged(text: str) -> str:
+    """What stands in the last answer tag; everything where there is none."""
+    before, closing, _ = text.rpartition("</answer>")
+    _, opening, content = before.rpartition("<answer>")
+    return content if opening and closing else text
 
 
-def _continue(context: str, region: str, entry_point: str) -> str | None:
+def _solution(text: str, names: Sequence[str]) -> list[str] | None:
+    """The block or blocks that are the solution; None where none can be."""
+    whole = Module(text)
+    if whole.valid and text.strip():
+        blocks = [(0, whole)] if not names or any(map(whole.defines, names)) else []
+    else:
+        blocks = [(block.tier, Module(block.code)) for block in _blocks(text)]
+    chosen = _defining(blocks, names) if names else _program(blocks)
+    return _with_helpers(chosen, [module for tier, module in blocks if tier < 2]) if chosen else None
+
+
+@functools.lru_cache(maxsize=4)
+def _blocks(text: str) -> list[Block]:
+    return [block for block in fenced_blocks(text, compiles) if block.code.strip()][-_MOST_BLOCKS:]
+
+
+def _defining(blocks: list[tuple[int, Module]], names: Sequence[str]) -> list[Module]:
+    """For each name the block that defines it best; in the order of the text, each once."""
+    chosen: set[int] = set()
+    for name in names:
+        ranked = [(module.defines(name), -tier, row) for row, (tier, module) in enumerate(blocks)]
+        best = max(ranked, default=(0, 0, 0))
+        if best[0]:
+            chosen.add(best[2])
+    return [blocks[row][1] for row in sorted(chosen)]
+
+
+def _program(blocks: list[tuple[int, Module]]) -> list[Module]:
+    """The block that is the program."""
+    tier = min((tier for tier, _ in blocks), default=0)
+    modules = [module for level, module in blocks if level == tier]
+    everything = [module for level, module in blocks if level < 2]
+    tests: list[Callable[[Module], bool]] = [
+        lambda module: module.acts and module.reads and not _helpers([module], everything),
+        lambda module: module.acts and any(part.reads for part in [module, *_helpers([module], everything)]),
+        lambda module: module.acts,
+    ]
+    for fits in tests:
+        found = next((module for module in reversed(modules) if fits(module)), None)
+        if found is not None:
+            return [found]
+    return modules[-1:]
+
+
+def _helpers(chosen: list[Module], modules: list[Module]) -> list[Module]:
+    """Other blocks that define what these need, in the order of the text: the nearest before, else the next after."""
+    used = set(chosen)
+    missing = set().union(*(module.needs for module in chosen))
+    last = max((modules.index(module) for module in chosen if module in modules), default=len(modules))
+    order = [*reversed(modules[:last]), *modules[last + 1 :]]
+    while missing:
+        name = missing.pop()
+        if any(module.defines(name) for module in used):
+            continue
+        found = next((module for module in order if module.valid and module.defines(name)), None)
+        if found is not None:
+            used.add(found)
+            missing |= found.needs
+    return [module for module in modules if module in used and module not in chosen]
+
+
+def _with_helpers(chosen: list[Module], modules: list[Module]) -> list[str]:
+    helpers = [module.definitions() for module in _helpers(chosen, modules)]
+    return [*helpers, *(module.code for module in chosen)]
+
+
+def _last_block(text: str) -> list[str] | None:
+    """Code that is marked as such and cannot be the solution; it is tried all the same."""
+    blocks = sorted(_blocks(text), key=lambda block: -block.tier)
+    if blocks:
+        return [blocks[-1].code]
+    return [text] if text.strip() and compiles(text) else None
+
+
+def _continued(text: str, context: str | None, names: Sequence[str]) -> list[str] | None:
     """The context with a function body after it; what follows the body, code or chatter, is cut off."""
-    lines = region.split("\n")
-    outside = next((n for n, line in enumerate(lines) if n and line[:1] not in ("", " ", "\t", "\r")), len(lines))
-    for text in (region, "\n".join(lines[:outside])):
-        tree = _tree(context + text)
-        if text.strip() and tree is not None and _defines(context + text, entry_point) and _grew(context, tree):
-            return context + text
+    if context is None or not names:
+        return None
+    bodies = [block.code for block in _blocks(text) if block.tier < 2][-1:]
+    found = (_grown(context, body, names[0]) for body in [*bodies, text])
+    return next(([whole] for whole in found if whole is not None), None)
+
+
+def _grown(context: str, body: str, name: str) -> str | None:
+    step, size = _indentation(context), Module(context).size
+    for shifted in (body, step + body.lstrip(" \t"), "\n".join(step + line for line in body.split("\n"))):
+        lines = shifted.split("\n")
+        outside = next((n for n, line in enumerate(lines) if n and line[:1] not in ("", " ", "\t")), len(lines))
+        for part in (shifted, "\n".join(lines[:outside])):
+            module = Module(context + part)
+            if module.valid and module.defines(name) and module.size > size:
+                return context + part
     return None
 
 
-def _grew(context: str, continued: ast.Module) -> bool:
-    """Whether the continuation is more than comments: a stub with nothing but its docstring is no answer."""
-    before = _tree(context)
-    try:
-        return before is None or ast.dump(before) != ast.dump(continued)
-    except RecursionError:  # a long chain of operators: more than nothing
-        return True
+def _indentation(context: str) -> str:
+    last = context.rstrip().rpartition("\n")[2]
+    return last[: len(last) - len(last.lstrip())] or "    "
 
 
-def _defines(code: str, name: str) -> bool:
-    """Whether a module defines a name at top level, or a ``Solution`` class that may have it as a method."""
-    tree = _tree(code)
-    found = set()
-    for node in tree.body if tree is not None else ():
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            found.add(node.name)
-        found |= {part.id for part in ast.walk(node) if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)}
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            found |= {alias.asname or alias.name for alias in node.names}
-    return bool(found & {name, "Solution"})
+def _in_prose(text: str, names: Sequence[str]) -> list[str] | None:
+    """Code that stands among prose without fences: from a line that looks like code to one that cannot be."""
+    for lines in _beginnings(text):
+        for _ in range(_MOST_CUTS):
+            module = Module("\n".join(lines))
+            if module.valid:
+                if any(map(module.defines, names)) if names else module.acts:
+                    return [module.code]
+                break
+            lines = lines[: module.broken_at]
+            if not lines:
+                break
+    return None
 
 
-def _tree(code: str) -> ast.Module | None:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape in a candidate's string is its own affair
-            return ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None
+def _beginnings(text: str) -> Iterator[list[str]]:
+    lines = text.split("\n")
+    rows = [row for row, line in enumerate(lines) if row == 0 or _CODE_BEGINS.match(line)]
+    return (lines[row:] for row in rows[:_MOST_BEGINNINGS])

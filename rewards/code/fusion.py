@@ -97,17 +97,21 @@ class RecordedCalls:
         programs: Where to run it.
         sources: The candidate.
         name: The function to call.
-        arguments: Positional arguments of the calls to come.
+        arguments: Positional and named arguments of the calls to come.
     """
 
     def __init__(
-        self, programs: ProgramRunner, sources: list[str], name: str, arguments: Sequence[Sequence[Any]]
+        self,
+        programs: ProgramRunner,
+        sources: list[str],
+        name: str,
+        arguments: Sequence[tuple[Sequence[Any], Mapping[str, Any]]],
     ) -> None:
         self.calls = 0
         self.stopped: StopTestsError | None = None
         self._programs, self._sources = programs, sources
         try:
-            self._requests = [dumps(("call", name, list(given), {})) for given in arguments]
+            self._requests = [dumps(("call", name, list(args), dict(kwargs))) for args, kwargs in arguments]
         except WireError as error:
             raise UncheckableError(f"the tests hand over a value that cannot cross: {error}") from None
         self._lines: list[str] = []

@@ -63,7 +63,7 @@ class SandboxedPrograms:
             in_time = talk.run(deadline)
         finally:
             ended = program.end()
-        stdout = talk.stdout.decode("utf-8", "replace")
+        stdout = talk.stdout.decode("utf-8", "surrogateescape")  # what is no UTF-8 equals no text
         used_s = children_cpu_s() - before
         if not in_time:
             blameless = not slept(used_s, limits)

@@ -4,9 +4,7 @@ The tests run in a trusted, killable worker (`rewards.code.checker`); only the c
 typed values come back from it. Nothing that a candidate can write, print or exit with is a verdict.
 """
 
-import contextlib
 import functools
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -15,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from rewards.code.checker import SECONDS_PER_PROGRAM, UNSUPPORTED, Finding, Job
+from rewards.code.formats import COLUMNS, BrokenTestsError, plain_row
 from rewards.process import RemoteError, WorkerDiedError, WorkerPool, WorkerTimeoutError, usable_cores
 from rewards.result import RewardError, Status, Verdict
 from rewards.reward import ATTACKS, reward
 from rewards.text import answer_region
 
-COLUMNS = ("test", "entry_point", "test_list", "test_imports", "test_setup_code", "inputs", "outputs", "fn_name")
 SANDBOXES = ("auto", "bubblewrap", "landlock", "unsafe", "http")
 _WALL_PER_CPU = 1.6  # the backstop for programs that sleep: 64 of them on 2 workers must not fill the 300 s that a
 _WALL_MORE_S = 3.0  # run waits for its rewards; at least this much more than the CPU time
@@ -74,6 +72,14 @@ def code_tests(
     inputs: Sequence[Any] | None = None,
     outputs: Sequence[Any] | None = None,
     fn_name: Sequence[Any] | None = None,
+    input_output: Sequence[Any] | None = None,
+    ground_truth: Sequence[Any] | None = None,
+    verification_info: Sequence[Any] | None = None,
+    tests: Sequence[Any] | None = None,
+    test_cases: Sequence[Any] | None = None,
+    public_test_cases: Sequence[Any] | None = None,
+    private_test_cases: Sequence[Any] | None = None,
+    metadata: Sequence[Any] | None = None,
     sandbox: str = "auto",
     allow_unsafe: bool = False,
     timeout_s: float = 5.0,
@@ -96,6 +102,15 @@ def code_tests(
         inputs: With ``fn_name``: arguments of each call. Else: stdin of each run.
         outputs: The value of each call, or the stdout of each run.
         fn_name: Name of the function, or of a method of the class ``Solution`` (LiveCodeBench).
+        input_output: Where there are none of the above: a mapping with ``inputs``, ``outputs`` and ``fn_name`` (APPS,
+            TACO); all from here to ``test_cases`` may be any form that `rewards.code.formats` knows, and JSON.
+        ground_truth: The same, as in verl and PRIME.
+        verification_info: The same, as in SYNTHETIC-1.
+        tests: The same, as in DeepCoder.
+        test_cases: The same.
+        public_test_cases: LiveCodeBench's cases.
+        private_test_cases: More of them, packed or as JSON.
+        metadata: With ``func_name``, LiveCodeBench's name of the function.
         sandbox: ``auto``, ``bubblewrap``, ``landlock``, ``unsafe`` (none at all) or ``http`` (a SandboxFusion server).
         allow_unsafe: Consent to ``unsafe``.
         timeout_s: CPU seconds of the candidate, for every program where the tests are stdio; rounded up.
@@ -115,11 +130,15 @@ def code_tests(
     options = CodeOptions(
         sandbox, allow_unsafe, timeout_s, memory_mb, num_workers, partial, tolerance, sandbox_fusion_url
     )
-    columns = (test, entry_point, test_list, test_imports, test_setup_code, inputs, outputs, fn_name)
+    given = {"test": test, "entry_point": entry_point, "test_list": test_list, "test_imports": test_imports}
+    given |= {"test_setup_code": test_setup_code, "inputs": inputs, "outputs": outputs, "fn_name": fn_name}
+    given |= {"input_output": input_output, "ground_truth": ground_truth, "verification_info": verification_info}
+    given |= {"tests": tests, "test_cases": test_cases, "public_test_cases": public_test_cases}
+    given |= {"private_test_cases": private_test_cases, "metadata": metadata}
     rows = [
         {
             name: column if isinstance(column, str) else column[row]  # one text of a recipe is for all rows
-            for name, column in zip(COLUMNS, columns, strict=True)
+            for name, column in given.items()
             if column is not None
         }
         for row in range(len(completions))
@@ -133,7 +152,7 @@ def make_job(prompt: object, completion: object, row: dict[str, Any], options: C
     return Job(
         region=answer_region(completion),
         prompt=prompt,
-        row={name: _decoded(row.get(name)) if name in ("inputs", "outputs") else row.get(name) for name in COLUMNS},
+        row=_plain(row),
         cpu_s=options.cpu_s,
         wall_s=max(_WALL_PER_CPU * options.cpu_s, options.cpu_s + _WALL_MORE_S),
         memory_mb=options.memory_mb,
@@ -165,7 +184,7 @@ def check_one(pool: WorkerPool, job: Job, target: str = "rewards.code.checker:ch
 
 
 def _ask(pool: WorkerPool, job: Job, target: str) -> Finding:
-    deadline_s = job.wall_s + SECONDS_PER_PROGRAM * len(job.row["inputs"] or ()) + _GRACE_S
+    deadline_s = job.wall_s + SECONDS_PER_PROGRAM * len(job.row.get("inputs") or ()) + _GRACE_S
     try:
         return Finding(**pool.call(target, (job,), deadline_s))
     except WorkerTimeoutError:
@@ -185,12 +204,11 @@ def map_workers(function: Callable[[Job], Finding], jobs: Sequence[Job], threads
         executor.shutdown(cancel_futures=True)
 
 
-def _decoded(column: Any) -> Any:
-    """Lists that a data set stores as JSON; text that is none is left to the checker, which says what it misses."""
-    if isinstance(column, str):
-        with contextlib.suppress(ValueError):
-            return json.loads(column)
-    return column
+def _plain(row: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return plain_row({name: row.get(name) for name in COLUMNS})
+    except BrokenTestsError as error:  # the checker says it of the row
+        return {"broken": str(error)}
 
 
 def _verdict(finding: Finding, row: int) -> Verdict:

@@ -6,13 +6,21 @@ from it and compares them itself. What matters here is only that an honest candi
 The text must run on its own after that of `rewards.code.wire`, whose names it uses, and imports as little as it can.
 """
 
+import builtins
 import sys
 
 from rewards.code.wire import dumps, loads
 
 
+def prepare():
+    """Give the candidate what an ordinary Python has and this one was started without."""
+    builtins.exit = builtins.quit = sys.exit
+    sys.set_int_max_str_digits(0)
+
+
 def serve(descriptor):
     """Load the candidate, then answer its calls until the checker goes away."""
+    prepare()
     reader = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - for life
     writer = open(descriptor, "wb", closefd=False)  # noqa: SIM115
     module = type(sys)("candidate")
@@ -27,6 +35,7 @@ def serve(descriptor):
 
 def run_program(descriptor):
     """Run the candidate as a program: it owns stdin, stdout and the exit code."""
+    prepare()
     with open(descriptor, "rb") as reader:
         sources = loads(_receive(reader))
     module = type(sys)("__main__")
@@ -40,6 +49,7 @@ def run_calls(sources, calls):
     """Print the typed values of a list of calls, one a line, where there is no channel to ask over."""
     import os
 
+    prepare()
     line_out = open(os.dup(1), "wb")  # noqa: SIM115 - for life
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # what the candidate prints is not an answer
     module = type(sys)("candidate")

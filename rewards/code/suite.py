@@ -3,7 +3,7 @@
 * assert: ``test_list`` (with ``test_imports`` and ``test_setup_code``), as in MBPP; ``test``, a script that makes
   assertions or defines ``check(candidate)``, with ``entry_point``, as in HumanEval. Both, where a row has both.
 * call: ``fn_name``, ``inputs`` and ``outputs``, as in LiveCodeBench: arguments in, value out.
-* stdio: ``inputs`` and ``outputs`` without ``fn_name``: texts of stdin and stdout.
+* stdio: ``inputs`` and ``outputs`` without ``fn_name``: texts of stdin and stdout, or lists of their lines.
 """
 
 import ast
@@ -11,7 +11,11 @@ import builtins
 import importlib
 import json
 import linecache
+import re
+import reprlib
 import sys
+import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +23,12 @@ from types import CodeType
 from typing import Any, Literal
 
 from rewards.code.compare import same_value
+from rewards.code.formats import BrokenTestsError
 from rewards.code.session import Caller
 
 Case = Callable[[Caller], None]
 _DANGEROUS = {"eval", "exec", "compile", "__import__"}
-
-
-class BrokenTestsError(Exception):
-    """The columns of a row do not make tests that can decide anything."""
+_METHOD = re.compile(r"Solution\(\)\.(\w+)")
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,16 @@ class Suite:
         targets: Names of the candidate that the tests call; empty for stdio.
         cases: For assert and call: each raises where the candidate is wrong.
         programs: For stdio: pairs of stdin and expected stdout.
+        call_inputs: For call: positional and named arguments of each call.
+        provided: Whether the candidate finds the names that LeetCode provides.
     """
 
     kind: Literal["assert", "call", "stdio"]
     targets: tuple[str, ...]
     cases: tuple[Case, ...] = ()
     programs: tuple[tuple[str, str], ...] = ()
-    call_inputs: tuple[tuple[Any, ...], ...] = ()
+    call_inputs: tuple[tuple[list[Any], dict[str, Any]], ...] = ()
+    provided: bool = False
 
 
 def build_suite(row: Mapping[str, Any], context: str | None, tolerance: float | None) -> Suite:
@@ -58,6 +63,8 @@ def build_suite(row: Mapping[str, Any], context: str | None, tolerance: float | 
     Raises:
         BrokenTestsError: No tests, or tests that are malformed.
     """
+    if row.get("broken"):
+        raise BrokenTestsError(row["broken"])
     if row.get("test") is not None or row.get("test_list") is not None:
         return _assert_suite(row, context or "")
     inputs, outputs = _as_list(row, "inputs"), _as_list(row, "outputs")
@@ -65,12 +72,36 @@ def build_suite(row: Mapping[str, Any], context: str | None, tolerance: float | 
         raise BrokenTestsError(
             f"{len(inputs)} inputs for {len(outputs)} outputs; one output for each input, at least 1"
         )
-    name = row.get("fn_name")
-    if name is None:
-        return Suite("stdio", (), programs=tuple(map(_program, inputs, outputs)))
-    pairs = [_arguments(given, wanted) for given, wanted in zip(inputs, outputs, strict=True)]
-    cases = tuple(partial(_check_call, name, arguments, wanted, tolerance) for arguments, wanted in pairs)
-    return Suite("call", (_text(name, "fn_name"),), cases, call_inputs=tuple(tuple(given) for given, _ in pairs))
+    if row.get("fn_name") is None:
+        return _program_suite(inputs, outputs)
+    name = method_name(_text(row["fn_name"], "fn_name"))
+    calls = [_arguments(given, wanted) for given, wanted in zip(inputs, outputs, strict=True)]
+    wrapped = all(isinstance(wanted, list) and len(wanted) == 1 for wanted in outputs)
+    readings = _Readings(tolerance, wrapped)
+    cases = tuple(partial(readings.check, name, *call) for call in calls)
+    return Suite("call", (name,), cases, call_inputs=tuple(call[:2] for call in calls), provided=True)
+
+
+def name_under_test(row: Mapping[str, Any]) -> str | None:
+    """The name that a row says is under test, if it says one."""
+    name = row.get("entry_point") or row.get("fn_name")
+    return method_name(name) if isinstance(name, str) else None
+
+
+def method_name(name: str) -> str:
+    """The name of a function, also where it is written as a method of the class ``Solution``."""
+    found = _METHOD.fullmatch(name.strip())
+    return found[1] if found else name
+
+
+def _program_suite(inputs: Sequence[Any], outputs: Sequence[Any]) -> Suite:
+    programs = [
+        (_lines(given, "inputs"), _lines(wanted, "outputs")) for given, wanted in zip(inputs, outputs, strict=True)
+    ]
+    telling = tuple((given, wanted) for given, wanted in programs if wanted.strip())
+    if not telling:
+        raise BrokenTestsError("the expected outputs are empty: a program that does nothing would pass")
+    return Suite("stdio", (), programs=telling)
 
 
 def _assert_suite(row: Mapping[str, Any], context: str) -> Suite:
@@ -81,15 +112,16 @@ def _assert_suite(row: Mapping[str, Any], context: str) -> Suite:
     if not scripts:
         raise BrokenTestsError("test_list is empty")
     entry_point = row.get("entry_point")
+    method = entry_point is not None and _METHOD.fullmatch(_text(entry_point, "entry_point").strip())
     trees = [_parse(script) for script in scripts]
     names = _Names(trees, context)
-    targets = (_text(entry_point, "entry_point"),) if entry_point is not None else names.targets()
+    targets = names.targets() if entry_point is None else (method_name(entry_point),)
     cases = []
     for number, script in enumerate(scripts):
         place = f"<tests {number}>"
-        code = compile(script, place, "exec", dont_inherit=True)
+        code = _quietly(compile, script, place, "exec", dont_inherit=True)
         cases.append(partial(_run_script, code, script, context, names.modules, targets))
-    return Suite("assert", targets, tuple(cases))
+    return Suite("assert", targets, tuple(cases), provided=bool(method) or "Solution" in targets)
 
 
 def _run_script(
@@ -108,38 +140,84 @@ def _run_script(
 
 
 def _proxy(caller: Caller, name: str) -> Callable[..., Any]:
+    if name == "Solution":
+        return lambda *_: _Solution(caller)
     return lambda *args, **kwargs: caller.call(name, args, kwargs)
 
 
-def _check_call(name: str, arguments: Sequence[Any], wanted: Any, tolerance: float | None, caller: Caller) -> None:
-    found = caller.call(name, arguments, {})
-    if not same_value(found, wanted, tolerance):
-        raise AssertionError(f"{name}({', '.join(map(_short, arguments))}) is {_short(found)}, not {_short(wanted)}")
+class _Solution:
+    """Stands for an instance of the candidate's class: its methods are called on a fresh one."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._call, name)
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        return self._caller.call(name, args, kwargs)
+
+
+class _Readings:
+    """Compares the values of calls; where each is a list of one, it may be the value or hold it (APPS, TACO).
+
+    Which of the two is meant is the row's secret, but it is the same for all its calls: what a caller's first right
+    value was read as holds for the others.
+    """
+
+    def __init__(self, tolerance: float | None, wrapped: bool) -> None:
+        self._tolerance, self._both = tolerance, (False, True) if wrapped else (False,)
+        self._left: weakref.WeakKeyDictionary[Caller, tuple[bool, ...]] = weakref.WeakKeyDictionary()
+
+    def check(self, name: str, args: list[Any], kwargs: dict[str, Any], wanted: Any, caller: Caller) -> None:
+        found = caller.call(name, args, kwargs)
+        left = self._left.get(caller, self._both)
+        fitting = tuple(inner for inner in left if same_value(found, wanted[0] if inner else wanted, self._tolerance))
+        if not fitting:
+            given = ", ".join([*map(_short, args), *(f"{key}={_short(value)}" for key, value in kwargs.items())])
+            raise AssertionError(f"{name}({given}) is {_short(found)}, not {_short(wanted)}")
+        self._left[caller] = fitting
+
+
+class _Short(reprlib.Repr):
+    """Prints values in few characters and little time, however large they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxother = self.maxstring = 60
+
+    def repr_int(self, x: int, level: int) -> str:
+        return f"an integer of {x.bit_length()} bits" if x.bit_length() > 400 else repr(x)
 
 
 def _short(value: Any) -> str:
     try:
-        shown = repr(value)
-    except (ValueError, RecursionError):  # an integer too long to print; a value nested too deep
+        shown = _Short().repr(value)
+    except Exception:  # noqa: BLE001 - whatever a value does to its own display is no verdict
         return f"a {type(value).__name__}"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
-def _program(given: Any, wanted: Any) -> tuple[str, str]:
-    given, wanted = _text(given, "inputs"), _text(wanted, "outputs")
-    if not wanted.strip():
-        raise BrokenTestsError("an expected output is empty: a program that does nothing would pass")
-    return given, wanted
+def _lines(value: Any, column: str) -> str:
+    """A text, or its lines; numbers as they are printed."""
+    if isinstance(value, list | tuple):
+        return "".join(f"{_lines(line, column).removesuffix(chr(10))}\n" for line in value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return _text(value, column)
 
 
-def _arguments(given: Any, wanted: Any) -> tuple[list[Any], Any]:
-    """Arguments and value of one call: lists as they are, or texts of JSON, one argument a line."""
+def _arguments(given: Any, wanted: Any) -> tuple[list[Any], dict[str, Any], Any]:
+    """Arguments and value of one call: values as they are, or texts of JSON, one argument a line."""
+    if isinstance(given, dict):
+        return [], given, wanted
     if not isinstance(given, str):
         if not isinstance(given, list | tuple):
             raise BrokenTestsError(f"inputs of a call are a list of arguments, got {type(given).__name__}")
-        return list(given), wanted
+        return list(given), {}, wanted
     try:
-        return [json.loads(line) for line in given.splitlines() if line.strip()], json.loads(_text(wanted, "outputs"))
+        arguments = [json.loads(line) for line in given.splitlines() if line.strip()]
+        return arguments, {}, json.loads(wanted) if isinstance(wanted, str) else wanted
     except ValueError as error:
         raise BrokenTestsError(f"inputs and outputs given as text are JSON, one argument a line: {error}") from None
 
@@ -164,9 +242,16 @@ def _text(value: Any, column: str) -> str:
 
 def _parse(script: str) -> ast.Module:
     try:
-        return ast.parse(script)
-    except (SyntaxError, ValueError) as error:
+        return _quietly(ast.parse, script)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BrokenTestsError(f"the tests do not parse: {error}") from None
+
+
+def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call the parser without its warnings about style."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **kwargs)
 
 
 class _Names:

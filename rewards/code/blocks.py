@@ -1,0 +1,170 @@
+"""The fenced code blocks of a Markdown text: CommonMark's rules, and what models write that those rules do not foresee.
+
+Beyond CommonMark: a fence may stand at the end of a line of prose if it is marked as Python, code need not be indented
+as deep as its list item, a closing fence may end the last line of code, and a fence that is part of the code (inside a
+string) does not close the block. The last two are decided by whether the code compiles. Linear in the text, but for a
+fixed number of attempts to compile.
+"""
+
+import bisect
+import itertools
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+_MOST_ATTEMPTS = 16  # of compiling, in one text
+_MOST_ENDS = 4  # of one block, of each kind
+_MOST_QUOTES = 4
+_ITEM = r"(?:[-+*]|\d{1,9}[.)])[ \t]++"
+_OPENING = re.compile(rf"((?:[ \t]|{_ITEM})*+)(`{{3,}}+(?=[^`]*+$)|~{{3,}}+)(.*+)")
+_OPENING_AFTER_TEXT = re.compile(r"(?<=[^`~])(`{3,}+)[ \t]*+((?:python|py)[\d.]*+)[ \t]*+$", re.IGNORECASE)
+_CLOSING = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+$")
+_CLOSING_AFTER_CODE = re.compile(r"(?<=[^`~])(`{3,}+|~{3,}+)[ \t]*+$")
+_QUOTED = re.compile(r" {0,3}>")
+_PYTHON = re.compile(r"[{\s]*+[.]?(?:i?python|pypy|py)[\d.]*+(?![\w-])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block.
+
+    Attributes:
+        info: What stands after the opening fence.
+        code: The content, without the indentation of its container.
+    """
+
+    info: str
+    code: str
+
+    @property
+    def tier(self) -> int:
+        """0 for a block marked as Python, 1 for one without a mark, 2 for any other."""
+        return 0 if _PYTHON.match(self.info) else 2 if self.info.strip() else 1
+
+
+def fenced_blocks(text: str, compiles: Callable[[str], bool]) -> list[Block]:
+    """All blocks, in order; the last may be open at the end of the text.
+
+    Args:
+        text: Lines end with a newline alone.
+        compiles: Whether a text is Python.
+    """
+    return list(_Scanner(text.removesuffix("\n").split("\n"), _Attempts(compiles)).blocks(0))
+
+
+class _Attempts:
+    """Whether a text compiles; no more than a fixed number of times, after which none does."""
+
+    def __init__(self, compiles: Callable[[str], bool]) -> None:
+        self._compiles, self._left = compiles, _MOST_ATTEMPTS
+
+    def __call__(self, code: str) -> bool:
+        self._left -= 1
+        return not self.used_up and self._compiles(code)
+
+    @property
+    def used_up(self) -> bool:
+        return self._left < 0
+
+
+@dataclass(frozen=True)
+class _Fence:
+    mark: str
+    indent: int
+    info: str
+
+    def closed_by(self, mark: str, indent: int) -> bool:
+        return mark[0] == self.mark[0] and len(mark) >= len(self.mark) and indent <= self.indent + 3
+
+
+class _Scanner:
+    def __init__(self, lines: list[str], attempts: _Attempts) -> None:
+        self._lines, self._attempts = lines, attempts
+        self._closings = [(row, found) for row, line in enumerate(lines) if (found := _CLOSING.match(line))]
+        self._late = [(row, found) for row, line in enumerate(lines) if (found := _CLOSING_AFTER_CODE.search(line))]
+
+    def blocks(self, quotes: int) -> Iterator[Block]:
+        at = 0
+        while at < len(self._lines):
+            if quotes < _MOST_QUOTES and _QUOTED.match(self._lines[at]):
+                end = at
+                while end < len(self._lines) and _QUOTED.match(self._lines[end]):
+                    end += 1
+                inside = [re.sub(r"^ {0,3}> ?", "", line) for line in self._lines[at:end]]
+                yield from _Scanner(inside, self._attempts).blocks(quotes + 1)
+                at = end
+                continue
+            fence = _opening(self._lines[at])
+            at += 1
+            if fence is not None:
+                block, at = self._block(fence, at)
+                yield block
+
+    def _block(self, fence: _Fence, start: int) -> tuple[Block, int]:
+        """The block that begins here, and the row after it."""
+        ends = self._ends(fence, start)
+        row, last = next(ends)
+        first = Block(fence.info, self._content(fence, start, row, last))
+        if first.tier == 2 or self._attempts(first.code) or self._attempts.used_up:
+            return first, row + 1
+        for end, last in ends:
+            code = self._content(fence, start, end, last)
+            if code.strip() and self._attempts(code):
+                return Block(fence.info, code), end + 1
+        return first, row + 1
+
+    def _ends(self, fence: _Fence, start: int) -> Iterator[tuple[int, str]]:
+        """Rows where the block may end, with what of that row belongs to it; the most likely first."""
+        at = bisect.bisect_left(self._closings, start, key=lambda closing: closing[0])
+        proper = (row for row, found in self._closings[at : at + 16] if fence.closed_by(found[2], _columns(found[1])))
+        first = next(proper, len(self._lines))
+        yield first, ""
+        yield from ((row, "") for row in itertools.islice(proper, _MOST_ENDS - 1))
+        at = bisect.bisect_left(self._late, start, key=lambda closing: closing[0])
+        for row, found in self._late[at : at + _MOST_ENDS]:
+            if fence.closed_by(found[1], 0):
+                yield row, self._lines[row][: found.start()]
+
+    def _content(self, fence: _Fence, start: int, end: int, last: str) -> str:
+        lines = self._lines[start:end] + ([last] if last else [])
+        if not fence.indent:
+            return _joined(lines)
+        common = min((_columns(line) for line in lines if line.strip()), default=0)
+        even = _joined([_without(line, min(common, fence.indent)) for line in lines])
+        if common >= fence.indent or self._attempts(even):
+            return even
+        return _joined([_without(line, fence.indent) for line in lines])
+
+
+def _joined(lines: list[str]) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _opening(line: str) -> _Fence | None:
+    found = _OPENING.match(line)
+    if found:
+        return _Fence(found[2], _columns(found[1], everything=True), found[3])
+    found = _OPENING_AFTER_TEXT.search(line)
+    return _Fence(found[1], 0, found[2]) if found else None
+
+
+def _columns(line: str, everything: bool = False) -> int:
+    """Columns of the indentation, or of everything; a tab leads to the next multiple of four."""
+    column = 0
+    for character in line:
+        if character == "\t":
+            column += 4 - column % 4
+        elif character == " " or everything:
+            column += 1
+        else:
+            break
+    return column
+
+
+def _without(line: str, columns: int) -> str:
+    """The line without that many columns of indentation, or with all of a lesser one removed."""
+    column = at = 0
+    while at < len(line) and line[at] in " \t" and column < columns:
+        column += 1 if line[at] == " " else 4 - column % 4
+        at += 1
+    return " " * max(column - columns, 0) + line[at:]
