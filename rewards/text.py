@@ -33,13 +33,13 @@ def completion_text(completion: object) -> str:
     raise RewardError(f"a completion is a string or a list of messages, got {shown}")
 
 
-def answer_region(completion: object) -> str:
-    """The part of a completion that may hold the answer: after the reasoning, at most the last 50,000 characters.
+def answer_region(completion: object, most: int = MAX_COMPLETION_CHARS) -> str:
+    """The part of a completion that may hold the answer: after the reasoning, at most so many characters at its end.
 
     Text after the last ``</think>``; reasoning that was opened again and never closed is cut off.
     """
     tail = completion_text(completion).rpartition("</think>")[2].partition("<think>")[0]
-    return tail[-MAX_COMPLETION_CHARS:]
+    return tail[-most:]
 
 
 def boxes(text: str) -> list[str | None]:

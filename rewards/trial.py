@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rewards.code.formats import holds_tests
 from rewards.combine import is_failure
 from rewards.configured import ConfiguredReward
 from rewards.mixture import Sample, as_batch
@@ -127,7 +128,7 @@ def gold_forms(row: Mapping[str, Any]) -> list[str]:
     forms: list[str] = []
     for name in GOLD_COLUMNS:
         value = row.get(name)
-        if value is None or isinstance(value, bool) or value == "":
+        if value is None or isinstance(value, bool) or value == "" or holds_tests(value):
             continue
         text = str(value)
         forms += [text, f"\\boxed{{{text}}}", f"<answer>{text}</answer>", f"#### {text}", _fenced(text)]

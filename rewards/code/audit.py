@@ -11,7 +11,7 @@ from typing import Any
 from rewards.code.checker import Finding, Job, run_cases
 from rewards.code.compare import same_output
 from rewards.code.extract import prompt_code
-from rewards.code.formats import COLUMNS, BrokenTestsError
+from rewards.code.formats import COLUMNS, BrokenTestsError, decoded
 from rewards.code.reward import CodeOptions, check_one, make_job, map_workers
 from rewards.code.session import CandidateError, StopTestsError, StubCaller
 from rewards.code.suite import Suite, build_suite, name_under_test
@@ -21,7 +21,7 @@ GOLD_SHARE = 3  # a solution may use a third of the limit: candidates may be slo
 _NEVER_SLOW_S = 1.0  # also where that is more than a third: start-up and noise are not the solution's
 PASSED = "passed"
 GOLD = "canonical_solution"
-SOLUTIONS = (GOLD, "code", "solution")
+SOLUTIONS = (GOLD, "code", "solution", "solutions")
 """Columns of a right answer, by the names that public data sets use; the first that has one counts."""
 
 
@@ -64,8 +64,14 @@ def quarantine(rows: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> 
     """
     options = CodeOptions(**{part.name: kwargs[part.name] for part in fields(CodeOptions) if part.name in kwargs})
     same = {name: kwargs[name] for name in COLUMNS if name in kwargs}
-    solved = [{**row, **same, GOLD: next((row[name] for name in SOLUTIONS if row.get(name)), "")} for row in rows]
-    return audit(solved, options)
+    return audit([{**row, **same, GOLD: _solution(row)} for row in rows], options)
+
+
+def _solution(row: Mapping[str, Any]) -> str:
+    """The first of the columns that has one; APPS and TACO keep several in a list, or its JSON."""
+    found = next((row[name] for name in SOLUTIONS if row.get(name)), "")
+    several = decoded(found) if isinstance(found, str) and found.startswith("[") else found
+    return str(next(iter(several), "")) if isinstance(several, list) else str(found)
 
 
 def _stub_reason(finding: Finding) -> str:

@@ -5,12 +5,13 @@ keeps a deadline and kills it. Everything here runs in that worker; the parent's
 """
 
 import contextlib
+import importlib
 import os
 import resource
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -86,7 +87,7 @@ _sandbox: Sandbox | None = None
 _programs: ProgramRunner | None = None
 
 
-def prepare(kind: str, allow_unsafe: bool, url: str | None) -> None:
+def prepare(kind: str, allow_unsafe: bool, url: str | None, packages: Sequence[str] = ()) -> None:
     """Open this worker's sandbox, or its client of a server, and limit its memory; runs once, before the first job."""
     global _sandbox, _programs
     for limit, most in ((resource.RLIMIT_AS, _CHECKER_MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
@@ -97,7 +98,9 @@ def prepare(kind: str, allow_unsafe: bool, url: str | None) -> None:
 
         _programs = FusionPrograms(url or "")
         return
-    _sandbox = open_sandbox(kind, allow_unsafe)  # type: ignore[arg-type] - it checks the kind itself
+    _sandbox = open_sandbox(kind, allow_unsafe, packages=packages)  # type: ignore[arg-type] - it checks the kind itself
+    for name in packages:
+        importlib.import_module(name)  # so that its values can cross, and tests may use it
     _programs = SandboxedPrograms(_sandbox)
 
 

@@ -20,6 +20,7 @@ from rewards.reward import ATTACKS, reward
 from rewards.text import answer_region
 
 SANDBOXES = ("auto", "bubblewrap", "landlock", "unsafe", "http")
+_MAX_CHARS = 200_000  # of the text that may hold code, which is longer than other answers: tables, literals
 _WALL_PER_CPU = 1.6  # the backstop for programs that sleep: 64 of them on 2 workers must not fill the 300 s that a
 _WALL_MORE_S = 3.0  # run waits for its rewards; at least this much more than the CPU time
 _MOST_RETRIES = 4  # of one call; a machine that disturbs more programs than that is too small for them
@@ -39,12 +40,19 @@ class CodeOptions:
     partial: bool = False
     tolerance: float | None = None
     sandbox_fusion_url: str | None = None
+    packages: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.sandbox not in SANDBOXES:
             raise RewardError(f"sandbox={self.sandbox!r}; valid: {', '.join(SANDBOXES)}")
         if (self.sandbox == "http") != (self.sandbox_fusion_url is not None):
             raise RewardError("sandbox: http and sandbox_fusion_url belong together; give both or neither")
+        if isinstance(self.packages, str) or not all(isinstance(name, str) for name in self.packages):
+            raise RewardError(f"packages={self.packages!r} must be a list of names, [numpy]")
+        if self.packages and self.sandbox == "http":
+            raise RewardError("packages and sandbox: http exclude each other; install packages on the server")
+        if self.tolerance is not None and not (0 <= self.tolerance < math.inf):
+            raise RewardError(f"tolerance must be a number of at least 0, got {self.tolerance}")
         for name in ("timeout_s", "memory_mb", "num_workers"):
             value = getattr(self, name)
             if value is not None and value <= 0:
@@ -57,7 +65,9 @@ class CodeOptions:
 
     def pool(self) -> WorkerPool:
         """The workers with these sandboxes; shared by all callers of this process, they end with it."""
-        return _pool(self.sandbox, self.allow_unsafe, self.sandbox_fusion_url, self.num_workers or usable_cores())
+        packages = tuple(sorted(self.packages))
+        workers = self.num_workers or usable_cores()
+        return _pool(self.sandbox, self.allow_unsafe, self.sandbox_fusion_url, packages, workers)
 
 
 @reward("code_tests", isolation="inline", attacks=ATTACKS, audit="rewards.code.audit:quarantine")
@@ -88,6 +98,7 @@ def code_tests(
     partial: bool = False,
     tolerance: float | None = None,
     sandbox_fusion_url: str | None = None,
+    packages: Sequence[str] = (),
 ) -> list[Verdict]:
     """Run the code of each completion against the tests of its row.
 
@@ -119,6 +130,7 @@ def code_tests(
         partial: Score the fraction of tests that pass; by default all must.
         tolerance: Of floats in inputs and outputs tests, relative and absolute; by default none.
         sandbox_fusion_url: The server of ``http``, which runs call and stdio tests.
+        packages: Installed packages that candidates and tests may import, ``[numpy]``; by default none.
 
     Returns:
         Per completion: ok 1.0; wrong (the fraction, with ``partial``), no_answer, timeout 0.0; infra_error and
@@ -128,7 +140,7 @@ def code_tests(
         RewardError: The sandbox does not start, or an argument makes no sense.
     """
     options = CodeOptions(
-        sandbox, allow_unsafe, timeout_s, memory_mb, num_workers, partial, tolerance, sandbox_fusion_url
+        sandbox, allow_unsafe, timeout_s, memory_mb, num_workers, partial, tolerance, sandbox_fusion_url, packages
     )
     given = {"test": test, "entry_point": entry_point, "test_list": test_list, "test_imports": test_imports}
     given |= {"test_setup_code": test_setup_code, "inputs": inputs, "outputs": outputs, "fn_name": fn_name}
@@ -150,7 +162,7 @@ def code_tests(
 def make_job(prompt: object, completion: object, row: dict[str, Any], options: CodeOptions) -> Job:
     """What a checker needs to judge one completion."""
     return Job(
-        region=answer_region(completion),
+        region=answer_region(completion, _MAX_CHARS),
         prompt=prompt,
         row=_plain(row),
         cpu_s=options.cpu_s,
@@ -219,5 +231,5 @@ def _verdict(finding: Finding, row: int) -> Verdict:
 
 
 @functools.cache
-def _pool(sandbox: str, allow_unsafe: bool, url: str | None, num_workers: int) -> WorkerPool:
-    return WorkerPool(num_workers, "rewards.code.checker:prepare", (sandbox, allow_unsafe, url))
+def _pool(sandbox: str, allow_unsafe: bool, url: str | None, packages: tuple[str, ...], num_workers: int) -> WorkerPool:
+    return WorkerPool(num_workers, "rewards.code.checker:prepare", (sandbox, allow_unsafe, url, packages))

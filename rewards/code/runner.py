@@ -18,6 +18,14 @@ def prepare():
     sys.set_int_max_str_digits(0)
 
 
+def few_cores(sources):
+    """Have pools of processes and threads start two, not one for each core of the machine: their number is limited."""
+    if any("multiprocessing" in source or "concurrent" in source for source in sources):
+        import os
+
+        os.cpu_count = lambda: 2
+
+
 def serve(descriptor):
     """Load the candidate, then answer its calls until the checker goes away."""
     prepare()
@@ -41,6 +49,7 @@ def run_program(descriptor):
     module = type(sys)("__main__")
     sys.modules["__main__"] = module
     sys.argv[:] = ["main.py"]
+    few_cores(sources)
     for source in sources:  # pyright: ignore - values of any type
         exec(compile(source, "<candidate>", "exec", dont_inherit=True), vars(module))
 
@@ -68,6 +77,7 @@ def _answer(request, namespace):
     try:
         kind, *rest = loads(request)  # pyright: ignore - values of any type
         if kind == "load":
+            few_cores(rest[0])
             for source in rest[0]:  # pyright: ignore - values of any type
                 exec(compile(source, "<candidate>", "exec", dont_inherit=True), namespace)
             return dumps(("value", None, None))

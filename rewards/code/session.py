@@ -3,6 +3,7 @@
 import builtins
 import contextlib
 import copy
+import re
 import resource
 import select
 import signal
@@ -16,8 +17,8 @@ from rewards.sandbox.program import Ended, Limits, Program, Sandbox
 from rewards.serve import receive_frame, send_frame
 
 _HERE = Path(__file__).parent
-_RUNNER = (_HERE / "runner.py").read_text().replace("from rewards.code.wire import dumps, loads\n", "")
-RUNNER_SOURCE = (_HERE / "wire.py").read_text() + _RUNNER
+_PARTS = [(_HERE / name).read_text() for name in ("values.py", "wire.py", "runner.py")]
+RUNNER_SOURCE = re.sub(r"^from rewards\..*\n", "", "".join(_PARTS), flags=re.MULTILINE)
 SERVE_SOURCE = RUNNER_SOURCE + "\nserve(int(sys.argv[1]))\n"
 
 

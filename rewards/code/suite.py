@@ -11,24 +11,20 @@ import builtins
 import importlib
 import json
 import linecache
-import re
-import reprlib
 import sys
 import warnings
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType
 from typing import Any, Literal
 
-from rewards.code.compare import same_value
+from rewards.code.calls import METHOD, Readings, call_parts, lines_text, method_name, text_of
 from rewards.code.formats import BrokenTestsError
 from rewards.code.session import Caller
 
 Case = Callable[[Caller], None]
 _DANGEROUS = {"eval", "exec", "compile", "__import__"}
-_METHOD = re.compile(r"Solution\(\)\.(\w+)")
 
 
 @dataclass(frozen=True)
@@ -74,10 +70,10 @@ def build_suite(row: Mapping[str, Any], context: str | None, tolerance: float | 
         )
     if row.get("fn_name") is None:
         return _program_suite(inputs, outputs)
-    name = method_name(_text(row["fn_name"], "fn_name"))
-    calls = [_arguments(given, wanted) for given, wanted in zip(inputs, outputs, strict=True)]
+    name = method_name(text_of(row["fn_name"], "fn_name"))
+    calls = [call_parts(given, wanted) for given, wanted in zip(inputs, outputs, strict=True)]
     wrapped = all(isinstance(wanted, list) and len(wanted) == 1 for wanted in outputs)
-    readings = _Readings(tolerance, wrapped)
+    readings = Readings(tolerance, wrapped)
     cases = tuple(partial(readings.check, name, *call) for call in calls)
     return Suite("call", (name,), cases, call_inputs=tuple(call[:2] for call in calls), provided=True)
 
@@ -88,31 +84,24 @@ def name_under_test(row: Mapping[str, Any]) -> str | None:
     return method_name(name) if isinstance(name, str) else None
 
 
-def method_name(name: str) -> str:
-    """The name of a function, also where it is written as a method of the class ``Solution``."""
-    found = _METHOD.fullmatch(name.strip())
-    return found[1] if found else name
-
-
 def _program_suite(inputs: Sequence[Any], outputs: Sequence[Any]) -> Suite:
-    programs = [
-        (_lines(given, "inputs"), _lines(wanted, "outputs")) for given, wanted in zip(inputs, outputs, strict=True)
-    ]
-    telling = tuple((given, wanted) for given, wanted in programs if wanted.strip())
+    given = [lines_text(text, "inputs") for text in inputs]
+    wanted = [lines_text(text, "outputs") for text in outputs]
+    telling = tuple(pair for pair in zip(given, wanted, strict=True) if pair[1].strip())
     if not telling:
         raise BrokenTestsError("the expected outputs are empty: a program that does nothing would pass")
     return Suite("stdio", (), programs=telling)
 
 
 def _assert_suite(row: Mapping[str, Any], context: str) -> Suite:
-    setup = "\n".join([*_as_list(row, "test_imports"), _text(row.get("test_setup_code") or "", "test_setup_code")])
-    scripts = [f"{setup}\n{_text(text, 'test_list')}" for text in _as_list(row, "test_list")]
+    setup = "\n".join([*_as_list(row, "test_imports"), text_of(row.get("test_setup_code") or "", "test_setup_code")])
+    scripts = [f"{setup}\n{text_of(text, 'test_list')}" for text in _as_list(row, "test_list")]
     if row.get("test") is not None:
-        scripts.append(f"{setup}\n{_text(row['test'], 'test')}")
+        scripts.append(f"{setup}\n{text_of(row['test'], 'test')}")
     if not scripts:
         raise BrokenTestsError("test_list is empty")
     entry_point = row.get("entry_point")
-    method = entry_point is not None and _METHOD.fullmatch(_text(entry_point, "entry_point").strip())
+    method = entry_point is not None and METHOD.fullmatch(text_of(entry_point, "entry_point").strip())
     trees = [_parse(script) for script in scripts]
     names = _Names(trees, context)
     targets = names.targets() if entry_point is None else (method_name(entry_point),)
@@ -158,70 +147,6 @@ class _Solution:
         return self._caller.call(name, args, kwargs)
 
 
-class _Readings:
-    """Compares the values of calls; where each is a list of one, it may be the value or hold it (APPS, TACO).
-
-    Which of the two is meant is the row's secret, but it is the same for all its calls: what a caller's first right
-    value was read as holds for the others.
-    """
-
-    def __init__(self, tolerance: float | None, wrapped: bool) -> None:
-        self._tolerance, self._both = tolerance, (False, True) if wrapped else (False,)
-        self._left: weakref.WeakKeyDictionary[Caller, tuple[bool, ...]] = weakref.WeakKeyDictionary()
-
-    def check(self, name: str, args: list[Any], kwargs: dict[str, Any], wanted: Any, caller: Caller) -> None:
-        found = caller.call(name, args, kwargs)
-        left = self._left.get(caller, self._both)
-        fitting = tuple(inner for inner in left if same_value(found, wanted[0] if inner else wanted, self._tolerance))
-        if not fitting:
-            given = ", ".join([*map(_short, args), *(f"{key}={_short(value)}" for key, value in kwargs.items())])
-            raise AssertionError(f"{name}({given}) is {_short(found)}, not {_short(wanted)}")
-        self._left[caller] = fitting
-
-
-class _Short(reprlib.Repr):
-    """Prints values in few characters and little time, however large they are."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxother = self.maxstring = 60
-
-    def repr_int(self, x: int, level: int) -> str:
-        return f"an integer of {x.bit_length()} bits" if x.bit_length() > 400 else repr(x)
-
-
-def _short(value: Any) -> str:
-    try:
-        shown = _Short().repr(value)
-    except Exception:  # noqa: BLE001 - whatever a value does to its own display is no verdict
-        return f"a {type(value).__name__}"
-    return shown if len(shown) <= 60 else f"{shown[:57]}..."
-
-
-def _lines(value: Any, column: str) -> str:
-    """A text, or its lines; numbers as they are printed."""
-    if isinstance(value, list | tuple):
-        return "".join(f"{_lines(line, column).removesuffix(chr(10))}\n" for line in value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    return _text(value, column)
-
-
-def _arguments(given: Any, wanted: Any) -> tuple[list[Any], dict[str, Any], Any]:
-    """Arguments and value of one call: values as they are, or texts of JSON, one argument a line."""
-    if isinstance(given, dict):
-        return [], given, wanted
-    if not isinstance(given, str):
-        if not isinstance(given, list | tuple):
-            raise BrokenTestsError(f"inputs of a call are a list of arguments, got {type(given).__name__}")
-        return list(given), {}, wanted
-    try:
-        arguments = [json.loads(line) for line in given.splitlines() if line.strip()]
-        return arguments, {}, json.loads(wanted) if isinstance(wanted, str) else wanted
-    except ValueError as error:
-        raise BrokenTestsError(f"inputs and outputs given as text are JSON, one argument a line: {error}") from None
-
-
 def _as_list(row: Mapping[str, Any], column: str) -> list[Any]:
     value = row.get(column)
     if isinstance(value, str):
@@ -232,12 +157,6 @@ def _as_list(row: Mapping[str, Any], column: str) -> list[Any]:
     if not isinstance(value, list | tuple | None):
         raise BrokenTestsError(f"{column} must be a list, got {type(value).__name__}")
     return list(value or ())
-
-
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise BrokenTestsError(f"{column} must hold text, got {type(value).__name__}")
-    return value
 
 
 def _parse(script: str) -> ast.Module:

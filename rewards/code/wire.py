@@ -1,14 +1,18 @@
 """Typed JSON: the values that cross between the checker and the program it does not trust.
 
-A value is null, true, false, a small integer, a string, or ``[tag, ...]``. What is read back consists of exact built-in
-types only, so comparing it runs nobody's ``__eq__``. There is no pickle here and no class that a sender could name.
+A value is null, true, false, a small integer, a string, or ``[tag, ...]``. What is read back consists of exact types
+of Python and its library only, so comparing it runs nobody's ``__eq__``. There is no pickle here and no class that a
+sender could name but those of `rewards.code.values`, each made from checked parts.
 
 This file is also part of the text that runs inside the sandbox, so it imports nothing of ours, and not `json`: that
 would bring in `re` and double the start-up of every sandboxed program.
 """
 
 import itertools
+import sys
 from _json import encode_basestring_ascii, make_scanner
+
+from rewards.code.values import Record, WireError, read_record, read_rich, record_parts, rich_parts
 
 MAX_BYTES = 16 << 20
 MAX_DEPTH = 64
@@ -20,15 +24,13 @@ _PLAIN = {int, str, bool, type(None)}
 _SCALARS = (int, float, complex, str, bytes)
 
 
-class WireError(ValueError):
-    """A value, or a text, that may not cross."""
-
-
 def dumps(value: object, lenient: bool = False) -> bytes:
     """Write a value.
 
     Args:
-        value: None, bool, int, float, complex, str, bytes, range, and list, tuple, set, frozenset, dict of those.
+        value: None, bool, int, float, complex, str, bytes, range, Fraction, Decimal, what `datetime` has, arrays of
+            numpy, and list, tuple, set, frozenset, dict, named tuples and dataclasses of those. A scalar of numpy is
+            written as Python's.
         lenient: Write an instance of a subclass as its built-in base (a Counter as a dict), and an iterator as the
             items it still has, instead of refusing them.
 
@@ -60,7 +62,7 @@ def loads(text):
         return _Reader().read(parsed, 0)
     except WireError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, StopIteration, RecursionError, MemoryError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, StopIteration, RecursionError, MemoryError) as error:
         raise WireError(f"malformed: {type(error).__name__}: {str(error)[:100]}") from None
 
 
@@ -83,6 +85,8 @@ class _Writer:
         return self._write_tagged(value, kind, depth)
 
     def _write_tagged(self, value, kind, depth):
+        if kind is Record or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "_fields"):
+            return self._collection("o", record_parts(value, kind), depth)
         if self._lenient:
             kind = next((base for base in (*_SCALARS, *_TAGS, dict) if isinstance(value, base)), kind)
         if kind in _TAGS:
@@ -95,6 +99,12 @@ class _Writer:
             return self._collection("r", (value.start, value.stop, value.step), depth)
         if self._lenient and hasattr(kind, "__next__"):
             return self._collection("g", value, depth)
+        numpy = sys.modules.get("numpy")
+        if numpy is not None and isinstance(value, numpy.generic):
+            return self.write(value.item(), depth + 1)
+        parts = rich_parts(value, kind, self._lenient)
+        if parts is not None:
+            return self._collection("x", parts, depth)
         raise WireError(f"an object of type {kind.__name__} cannot cross; built-in values can")
 
     def _collection(self, tag, items, depth):
@@ -143,6 +153,10 @@ class _Reader:
             return dict(zip(items[::2], items[1::2], strict=True))
         if tag == "r":
             return range(*self._items(item, depth))
+        if tag == "x":
+            return read_rich(*self._items(item, depth))
+        if tag == "o":
+            return read_record(*self._items(item, depth))
         return _read_scalar(*item)
 
     def _items(self, item, depth):

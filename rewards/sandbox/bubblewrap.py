@@ -21,7 +21,7 @@ import socket
 import subprocess
 import tempfile
 
-from rewards.sandbox import seccomp
+from rewards.sandbox import packages, seccomp
 from rewards.sandbox.advice import user_namespaces
 from rewards.sandbox.cgroup import open_group
 from rewards.sandbox.interpreter import claim_slot
@@ -58,6 +58,7 @@ class BubblewrapSandbox:
         self._filter.write(instructions)
         self._filter.flush()
         self._program: Program | None = None
+        self.packages = packages.NONE
         if trouble := self._trouble():
             self.close()
             raise SandboxError(trouble)
@@ -69,7 +70,7 @@ class BubblewrapSandbox:
             SandboxError: bubblewrap could not make the sandbox.
         """
         self._end_last()
-        inside = limits_text(limits, tasks=limits.processes) + source
+        inside = limits_text(limits, tasks=limits.processes) + self.packages.text(packages.INSIDE) + source
         self._filter.seek(0)  # bubblewrap reads this very description to its end
         with contextlib.ExitStack() as ends:
             told, tell = _pipe(ends)
@@ -100,6 +101,7 @@ class BubblewrapSandbox:
             self.group.remove()
             self.group = None
         self._filter.close()
+        self.packages.close()
         self.identity.release()
 
     def _end_last(self) -> None:
@@ -117,9 +119,12 @@ class BubblewrapSandbox:
                 command += ["--ro-bind", folder, folder]
         command += ["--ro-bind", self._interpreter.file, self._interpreter.file]
         command += ["--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
+        for name, place in self.packages.places.items():
+            command += ["--ro-bind", str(place), f"{packages.INSIDE}/{name}"]
         for device in _DEVICES:
             command += ["--dev-bind", device, device]
         command += ["--size", str(limits.disk_mb << 20), "--tmpfs", "/tmp"]
+        command += ["--symlink", "/tmp", "/dev/shm"]  # for semaphores, which multiprocessing needs
         # The root and /dev are memory without a size: nothing may be written there.
         return [*command, "--remount-ro", "/", "--chdir", "/tmp"]
 

@@ -2,11 +2,12 @@
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from rewards.sandbox.bubblewrap import BubblewrapSandbox
 from rewards.sandbox.landlock import LandlockSandbox
+from rewards.sandbox.packages import Packages, check_packages
 from rewards.sandbox.program import Sandbox, SandboxError
 from rewards.sandbox.selftest import self_test
 from rewards.sandbox.unsafe import UnsafeSandbox
@@ -19,7 +20,9 @@ Kind = Literal["auto", "bubblewrap", "landlock", "unsafe"]
 _LAYERS: dict[str, Callable[[str | None], Sandbox]] = {"bubblewrap": BubblewrapSandbox, "landlock": LandlockSandbox}
 
 
-def open_sandbox(kind: Kind = "auto", allow_unsafe: bool = False, python: str | None = None) -> Sandbox:
+def open_sandbox(
+    kind: Kind = "auto", allow_unsafe: bool = False, python: str | None = None, packages: Sequence[str] = ()
+) -> Sandbox:
     """A slot of isolation that has just withstood its self-test.
 
     Args:
@@ -27,12 +30,24 @@ def open_sandbox(kind: Kind = "auto", allow_unsafe: bool = False, python: str | 
             ``unsafe`` for none.
         allow_unsafe: Must be true for ``unsafe``, and changes nothing else.
         python: Interpreter for the programs; None finds one that their user may read.
+        packages: Packages of ours that the programs may import.
 
     Raises:
-        SandboxError: The layer does not work here; the message says what is missing and what to run.
+        SandboxError: The layer does not work here, or a package cannot be imported in it; the message says what is
+            missing and what to run.
     """
-    if kind == "unsafe":
-        return _unsafe(allow_unsafe)
+    sandbox = _unsafe(allow_unsafe) if kind == "unsafe" else _first(kind, python)
+    if packages:
+        try:
+            sandbox.packages = Packages(packages)
+            check_packages(sandbox, sandbox.packages)
+        except BaseException:
+            sandbox.close()
+            raise
+    return sandbox
+
+
+def _first(kind: str, python: str | None) -> Sandbox:
     layers = _layers(kind)
     if sys.platform != "linux":
         raise SandboxError(

@@ -19,7 +19,7 @@ import os
 from functools import partial
 from typing import Any
 
-from rewards.sandbox import advice, confine, seccomp
+from rewards.sandbox import advice, confine, packages, seccomp
 from rewards.sandbox.interpreter import claim_slot
 from rewards.sandbox.launch import spawn
 from rewards.sandbox.prelude import limits_text
@@ -50,11 +50,14 @@ class LandlockSandbox:
         reads = [*self._interpreter.libraries(), *filter(os.path.exists, ["/etc/ld.so.cache"]), *_READS]
         self._arguments: dict[str, Any] = {"reads": reads, "writes": _WRITES, "instructions": instructions}
         self._program: Program | None = None
+        self.packages = packages.NONE
 
     def start(self, source: str, limits: Limits, pipes: bool = False) -> Program:
         """See `rewards.sandbox.program.Sandbox`."""
         self._end_last()
-        call = f"\nconfine({os.getpid()}, **{self._arguments!r})\n"
+        links = [self.packages.linked()] if self.packages.names else []
+        arguments = self._arguments | {"reads": [*self._arguments["reads"], *links, *self.packages.folders]}
+        call = f"\nconfine({os.getpid()}, **{arguments!r})\n{self.packages.text(*links or [''])}"
         text = (
             limits_text(limits, tasks=limits.processes + self.identity.others())
             + inspect.getsource(confine)
@@ -68,6 +71,7 @@ class LandlockSandbox:
     def close(self) -> None:
         """See `rewards.sandbox.program.Sandbox`."""
         self._end_last()
+        self.packages.close()
         self.identity.release()
 
     def _end_last(self) -> None:

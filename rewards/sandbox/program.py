@@ -8,9 +8,12 @@ import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rewards.result import RewardError
+
+if TYPE_CHECKING:
+    from rewards.sandbox.packages import Packages
 
 
 class SandboxError(RewardError):
@@ -82,9 +85,15 @@ class Program:
 
 @runtime_checkable
 class Sandbox(Protocol):
-    """A layer of isolation. One program at a time; not thread-safe: every worker has its own."""
+    """A layer of isolation. One program at a time; not thread-safe: every worker has its own.
+
+    Attributes:
+        name: Of the layer.
+        packages: What programs may import beside Python's library.
+    """
 
     name: str
+    packages: "Packages"
 
     def start(self, source: str, limits: Limits, pipes: bool = False) -> Program:
         """Start ``python -I -S -c source FD`` inside, where FD is the descriptor of the program's end of the channel.

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from functools import partial
 
+from rewards.sandbox import packages
 from rewards.sandbox.identity import Identity
 from rewards.sandbox.launch import spawn
 from rewards.sandbox.prelude import limits_text
@@ -15,11 +16,17 @@ class UnsafeSandbox:
 
     name = "unsafe"
 
+    def __init__(self) -> None:
+        """Without packages."""
+        self.packages = packages.NONE
+
     def start(self, source: str, limits: Limits, pipes: bool = False) -> Program:
         """See `rewards.sandbox.program.Sandbox`."""
-        command = [sys.executable, "-I", "-S", "-c", limits_text(limits) + source]
+        path = self.packages.text(self.packages.linked()) if self.packages.names else ""
+        command = [sys.executable, "-I", "-S", "-c", limits_text(limits) + path + source]
         process, channel = spawn(command, Identity(), pipes, folder=tempfile.gettempdir())
         return Program(process, channel, partial(kill_group, process))
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """See `rewards.sandbox.program.Sandbox`."""
+        self.packages.close()

@@ -1,9 +1,14 @@
+import datetime as dt
 import math
 import pickle
+from collections import namedtuple
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
-from rewards.code.wire import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, WireError, dumps, loads
+from rewards.code.wire import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, Record, WireError, dumps, loads
 
 VALUES = [
     None,
@@ -48,6 +53,13 @@ VALUES = [
     range(0, 10, 3),
     [2**53, 1],
     ["é", "\udfff"],
+    Fraction(-1, 3),
+    Decimal("1.50"),
+    Decimal("-Infinity"),
+    [dt.date(2024, 2, 29), dt.datetime(2024, 1, 1, 23, 59, 59, 999_999, fold=1), dt.timedelta(-1, 5, 7)],
+    dt.datetime(2024, 1, 1, tzinfo=dt.timezone(dt.timedelta(hours=5, minutes=30))),
+    {dt.date(1, 1, 1): dt.time(1, 2, 3), dt.time(0, tzinfo=dt.UTC): dt.UTC},
+    {Fraction(1, 2): Decimal(0)},
 ]
 
 
@@ -103,6 +115,74 @@ def test_a_lenient_writer_sends_the_built_in_content_of_a_subclass():
         dumps(object(), lenient=True)
 
 
+class LyingFraction(Fraction):
+    def __eq__(self, other):
+        return True
+
+    __hash__ = Fraction.__hash__
+
+
+class LyingDate(dt.date):
+    def __eq__(self, other):
+        return True
+
+    __hash__ = dt.date.__hash__
+
+
+@pytest.mark.parametrize("value", [LyingFraction(1, 2), LyingDate(2024, 1, 1)])
+def test_a_subclass_of_a_library_type_is_refused_or_crosses_as_that_type(value):
+    with pytest.raises(WireError, match="cannot cross"):
+        dumps(value)
+    crossed = loads(dumps(value, lenient=True))
+    assert type(crossed) is type(value).__base__
+    assert crossed != type(value).__base__(3, 4, *[5] * isinstance(value, dt.date))
+
+
+Pair = namedtuple("Pair", "left right count")
+
+
+@dataclass(frozen=True)
+class Box:
+    width: int
+    name: str
+
+
+@dataclass
+class LyingBox:
+    width: int
+
+    def __eq__(self, other):
+        return True
+
+
+def test_a_named_tuple_crosses_with_its_fields():
+    crossed = loads(dumps([Pair(1, "a", 2), Pair(3, "b", 4)]))
+    assert crossed == [(1, "a", 2), (3, "b", 4)]
+    assert (crossed[0].left, crossed[1].right, crossed[1].count) == (1, "b", 4)
+    assert type(crossed[0]) is type(crossed[1]) is not Pair
+    assert loads(dumps(crossed)) == crossed
+
+
+def test_a_dataclass_crosses_as_a_record_that_is_equal_by_its_fields():
+    crossed = loads(dumps(Box(2, "b"), lenient=True))
+    assert type(crossed) is Record
+    assert (crossed.width, crossed.name, repr(crossed)) == (2, "b", "Box(width=2, name='b')")
+    assert crossed == loads(dumps(Box(2, "b")))
+    assert crossed == loads(dumps(crossed))
+    assert crossed != loads(dumps(Box(3, "b")))
+    assert crossed != loads(dumps(LyingBox(2)))
+    assert loads(dumps(LyingBox(2))) != 2
+
+
+@pytest.mark.parametrize("name", ["__eq__", "__class__", "name_", "fields_"])
+def test_no_field_of_a_record_changes_how_it_compares(name):
+    text = f'["o","Box",false,["l","{name}"],["l",5]]'.encode()
+    crossed = loads(text)
+    assert type(crossed) is Record
+    assert crossed not in (5, loads(dumps(Box(2, "b"))))
+    assert crossed == loads(text)
+
+
 def nested(depth):
     value = []
     for _ in range(depth):
@@ -149,6 +229,18 @@ BAD_TEXTS = {
     "far too deep": b"[" * 1_000_000,
     "a long decimal": b"1" * 5000,
     "too long": b'"' + b"a" * MAX_BYTES + b'"',
+    "a fraction by zero": b'["x","Fraction",1,0]',
+    "a fraction of text": b'["x","Fraction","1e99999999",1]',
+    "a decimal that is none": b'["x","Decimal","one"]',
+    "a decimal of parts": b'["x","Decimal",1]',
+    "a day that is none": b'["x","date",2024,2,30]',
+    "a date of booleans": b'["x","date",true,true,true]',
+    "a zone of a week": b'["x","timezone",604800000000]',
+    "an unknown type": b'["x","Path","/"]',
+    "an array of objects": b'["x","ndarray","|O",["l",1],["b","0000000000000000"]]',
+    "a record without a name": b'["o","os.system",false,["l"],["l"]]',
+    "a record of too few values": b'["o","Box",false,["l","a"],["l"]]',
+    "a named tuple of a keyword": b'["o","class",true,["l","a"],["l",1]]',
     "a pickle": pickle.dumps([1, 2]),
 }
 
