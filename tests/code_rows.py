@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from rewards.code.formats import COLUMNS
 from rewards.code.reward import code_tests
 from rewards.result import RewardError
 
@@ -34,11 +35,7 @@ def _gzipped(path):
 
 def score(row, completions, kind="unsafe", **kwargs):
     """Verdicts of several completions of one row, one after the other in one worker."""
-    columns = {
-        name: [row[name]] * len(completions)
-        for name in ("test", "entry_point", "test_list", "test_imports", "inputs", "outputs", "fn_name")
-        if name in row
-    }
+    columns = {name: [row[name]] * len(completions) for name in COLUMNS if name in row}
     options = {"num_workers": 1, "sandbox": kind, "allow_unsafe": kind == "unsafe"} | kwargs
     return code_tests([row.get("prompt", "")] * len(completions), completions, **columns, **options)
 

@@ -11,7 +11,7 @@ from typing import Any
 from rewards.code.checker import Finding, Job, run_cases
 from rewards.code.compare import same_output
 from rewards.code.extract import prompt_code
-from rewards.code.formats import COLUMNS, BrokenTestsError, decoded
+from rewards.code.formats import COLUMNS, BrokenTestsError, from_json
 from rewards.code.reward import CodeOptions, check_one, make_job, map_workers
 from rewards.code.session import CandidateError, StopTestsError, StubCaller
 from rewards.code.suite import Suite, build_suite, name_under_test
@@ -70,7 +70,7 @@ def quarantine(rows: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> 
 def _solution(row: Mapping[str, Any]) -> str:
     """The first of the columns that has one; APPS and TACO keep several in a list, or its JSON."""
     found = next((row[name] for name in SOLUTIONS if row.get(name)), "")
-    several = decoded(found) if isinstance(found, str) and found.startswith("[") else found
+    several = from_json(found) if isinstance(found, str) and found.startswith("[") else found
     return str(next(iter(several), "")) if isinstance(several, list) else str(found)
 
 

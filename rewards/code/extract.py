@@ -146,21 +146,25 @@ def _continued(text: str, context: str | None, names: Sequence[str]) -> list[str
     """The context with a function body after it; what follows the body, code or chatter, is cut off."""
     if context is None or not names:
         return None
-    bodies = [block.code for block in _blocks(text) if block.tier < 2][-1:]
-    found = (_grown(context, body, names[0]) for body in [*bodies, text])
-    return next(([whole] for whole in found if whole is not None), None)
+    bodies = [text, *(block.code for block in _blocks(text)[-1:] if block.tier < 2)]
+    step, size = _indentation(context), Module(context).size(names[0])
+    shifts: list[Callable[[str], str]] = [
+        lambda body: body,
+        lambda body: step + body.lstrip(" \t"),  # only the first line has lost its indentation
+        lambda body: "\n".join(step + line for line in body.split("\n")),
+    ]
+    parts = (part for shift in shifts for body in bodies for part in _inside(shift(body)))
+    grown = (module for part in parts if (module := Module(context + part)).valid and module.size(names[0]) > size)
+    return next(([module.code] for module in grown), None)
 
 
-def _grown(context: str, body: str, name: str) -> str | None:
-    step, size = _indentation(context), Module(context).size
-    for shifted in (body, step + body.lstrip(" \t"), "\n".join(step + line for line in body.split("\n"))):
-        lines = shifted.split("\n")
-        outside = next((n for n, line in enumerate(lines) if n and line[:1] not in ("", " ", "\t")), len(lines))
-        for part in (shifted, "\n".join(lines[:outside])):
-            module = Module(context + part)
-            if module.valid and module.defines(name) and module.size > size:
-                return context + part
-    return None
+def _inside(body: str) -> Iterator[str]:
+    """A function's body with everything after it, and up to the first line outside."""
+    yield body
+    lines = body.split("\n")
+    outside = next((n for n, line in enumerate(lines) if n and line[:1] not in ("", " ", "\t")), len(lines))
+    if outside < len(lines):
+        yield "\n".join(lines[:outside])
 
 
 def _indentation(context: str) -> str:

@@ -53,10 +53,10 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """
     plain = {name: row.get(name) for name in PLAIN}
     if any(row.get(name) is not None for name in ("test", "test_list", "inputs", "outputs")):
-        return {name: decoded(value) if name in ("inputs", "outputs") else value for name, value in plain.items()}
+        return {name: from_json(value) if name in ("inputs", "outputs") else value for name, value in plain.items()}
     cases = [case for name in CASES[:2] if row.get(name) is not None for case in _cases(row[name], name)]
     if cases:
-        metadata = decoded(row.get("metadata"))
+        metadata = from_json(row.get("metadata"))
         named = metadata.get("func_name") if isinstance(metadata, Mapping) else None
         return plain | _of_cases(cases, plain["fn_name"] or named)
     for name in PACKED:
@@ -67,7 +67,7 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def holds_tests(value: Any) -> bool:
     """Whether a value, or a JSON text, is the tests of a row and not an answer to it."""
-    value = decoded(value)
+    value = from_json(value)
     if isinstance(value, list) and value:
         return all(isinstance(part, Mapping) or (isinstance(part, str) and "assert" in part) for part in value)
     return isinstance(value, Mapping) and bool(
@@ -77,7 +77,7 @@ def holds_tests(value: Any) -> bool:
 
 def _unpacked(value: Any, name: str, fn_name: Any) -> dict[str, Any]:
     if isinstance(value, str):
-        decoded = decoded(value)
+        decoded = from_json(value)
         if not isinstance(decoded, str):
             return _unpacked(decoded, name, fn_name)
         if "assert" in value:
@@ -102,10 +102,10 @@ def _of_mapping(value: Mapping[str, Any], name: str, fn_name: Any) -> dict[str, 
     if value.get("functional") or value.get("test"):
         return {"test": value.get("functional") or value.get("test"), "entry_point": value.get("entry_point")}
     if value.get("inputs") is not None:
-        given = decoded(value["inputs"])
+        given = from_json(value["inputs"])
         if fn_name and isinstance(given, Sequence):
             given = [_with_int_keys(arguments) for arguments in given]
-        return {"inputs": given, "outputs": decoded(value.get("outputs")), "fn_name": fn_name}
+        return {"inputs": given, "outputs": from_json(value.get("outputs")), "fn_name": fn_name}
     inner = next((value[key] for key in (*PACKED, *CASES[:1]) if value.get(key) is not None), None)
     if inner is None:
         raise BrokenTestsError(
@@ -123,7 +123,7 @@ def _of_cases(cases: Sequence[Any], fn_name: Any) -> dict[str, Any]:
     calls = {kind for kind in kinds if kind in ("functional", "function_call")}
     if calls and calls != kinds:
         raise BrokenTestsError(f"test cases of several kinds in one row: {', '.join(sorted(kinds))}; give one kind")
-    inside = [decoded(case.get("metadata")) for case in cases]
+    inside = [from_json(case.get("metadata")) for case in cases]
     names = [case.get("fn_name") or (more or {}).get("func_name") for case, more in zip(cases, inside, strict=True)]
     name = next(filter(None, names), fn_name)
     if calls and not name:
@@ -133,11 +133,11 @@ def _of_cases(cases: Sequence[Any], fn_name: Any) -> dict[str, Any]:
 
 
 def _cases(value: Any, name: str) -> Sequence[Any]:
-    decoded = decoded(value)
+    decoded = from_json(value)
     if isinstance(decoded, str):
         try:
             packed = zlib.decompressobj().decompress(base64.b64decode(decoded, validate=True), _MAX_UNPACKED_BYTES)
-            decoded = decoded(_TextUnpickler(io.BytesIO(packed)).load())
+            decoded = from_json(_TextUnpickler(io.BytesIO(packed)).load())
         except (ValueError, zlib.error, pickle.UnpicklingError, EOFError, IndexError, AttributeError):
             raise BrokenTestsError(f"{name} is text, but neither JSON nor LiveCodeBench's packed JSON") from None
     if not isinstance(decoded, Sequence) or isinstance(decoded, str):
@@ -170,7 +170,7 @@ def is_integer_text(key: Any) -> bool:
     return isinstance(key, str) and key.isascii() and key.lstrip("-").isdigit() and str(int(key)) == key
 
 
-def decoded(value: Any) -> Any:
+def from_json(value: Any) -> Any:
     """The value that a JSON text holds; a text that is none, and any other value, as it is."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError, RecursionError), long_integers():

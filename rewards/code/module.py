@@ -51,10 +51,10 @@ class Module:
         """The number of lines before the one that Python refuses first, where it says which."""
         return (getattr(self._fault, "lineno", None) or 1) - 1
 
-    @property
-    def size(self) -> int:
-        """How much there is to execute: comments count nothing."""
-        return sum(1 for node in self._body for _ in ast.walk(node))
+    def size(self, name: str) -> int:
+        """How much the functions of that name at the top level execute: comments count nothing."""
+        functions = [node for node in self._body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        return sum(1 for node in functions if node.name == name for _ in ast.walk(node))
 
     def defines(self, name: str) -> int:
         """How well it defines a name: `DEFINED` (by def or class), `ASSIGNED`, `IMPORTED`, `SKETCHED` (no body) or 0.
