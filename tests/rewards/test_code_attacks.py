@@ -193,6 +193,71 @@ def truncate_number(number): raise Nasty
 """,
     "exception_named_like_ours": "class UncheckableError(BaseException): pass\n"
     "def truncate_number(number):\n    raise UncheckableError('not checkable')\n",
+    "exit_without_import_when_loaded": "exit()\n" + WRONG,
+    "quit_without_import_when_called": "def truncate_number(number):\n    quit(0)\n",
+    "exit_replaced": "import builtins\nbuiltins.exit = builtins.quit = lambda *_: 0.5\n" + WRONG,
+    "fraction_that_is_always_equal": """
+from fractions import Fraction
+class Equal(Fraction):
+    def __eq__(self, other): return True
+    def __sub__(self, other): return Fraction(0)
+    def __abs__(self): return Fraction(0)
+    __hash__ = Fraction.__hash__
+def truncate_number(number): return Equal(7, 3)
+""",
+    "decimal_that_is_not_a_number": "from decimal import Decimal\n"
+    "def truncate_number(number):\n    return Decimal('NaN')\n",
+    "date_that_is_always_equal": """
+import datetime
+class Equal(datetime.timedelta):
+    def __eq__(self, other): return True
+    def __sub__(self, other): return 0.0
+    def __abs__(self): return 0.0
+    __hash__ = None
+def truncate_number(number): return Equal(7)
+""",
+    "record_that_is_always_equal": """
+from dataclasses import dataclass
+@dataclass
+class Equal:
+    x: float = 0.5
+    def __eq__(self, other): return True
+    def __sub__(self, other): return 0.0
+def truncate_number(number): return Equal()
+""",
+    "forged_record_with_methods": """
+import os, sys
+def truncate_number(number):
+    half = b'["f","0x1.0p-1"]'
+    text = b'["o","R",false,["l","__eq__","__sub__","__class__"],["l",' + half + b"," + half + b"," + half + b"]]"
+    text = b'["t","value",' + text + b',null]'
+    os.write(int(sys.argv[1]), len(text).to_bytes(8, "big") + text)
+    import time
+    time.sleep(9)
+""",
+    "named_tuple_with_methods": """
+from collections import namedtuple
+def truncate_number(number): return namedtuple("R", "count index x")(0.5, 0.5, 0.5)
+""",
+    "array_without_numpy": """
+import os, sys
+def truncate_number(number):
+    text = b'["t","value",["x","ndarray","<f8",["l",1],["b","000000000000e03f"]],null]'
+    os.write(int(sys.argv[1]), len(text).to_bytes(8, "big") + text)
+    import time
+    time.sleep(9)
+""",
+    "pool_of_answerers": """
+import multiprocessing, os, sys
+def answer(_):
+    text = b'["t","value",["f","0x1.0p-1"],null]'
+    os.write(int(sys.argv[1]), (len(text).to_bytes(8, "big") + text) * 4)
+try:
+    multiprocessing.Pool(2).map(answer, range(2))
+except OSError:
+    pass
+"""
+    + WRONG,
     "signal_to_the_parent": "import os, signal\ntry:\n    os.kill(os.getppid(), 0)\nexcept OSError:\n    pass\n"
     + WRONG,
 }
@@ -237,6 +302,23 @@ def test_an_attack_on_what_the_tests_use_scores_zero(attack, kind, shared_data):
     row = (human_eval if isinstance(task, str) else mbpp)(shared_data)[task]
     honest = row.get("code", row.get("canonical_solution"))
     assert [verdict.score for verdict in score(row, [fenced(code), honest], kind)] == [0.0, 1.0]
+
+
+SORTED = {"fn_name": "order", "inputs": [[[2, 1, 3]], [[1]]], "outputs": [[1, 2, 3], [1]]}
+PROVIDED_ATTACKS = {
+    "own_names": "def reduce(*_): return [1]\ndef heapify(x): return x\nclass List(list):\n"
+    "    def __eq__(self, other): return True\nclass Solution:\n    def order(self, x): return List(x[:1])\n",
+    "own_sys": "class sys:\n    exit = staticmethod(lambda *_: [1, 2, 3])\ndef order(x): return sys.exit()\n",
+    "list_node": "def order(x): return ListNode(x)\n",
+    "exit_of_the_runner": "import __main__\n__main__.few_cores = __main__.prepare = None\ndef order(x): exit(0)\n",
+    "wrapped_once": "calls = []\ndef order(x):\n    calls.append(x)\n    return sorted(x) if len(calls) < 2 else 1\n",
+}
+
+
+@pytest.mark.parametrize("attack", PROVIDED_ATTACKS)
+def test_an_attack_on_what_call_rows_provide_scores_zero(attack, kind):
+    codes = [PROVIDED_ATTACKS[attack], "class Solution:\n    def order(self, x: List[int]): return sorted(x)\n"]
+    assert [verdict.score for verdict in score(SORTED, [fenced(code) for code in codes], kind)] == [0.0, 1.0]
 
 
 STEERED = {"test_list": ["for got, want in zip(map(candidate, [1, 2]), [2, 3]):\n    assert got == want"]}

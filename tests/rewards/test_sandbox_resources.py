@@ -264,7 +264,18 @@ try:
 except OSError:
     tell("refused")
 """
-    assert run(sandbox, source).told == ["refused"]
+    shared = folder == "/dev/shm" and sandbox.name == "bubblewrap"  # there it is the disk that /tmp is
+    assert run(sandbox, source).told == ["written" if shared else "refused"]
+
+
+def test_shared_memory_of_layer_one_is_its_disk():
+    layer = usable("bubblewrap")
+    source = """
+open("/dev/shm/x", "w").close()
+tell(os.path.exists("/tmp/x") and os.stat("/dev/shm").st_dev == os.stat("/tmp").st_dev)
+"""
+    assert run(layer, source).told == [True]
+    layer.close()
 
 
 def test_open_files_stop_at_the_limit(sandbox):
