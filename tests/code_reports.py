@@ -75,6 +75,15 @@ VALUES = [
 ]
 
 BLOCKS = [
+    (f"```python\n{DEF}``` is the code", 1.0),
+    (f"```python\n{DEF}```That is `add`, as asked:\n\n```\n3\n```\n", 1.0),
+    (f"```python\n{DEF}\n```python\nprint(add(1, 2))\n```", 1.0),
+    ("```def add(a, b): return a + b```", 1.0),
+    ("```python def add(a, b): return a + b```", 1.0),
+    (f"```\n```python\n{DEF}```\n```", 1.0),
+    (f"```\npython\n{DEF}```", 1.0),
+    (f"[BEGIN]\n{DEF}[DONE]\n", 1.0),
+    (f"{DEF}[DONE]\n", 1.0),
     (f"{py(DEF)}\nExample:\n\n{py('print(add(1, 2))')}", 1.0),
     ("1. Code:\n\n   ```python\n   def add(a, b):\n       return a + b\n   ```\n", 1.0),
     ('```python\ndef add(a, b):\n    """\n    ```\n    add(1, 2)\n    ```\n    """\n    return a + b\n```', 1.0),

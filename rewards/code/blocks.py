@@ -1,9 +1,9 @@
 """The fenced code blocks of a Markdown text: CommonMark's rules, and what models write that those rules do not foresee.
 
 Beyond CommonMark: a fence may stand at the end of a line of prose if it is marked as Python, code need not be indented
-as deep as its list item, a closing fence may end the last line of code, and a fence that is part of the code (inside a
-string) does not close the block. The last two are decided by whether the code compiles. Linear in the text, but for a
-fixed number of attempts to compile.
+as deep as its list item, a closing fence may end the last line of code or have text after it, a block may end where the
+next begins, and a fence that is part of the code (inside a string) does not close the block. The last four are decided
+by whether the code compiles. Linear in the text, but for a fixed number of attempts to compile.
 """
 
 import bisect
@@ -20,6 +20,9 @@ _OPENING = re.compile(rf"((?:[ \t]|{_ITEM})*+)(`{{3,}}+(?=[^`]*+$)|~{{3,}}+)(.*+
 _OPENING_AFTER_TEXT = re.compile(r"(?<=[^`~])(`{3,}+)[ \t]*+((?:python|py)[\d.]*+)[ \t]*+$", re.IGNORECASE)
 _CLOSING = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+$")
 _CLOSING_AFTER_CODE = re.compile(r"(?<=[^`~])(`{3,}+|~{3,}+)[ \t]*+$")
+_CLOSING_BEFORE_TEXT = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[^`]*+$")
+_ONE_LINE = re.compile(r"[ \t]*+(`{3,}+)((?:python|py)3?(?=[ \t])|)([^`]++)\1[ \t]*+$", re.IGNORECASE)
+_LANGUAGE_LINE = re.compile(r"\A[ \t]*(?:python|py)3?[ \t]*\n", re.IGNORECASE)
 _QUOTED = re.compile(r" {0,3}>")
 _PYTHON = re.compile(r"[{\s]*+[.]?(?:i?python|pypy|py)[\d.]*+(?![\w-])", re.IGNORECASE)
 
@@ -35,6 +38,12 @@ class Block:
 
     info: str
     code: str
+
+    @classmethod
+    def of(cls, info: str, code: str) -> "Block":
+        """A block whose first line may be what belongs after the fence, the word ``python``."""
+        word = None if info.strip() else _LANGUAGE_LINE.match(code)
+        return cls(word[0], code[word.end() :]) if word else cls(info, code)
 
     @property
     def tier(self) -> int:
@@ -81,7 +90,7 @@ class _Scanner:
     def __init__(self, lines: list[str], attempts: _Attempts) -> None:
         self._lines, self._attempts = lines, attempts
         self._closings = [(row, found) for row, line in enumerate(lines) if (found := _CLOSING.match(line))]
-        self._late = [(row, found) for row, line in enumerate(lines) if (found := _CLOSING_AFTER_CODE.search(line))]
+        self._late = [(row, *found) for row, line in enumerate(lines) if (found := _late_closing(line))]
 
     def blocks(self, quotes: int) -> Iterator[Block]:
         at = 0
@@ -94,23 +103,33 @@ class _Scanner:
                 yield from _Scanner(inside, self._attempts).blocks(quotes + 1)
                 at = end
                 continue
-            fence = _opening(self._lines[at])
+            one_line = _ONE_LINE.match(self._lines[at])
+            fence = None if one_line or self._doubled(at) else _opening(self._lines[at])
             at += 1
-            if fence is not None:
+            if one_line is not None:
+                yield Block(one_line[2], one_line[3].strip() + "\n")
+            elif fence is not None:
                 block, at = self._block(fence, at)
                 yield block
+
+    def _doubled(self, row: int) -> bool:
+        """Whether the fence in a row is only the frame of one that is marked as Python, in the next."""
+        if row + 1 == len(self._lines) or not _CLOSING.match(self._lines[row]):
+            return False
+        inner = _opening(self._lines[row + 1])
+        return inner is not None and Block(inner.info, "").tier == 0
 
     def _block(self, fence: _Fence, start: int) -> tuple[Block, int]:
         """The block that begins here, and the row after it."""
         ends = self._ends(fence, start)
         row, last = next(ends)
-        first = Block(fence.info, self._content(fence, start, row, last))
+        first = Block.of(fence.info, self._content(fence, start, row, last))
         if first.tier == 2 or self._attempts(first.code) or self._attempts.used_up:
             return first, row + 1
         for end, last in ends:
             code = self._content(fence, start, end, last)
             if code.strip() and self._attempts(code):
-                return Block(fence.info, code), end + 1
+                return Block.of(fence.info, code), end if _opening(self._lines[end]) else end + 1
         return first, row + 1
 
     def _ends(self, fence: _Fence, start: int) -> Iterator[tuple[int, str]]:
@@ -121,9 +140,9 @@ class _Scanner:
         yield first, ""
         yield from ((row, "") for row in itertools.islice(proper, _MOST_ENDS - 1))
         at = bisect.bisect_left(self._late, start, key=lambda closing: closing[0])
-        for row, found in self._late[at : at + _MOST_ENDS]:
-            if fence.closed_by(found[1], 0):
-                yield row, self._lines[row][: found.start()]
+        for row, mark, last in self._late[at : at + _MOST_ENDS]:
+            if fence.closed_by(mark, 0):
+                yield row, last
 
     def _content(self, fence: _Fence, start: int, end: int, last: str) -> str:
         lines = self._lines[start:end] + ([last] if last else [])
@@ -134,6 +153,15 @@ class _Scanner:
         if common >= fence.indent or self._attempts(even):
             return even
         return _joined([_without(line, fence.indent) for line in lines])
+
+
+def _late_closing(line: str) -> tuple[str, str] | None:
+    """A fence beside which the line has something else, and what of the line stands before it."""
+    found = _CLOSING_AFTER_CODE.search(line)
+    if found:
+        return found[1], line[: found.start()]
+    found = _CLOSING_BEFORE_TEXT.match(line)
+    return (found[2], "") if found and not _CLOSING.match(line) else None
 
 
 def _joined(lines: list[str]) -> str:

@@ -17,6 +17,7 @@ from rewards.code.blocks import Block, fenced_blocks
 from rewards.code.module import Module, compiles
 
 _CODE_BEGINS = re.compile(r"(?:from|import|def|class|async def)\s+\w|@\w|[A-Za-z_]\w*\s*=[^=]")
+_TAGS = (("<answer>", "</answer>"), ("[BEGIN]", "[DONE]"))
 _MOST_BEGINNINGS, _MOST_CUTS = 6, 8  # attempts to find code in prose
 _MOST_BLOCKS = 64  # the last ones of a text
 
@@ -62,10 +63,13 @@ def prompt_code(prompt: object, entry_point: str | None) -> str | None:
 
 
 def _tagged(text: str) -> str:
-    """What stands in the last answer tag; everything where there is none."""
-    before, closing, _ = text.rpartition("</answer>")
-    _, opening, content = before.rpartition("<answer>")
-    return content if opening and closing else text
+    """What stands between the last answer tags, or MBPP's; everything where there are none."""
+    for opening, closing in _TAGS:
+        before, closed, _ = text.rpartition(closing)
+        _, opened, content = before.rpartition(opening)
+        if closed and (opened or opening == "[BEGIN]"):  # that one is often the end of the prompt
+            return content
+    return text
 
 
 def _solution(text: str, names: Sequence[str]) -> list[str] | None:
