@@ -20,7 +20,7 @@ _OPENING = re.compile(rf"((?:[ \t]|{_ITEM})*+)(`{{3,}}+(?=[^`]*+$)|~{{3,}}+)(.*+
 _OPENING_AFTER_TEXT = re.compile(r"(?<=[^`~])(`{3,}+)[ \t]*+((?:python|py)[\d.]*+)[ \t]*+$", re.IGNORECASE)
 _CLOSING = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[ \t]*+$")
 _CLOSING_AFTER_CODE = re.compile(r"(?<=[^`~])(`{3,}+|~{3,}+)[ \t]*+$")
-_CLOSING_BEFORE_TEXT = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)[^`]*+$")
+_CLOSING_BEFORE_TEXT = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)")
 _ONE_LINE = re.compile(r"[ \t]*+(`{3,}+)((?:python|py)3?(?=[ \t])|)([^`]++)\1[ \t]*+$", re.IGNORECASE)
 _LANGUAGE_LINE = re.compile(r"\A[ \t]*(?:python|py)3?[ \t]*\n", re.IGNORECASE)
 _QUOTED = re.compile(r" {0,3}>")

@@ -3,7 +3,7 @@
 Plain columns are ``test``, ``test_list``, ``inputs``, ``outputs`` and ``fn_name``, as `rewards.code.suite` reads them.
 Where a row has none of these, the tests are in one of `PACKED`, as a value or as its JSON text:
 
-* a mapping with ``inputs`` and ``outputs`` (and ``fn_name``): APPS, TACO, PRIME and verl
+* a mapping with ``inputs`` and ``outputs`` (and ``fn_name``), or ``input`` and ``output``: APPS, TACO, PRIME, verl
 * a list of cases, each with ``input`` and ``output``: LiveCodeBench, DeepCoder, SYNTHETIC-1
 * a list of assertions, or a mapping with ``assert_case``, ``asserts``, ``functional`` or ``test``
 
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 PLAIN = ("test", "entry_point", "test_list", "test_imports", "test_setup_code", "inputs", "outputs", "fn_name")
-PACKED = ("input_output", "ground_truth", "verification_info", "tests", "test_cases")
+PACKED = ("input_output", "ground_truth", "reward_model", "verification_info", "tests", "test_cases")
 CASES = ("public_test_cases", "private_test_cases", "metadata")
 COLUMNS = (*PLAIN, *PACKED, *CASES)
 _MAX_UNPACKED_BYTES = 256 << 20
@@ -71,7 +71,7 @@ def holds_tests(value: Any) -> bool:
     if isinstance(value, list) and value:
         return all(isinstance(part, Mapping) or (isinstance(part, str) and "assert" in part) for part in value)
     return isinstance(value, Mapping) and bool(
-        value.keys() & {*PACKED, "inputs", "assert_case", "asserts", "functional"}
+        value.keys() & {*PACKED, "inputs", "input", "assert_case", "asserts", "functional"}
     )
 
 
@@ -106,6 +106,8 @@ def _of_mapping(value: Mapping[str, Any], name: str, fn_name: Any) -> dict[str, 
         if fn_name and isinstance(given, Sequence):
             given = [_with_int_keys(arguments) for arguments in given]
         return {"inputs": given, "outputs": from_json(value.get("outputs")), "fn_name": fn_name}
+    if isinstance(value.get("input"), Sequence) and not isinstance(value["input"], str):  # code_contests
+        return {"inputs": value["input"], "outputs": value.get("output"), "fn_name": fn_name}
     inner = next((value[key] for key in (*PACKED, *CASES[:1]) if value.get(key) is not None), None)
     if inner is None:
         raise BrokenTestsError(

@@ -84,6 +84,7 @@ def code_tests(
     fn_name: Sequence[Any] | None = None,
     input_output: Sequence[Any] | None = None,
     ground_truth: Sequence[Any] | None = None,
+    reward_model: Sequence[Any] | None = None,
     verification_info: Sequence[Any] | None = None,
     tests: Sequence[Any] | None = None,
     test_cases: Sequence[Any] | None = None,
@@ -116,6 +117,7 @@ def code_tests(
         input_output: Where there are none of the above: a mapping with ``inputs``, ``outputs`` and ``fn_name`` (APPS,
             TACO); all from here to ``test_cases`` may be any form that `rewards.code.formats` knows, and JSON.
         ground_truth: The same, as in verl and PRIME.
+        reward_model: The same, inside verl's own column.
         verification_info: The same, as in SYNTHETIC-1.
         tests: The same, as in DeepCoder.
         test_cases: The same.
@@ -144,7 +146,8 @@ def code_tests(
     )
     given = {"test": test, "entry_point": entry_point, "test_list": test_list, "test_imports": test_imports}
     given |= {"test_setup_code": test_setup_code, "inputs": inputs, "outputs": outputs, "fn_name": fn_name}
-    given |= {"input_output": input_output, "ground_truth": ground_truth, "verification_info": verification_info}
+    given |= {"input_output": input_output, "ground_truth": ground_truth, "reward_model": reward_model}
+    given |= {"verification_info": verification_info}
     given |= {"tests": tests, "test_cases": test_cases, "public_test_cases": public_test_cases}
     given |= {"private_test_cases": private_test_cases, "metadata": metadata}
     rows = [
