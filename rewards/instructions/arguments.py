@@ -4,11 +4,16 @@ The official code draws a random value for an argument that is missing, and anot
 missing, unknown or unusable argument is an error of the data.
 """
 
+import ast
+import json
+import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rewards.instructions.checkers import RELATIONS
 from rewards.instructions.language import languages
+from rewards.result import plain
 
 Parser = Callable[[object], Any]
 
@@ -26,10 +31,15 @@ def parse(parsers: Mapping[str, Parser], kwargs: object) -> dict[str, Any]:
     Raises:
         ValueError: Not a mapping; an argument that is missing, unknown or unusable.
     """
-    if not isinstance(kwargs, Mapping | None):
+    entry = unwritten(kwargs)
+    entry = {} if is_absent(entry) or entry == "" else entry
+    if not isinstance(entry, Mapping):
         raise ValueError(f"kwargs must be a mapping of arguments, got {type(kwargs).__name__} {kwargs!r:.80}")
-    given = {name: value for name, value in (kwargs or {}).items() if value is not None}
-    missing, unknown = parsers.keys() - given.keys(), given.keys() - parsers.keys()
+    given = {name: value for name, value in entry.items() if not is_absent(value)}
+    filled = {
+        name for name, value in given.items() if isinstance(value, str | list) and not value
+    }  # as tables have gaps
+    missing, unknown = parsers.keys() - given.keys(), given.keys() - parsers.keys() - filled
     if missing or unknown:
         problems = [f"{verb} {', '.join(sorted(map(str, names)))}" for verb, names in
                     (("needs", missing), ("does not take", unknown)) if names]  # fmt: skip
@@ -41,12 +51,38 @@ def parse(parsers: Mapping[str, Parser], kwargs: object) -> dict[str, Any]:
     return parsed
 
 
+def unwritten(value: object) -> object:
+    """A value that a data set keeps as text (JSON, or as Python prints it) or as an array, as what it stands for."""
+    if isinstance(value, str):
+        text = value.strip()
+        for read in (json.loads, ast.literal_eval) if text[:1] in ("{", "[", "(", '"') or text == "null" else ():
+            try:
+                return unwritten(read(text))
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+        return text
+    if hasattr(value, "tolist"):
+        value = value.tolist()  # pyright: ignore[reportAttributeAccessIssue]
+    return list(value) if isinstance(value, tuple) else plain(value)
+
+
+def is_absent(value: object) -> bool:
+    """None, or the NaN that a table has in its place."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
 def count(value: object) -> int:
-    """A whole number from 0; 3.0 counts, because tables with gaps keep whole numbers as floats."""
-    whole = int(value) if isinstance(value, float) and value.is_integer() else value
-    if not isinstance(whole, int) or isinstance(whole, bool) or whole < 0:
+    """A whole number from 0; 3.0 and "3" count, because tables with gaps keep whole numbers as floats or text."""
+    number = plain(value)
+    if isinstance(number, str):
+        try:
+            number = float(number)
+        except ValueError:
+            raise ValueError("a whole number from 0") from None
+    whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and number >= 0 and number % 1 == 0
+    if not whole:
         raise ValueError("a whole number from 0")
-    return whole
+    return int(number)
 
 
 def position(value: object) -> int:
@@ -66,11 +102,12 @@ def phrase(value: object) -> str:
 
 def phrases(value: object) -> list[str]:
     """A list of texts, none blank and at least one."""
-    if not isinstance(value, list | tuple) or not value:
+    listed = unwritten(value)
+    if not isinstance(listed, list) or not listed:
         raise ValueError("a list of texts, at least one")
-    if not all(isinstance(item, str) and item.strip() for item in value):
+    if not all(isinstance(item, str) and item.strip() for item in listed):
         raise ValueError("a list of texts, none of them blank")
-    return list(value)
+    return listed
 
 
 def letter(value: object) -> str:
@@ -82,16 +119,18 @@ def letter(value: object) -> str:
 
 def relation(value: object) -> str:
     """One of the two comparisons."""
-    if not isinstance(value, str) or value not in RELATIONS:
+    name = " ".join(value.lower().split()) if isinstance(value, str) else ""
+    if name not in RELATIONS:
         raise ValueError(" or ".join(map(repr, RELATIONS)))
-    return value
+    return name
 
 
 def language(value: object) -> str:
     """A language that can be told; a response in any other could never be right."""
-    if value not in languages():
+    code = value.strip().lower() if isinstance(value, str) else ""
+    if code not in languages():
         raise ValueError(f"one of {', '.join(languages())}")
-    return str(value)
+    return code
 
 
 def _parse_one(name: str, parser: Parser, value: object) -> Any:

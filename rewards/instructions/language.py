@@ -1,7 +1,8 @@
 """What needs a language library: the language of a text, its sentences and its fully capital words.
 
 No data is downloaded and no global state is touched: langdetect gets a factory and a seed of its own, and nltk's two
-tokenizers run without their trained models, which changes no verdict on the reference responses.
+tokenizers run without their trained models. In place of the sentence model stand the common English abbreviations and
+the words after them that start a sentence, which agrees with that model on all but a few texts in a hundred.
 """
 
 import functools
@@ -12,6 +13,33 @@ from typing import Any
 
 _FACTORY_LOCK = threading.Lock()
 _SPACES = re.compile(r"\s+")
+_INITIALISM = re.compile(r"(?:[^\W\d_]\.)+[^\W\d_]")
+_MID_LOWER = 1 << 5  # Punkt's mark of a word that is written small inside sentences
+
+ABBREVIATIONS = """
+    dr mr mrs ms messrs prof rev hon st jr sr gen col lt maj sgt capt cmdr adm gov sen reps sens rep
+    inc ltd co corp cos bros cie dept univ
+    vs etc cf al approx vol fig figs
+    jan feb mar apr aug sep sept oct nov dec tues wed thu thurs fri
+    ave blvd rd mt ft mg yr
+    ala ariz calif colo conn fla ga ill kan ky mich minn nev okla ore pa tenn va vt wash wis
+    ph.d d c e f g h k l m n p r s t v w
+"""
+"""What ends in a full stop without ending a sentence, besides initialisms: titles, firms, months, places, units."""
+
+POSTSCRIPTS = {"p.s", "p.p.s"}
+"""Initialisms that stand alone before a sentence: the trained model ends one after them."""
+
+SMALL_WORDS = """
+    the this these those there here it he they her your but so yet nor if when while since although though in into
+    without under between through were does which whom thus hence therefore however moreover finally some many most such
+    both either neither even i i'm i'll i've it's he's there's they're please remember note still always yes okay
+    instead according together despite unlike given someone nothing sometimes yesterday tomorrow try think ask
+"""
+"""Words with a capital letter only where a sentence starts: after an abbreviation, an ellipsis or an initial they do.
+
+Only such words as the trained model knows for it: "at 5 p.m. She left" is one sentence by that model.
+"""
 
 
 def detect_language(text: str) -> str | None:
@@ -64,9 +92,18 @@ def _loaded_language_factory() -> Any:
     return factory
 
 
+class _Abbreviations(set[str]):
+    """The words of a list, and everything of the shape ``u.s`` or ``a.m``, as Punkt asks for it: without final stop."""
+
+    def __contains__(self, word: object) -> bool:
+        if super().__contains__(word):
+            return True
+        return isinstance(word, str) and word not in POSTSCRIPTS and _INITIALISM.fullmatch(word) is not None
+
+
 @functools.cache
 def _sentence_tokenizer() -> Any:
-    from nltk.tokenize.punkt import PunktSentenceTokenizer, PunktToken
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, PunktToken
 
     class Token(PunktToken):
         """Only a capital letter is an initial: without a model "it is in o. Please stay" would be one sentence."""
@@ -77,7 +114,13 @@ def _sentence_tokenizer() -> Any:
         def is_initial(self) -> bool:
             return bool(super().is_initial) and self.tok[0].isupper()
 
-    return PunktSentenceTokenizer(token_cls=Token)
+    parameters = PunktParameters()
+    parameters.abbrev_types = _Abbreviations(ABBREVIATIONS.split())
+    for word in SMALL_WORDS.split():
+        parameters.add_ortho_context(word, _MID_LOWER)
+    tokenizer = PunktSentenceTokenizer(token_cls=Token)
+    tokenizer._params = parameters  # the constructor takes a text to learn from, or parameters that it copies
+    return tokenizer
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """``ifeval``: does an answer follow the instructions of its prompt."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from rewards.instructions.arguments import is_absent, unwritten
 from rewards.instructions.table import Follows, bind, follows, follows_loosely
 from rewards.result import RewardError, Status, Verdict
 from rewards.reward import reward
@@ -28,7 +29,8 @@ def ifeval(
         prompts: Not used.
         completions: Strings or lists of messages; what counts is the text after the reasoning, stripped.
         instruction_id_list: Per row the names of its instructions; one may come twice.
-        kwargs: Per row the arguments of each instruction, in the same order.
+        kwargs: Per row the arguments of each instruction, in the same order. Both may be written as JSON text, as a
+            whole or each entry, or be arrays; no kwargs at all are none for every instruction.
         mode: ``strict``, or ``loose``: without first line, last line or asterisks it may follow too.
         score: ``all`` scores 1.0 for an answer that follows every instruction, else 0.0; ``fraction`` is the share of
             instructions that it follows.
@@ -60,7 +62,7 @@ def _verdict(row: int, columns: tuple[object, object, object], mode: str, score:
     results = [_MODES[mode](check, text.strip()) for check in bound]
     if all(results):
         return Verdict(1.0)
-    failed = [f"{index} {name}" for index, name in enumerate(_as_list(names)) if not results[index]]
+    failed = [f"{index} {name}" for index, name in enumerate(_names(names)) if not results[index]]
     detail = f"{len(failed)} of {len(results)} not followed: {', '.join(failed)}"
     share = sum(results) / len(results) if score == "fraction" else 0.0
     return Verdict(share, Status.WRONG, detail[:_MAX_DETAIL_CHARS])
@@ -72,7 +74,8 @@ def _bind_all(names: object, arguments: object) -> list[Follows]:
     Raises:
         RewardError: One is unusable, or the two columns do not go together.
     """
-    listed, given = _as_list(names), _as_list(arguments)
+    listed = _names(names)
+    given = _entries(arguments, len(listed))
     if not listed or len(listed) != len(given):
         shown = f"{names!r:.120} and {arguments!r:.120}"
         raise RewardError(f"instruction_id_list and kwargs must be lists of equal length, at least 1; got {shown}")
@@ -85,5 +88,22 @@ def _bind_all(names: object, arguments: object) -> list[Follows]:
     return bound
 
 
-def _as_list(value: object) -> list[object]:
-    return list(value) if isinstance(value, list | tuple) else []
+def _names(value: object) -> list[object]:
+    """The names of a row's instructions; a single one may stand without a list."""
+    names = unwritten(value)
+    return [unwritten(name) for name in names] if isinstance(names, list) else [names] if names else []
+
+
+def _entries(value: object, size: int) -> list[object]:
+    """The arguments of each of `size` instructions, in any layout that tables have for a list of mappings."""
+    entries = unwritten(value)
+    if is_absent(entries) or entries in ("", {}):
+        return [None] * size
+    if not isinstance(entries, Mapping):
+        return entries if isinstance(entries, list) else []
+    columns = {name: unwritten(column) for name, column in entries.items()}
+    if all(isinstance(column, list) and len(column) == size for column in columns.values()) and not (
+        size == 1 and all(isinstance(item, str) for column in columns.values() for item in column)
+    ):
+        return [{name: column[index] for name, column in columns.items()} for index in range(size)]
+    return [entries]

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 import time
+from decimal import Decimal
 
 import pytest
 
@@ -148,7 +149,8 @@ def test_a_repeated_instruction_is_reported_by_its_place():
         ("keywords:existence", {"keywords": []}, r"keywords must be a list of texts, at least one, got \[\]"),
         ("keywords:existence", {"keywords": [" "]}, "none of them blank"),
         ("keywords:existence", {"keywords": "cat"}, "keywords must be a list of texts"),
-        ("keywords:existence", "{}", "kwargs must be a mapping of arguments, got str"),
+        ("keywords:existence", "{}", "needs keywords"),
+        ("keywords:existence", "cat", "kwargs must be a mapping of arguments, got str 'cat'"),
         ("punctuation:no_comma", {"n": 1}, "does not take n; its arguments: none"),
         (
             "keywords:letter_frequency",
@@ -195,7 +197,7 @@ def test_an_unusable_instruction_is_reported_and_never_scored(name, kwargs, mess
 
 
 @pytest.mark.parametrize(
-    ("names", "kwargs"), [(None, None), ([], []), (["punctuation:no_comma"], []), ("punctuation:no_comma", [{}])]
+    ("names", "kwargs"), [(None, None), ([], []), (["punctuation:no_comma"], []), ("punctuation:no_comma", [{}, {}])]
 )
 def test_columns_that_do_not_go_together_are_reported_and_never_scored(names, kwargs):
     number, status, detail = score(names, kwargs, "Any text.")
@@ -219,6 +221,53 @@ def test_null_arguments_count_as_absent_and_whole_floats_as_numbers():
     words = every | {"num_words": 3.0, "relation": "less than"}
     assert score(["length_constraints:number_words"], [words], "Two words")[0] == 1.0
     assert score(["length_constraints:number_words"], [words], "Now three words")[0] == 0.0
+
+
+WORDS, COMMA = "length_constraints:number_words", "punctuation:no_comma"
+THREE = {"num_words": 3, "relation": "less than"}
+
+
+@pytest.mark.parametrize(
+    ("names", "kwargs"),
+    [
+        ([COMMA], ["{}"]),
+        ([WORDS], [json.dumps(THREE)]),
+        ([WORDS], json.dumps([THREE])),
+        (json.dumps([WORDS, COMMA]), json.dumps([THREE, None])),
+        (json.dumps([WORDS, COMMA]), [json.dumps(THREE), "null"]),
+        (str([WORDS, COMMA]), str([THREE, {}])),
+        (WORDS, THREE),
+        (WORDS, [THREE]),
+        ([WORDS, COMMA], {"num_words": [3.0, None], "relation": ["less than", None]}),
+        ([WORDS], {"num_words": [3], "relation": ["less than"]}),
+        (["keywords:existence"], {"keywords": ["two"]}),
+        (["keywords:existence"], {"keywords": [["two"]]}),
+        (["keywords:existence"], [{"keywords": '["two", "words"]'}]),
+        ([COMMA, COMMA], None),
+        ([COMMA], ""),
+        ([WORDS], [{"num_words": "3", "relation": "Less than"}]),
+        ([WORDS], [{"num_words": "3.0", "relation": " less than ", "keywords": [], "letter": "", "n": float("nan")}]),
+        ([WORDS], [{"num_words": Decimal("3"), "relation": "less than"}]),
+        (["language:response_language"], [{"language": "EN "}]),
+    ],
+)
+def test_names_and_arguments_may_be_text_or_in_any_layout_of_a_table(names, kwargs):
+    answer = "These are two words of English that everybody understands" if "language" in str(names) else "two words"
+    assert score(names, kwargs, answer) == (1.0, "ok", "")
+
+
+def test_arrays_of_numpy_as_a_parquet_file_gives_them_are_lists():
+    import numpy as np
+
+    names = np.array([WORDS, COMMA], dtype=object)
+    kwargs = np.array([{"num_words": np.int64(3), "relation": "less than"}, {"keywords": None}], dtype=object)
+    assert score(names, kwargs, "two words") == (1.0, "ok", "")
+    assert score(["keywords:existence"], [{"keywords": np.array(["two"], dtype=object)}], "two words")[0] == 1.0
+
+
+@pytest.mark.parametrize("kwargs", ["{", "[1", "(", '"', "[" * 5000, "nan", 7, ["{'a'"], {"num_words": [1, 2, 3]}])
+def test_text_that_stands_for_no_arguments_is_reported_and_never_scored(kwargs):
+    assert score([WORDS], kwargs, "two words")[:2] == (None, "gold_error")
 
 
 def test_an_explicit_zero_is_a_number_and_not_a_random_draw():
@@ -291,6 +340,27 @@ def test_sentences_end_after_a_small_letter_but_not_after_an_initial():
     assert len(sentences("You are in o. Please stay.")) == 2
     assert len(sentences("Ask J. Smith. He knows.")) == 2
     assert len(sentences("One. Two. Three.", at_most=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Dr. Smith met Mr. Jones.", 1),
+        ("Prof. Lee and Mrs. King left at 5 p.m. on Jan. 3. They came back.", 2),
+        ("He lives in the U.S. and works for Acme Inc. in D.C. today.", 1),
+        ("Bring fruit, e.g. apples, i.e. red ones, etc. to the party.", 1),
+        ("J. K. Rowling and George W. Bush met St. Nick.", 1),
+        ("J.R.R. Tolkien wrote it. I read it.", 2),
+        ("Pi is 3.14 and version 2.0.1 is out. It works.", 2),
+        ("Well... maybe so. Wait... The end.", 3),
+        ("She moved to the U.S. The house is big.", 2),
+        ("He is a Ph.D. in Boston vs. me.", 1),
+        ("P.S. Remember the milk.", 2),
+        ("Is it so? Yes! Good.", 3),
+    ],
+)
+def test_abbreviations_end_no_sentence_and_what_follows_them_may_start_one(text, count):
+    assert len(sentences(text)) == count, sentences(text)
 
 
 def test_collapsed_white_space_changes_no_count_of_capital_words(benchmark):
