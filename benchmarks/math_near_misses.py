@@ -44,7 +44,7 @@ NEAR_MISSES: dict[str, Form] = {
         rf"{m[1]}\frac{{{int(m[2]) + 1}}}{{{m[3]}}}" if (m := FRACTION.fullmatch(gold)) else None
     ),
     "rounded to six decimals": _rounded,
-    "X million": with_number(r"X\text{ million}"),
+    "X million": lambda gold: with_number(r"X\text{ million}")(gold) if value_of(gold) else None,
     "X and a half": with_number(r"X\text{ and a half}"),
     "X or another number": with_number(r"X\text{ or }77777"),
     "list: last item dropped": with_items(lambda found: ", ".join(found[:-1])),

@@ -60,12 +60,12 @@ def maybe_equal(left: str, right: str) -> bool:
 
     if signs(left) == signs(right):
         return True
-    parsed = [parse_gold(left), parse_gold(right)]
+    first, second = parse_gold(left), parse_gold(right)
     try:
-        values = [complex(answer[0].evalf()) for answer in parsed]
-        return any(abs(values[0] - scale * values[1]) <= 1e-5 * abs(values[0]) for scale in (1, 100, 0.01))
+        one, other = (complex(answer[0].evalf()) for answer in (first, second))
+        return any(abs(one - scale * other) <= 1e-5 * abs(one) for scale in (1, 100, 0.01))
     except (AttributeError, IndexError, TypeError, ValueError):
-        return verify(*parsed) or verify(*parsed[::-1])
+        return verify(first, second) or verify(second, first)
 
 
 def parse_gold(gold: str) -> list[Any]:
