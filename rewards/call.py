@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rewards.notes import LOGGERS, Notes
 from rewards.result import InvalidResultError, RewardError, Verdict, as_verdicts
 from rewards.reward import Declared, declaration, resolve
+from rewards.user_files import beside
 
 PARTS = "parts"
 BATCH_ARGUMENTS = ("prompts", "completions", "completion_ids", PARTS)
@@ -68,20 +70,25 @@ class Signature:
         known = [name for name in batch if name not in self.options and (self.takes_any or name in self.names)]
         accepted = {name: batch[name] for name in known}
         arguments = accepted | dict(kwargs)
-        missing = [name for name in self.required if name not in arguments]
+        missing = [name for name in self.required if name not in arguments and name not in LOGGERS]
         if missing:
             columns = ", ".join(sorted(set(batch) - set(BATCH_ARGUMENTS)))
-            raise RewardError(f"needs {', '.join(map(repr, missing))}; the data has the columns: {columns or 'none'}")
+            hint = "; only TRL's trainer has a trainer_state: make None its default" * ("trainer_state" in missing)
+            raise RewardError(
+                f"needs {', '.join(map(repr, missing))}{hint}; the data has the columns: {columns or 'none'}"
+            )
         return arguments
 
 
 def evaluate(function: Callable[..., Any], arguments: Mapping[str, Any], expected: int) -> list[Verdict]:
-    """Call a reward, sync or async, and check that it returns ``expected`` scores."""
-    result = function(**arguments)
+    """Call a reward, sync or async, and check that it returns ``expected`` scores; what it logs is told with them."""
+    notes = Notes()
+    loggers = {name: getattr(notes, name) for name in LOGGERS if name in Signature.of(function).names}
+    result = function(**{**loggers, **arguments})
     if inspect.isawaitable(result):
         with ThreadPoolExecutor(1) as thread:  # its own thread: the caller's may be running an event loop already
             result = thread.submit(asyncio.run, _wait_for(result)).result()
-    return as_verdicts(result, expected)
+    return notes.add_to(as_verdicts(result, expected))
 
 
 async def _wait_for(awaitable: Awaitable[Any]) -> Any:
@@ -101,7 +108,9 @@ def describe(address: str) -> dict[str, Any]:
 def evaluate_remote(address: str, arguments: dict[str, Any], expected: int) -> dict[str, Any]:
     """`evaluate`; an invalid result is an answer too, because it carries its row."""
     try:
-        verdicts = evaluate(_resolve_once(address), arguments, expected)
+        function = _resolve_once(address)
+        with beside(address):
+            verdicts = evaluate(function, arguments, expected)
     except InvalidResultError as error:
         return {"invalid": str(error), "row": error.row}
     return {"verdicts": [asdict(verdict) for verdict in verdicts]}

@@ -1,16 +1,12 @@
-"""What the adapters for other libraries' reward functions share: columns under other names, numbers, extra results."""
+"""What the adapters for other libraries' reward functions share: columns under other names, extra results."""
 
-import json
-import math
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rewards.call import Signature
-from rewards.result import RewardError, Status, Verdict
-
-_MAX_ENTRY_CHARS = 200
-_MAX_DETAIL_CHARS = 1_000
+from rewards.notes import as_detail, as_metrics
+from rewards.result import RewardError, Status, Verdict, plain
 
 
 def renamed(data: Mapping[str, Any], columns: Mapping[str, str] | None) -> dict[str, Any]:
@@ -56,35 +52,13 @@ def as_result(score: Any, entries: Mapping[str, Any]) -> object:
         entries: What it returned or logged beside the score; becomes the detail, a JSON object, and where it is a
             finite number also a metric.
     """
-    score = _as_plain(score)
-    if score is not None and not isinstance(score, numbers.Real):
+    value = plain(score)
+    if value is not None and not isinstance(value, numbers.Real):
         return score
-    status = Status.MASKED if score is None else Status.OK
-    plain = {str(name): _as_plain(value) for name, value in entries.items()}
-    metrics = {name: float(value) for name, value in plain.items() if isinstance(value, numbers.Real)}
-    metrics = {name: value for name, value in metrics.items() if math.isfinite(value)}
-    return Verdict(None if score is None else float(score), status, _as_json(entries) if entries else "", metrics)
+    status = Status.MASKED if value is None else Status.OK
+    return Verdict(None if value is None else float(value), status, as_detail(entries), as_metrics(entries))
 
 
 def row_of(columns: Mapping[str, Sequence[Any]], row: int) -> dict[str, Any]:
     """One row of columns."""
     return {name: column[row] for name, column in columns.items()}
-
-
-def _as_plain(value: Any) -> Any:
-    """A plain number where the value is a scalar of numpy or torch; anything else as it is."""
-    item = getattr(value, "item", None)
-    return item() if callable(item) and getattr(value, "shape", None) == () else value
-
-
-def _as_json(entries: Mapping[str, Any]) -> str:
-    text = json.dumps({str(name): _as_entry(value) for name, value in entries.items()}, ensure_ascii=False)
-    return text if len(text) <= _MAX_DETAIL_CHARS else f"{text[:_MAX_DETAIL_CHARS]}..."
-
-
-def _as_entry(value: Any) -> Any:
-    value = _as_plain(value)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    text = str(value)
-    return text if len(text) <= _MAX_ENTRY_CHARS else f"{text[: _MAX_ENTRY_CHARS - 3]}..."

@@ -6,9 +6,10 @@
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from typing import Any
 
 
 class RewardError(Exception):
@@ -89,24 +90,51 @@ def as_verdicts(result: object, expected: int) -> list[Verdict]:
     """Check what a reward returned: one finite number, None or `Verdict` per completion.
 
     Args:
-        result: The reward's return value.
+        result: The reward's return value: whatever gives one score after the other, arrays and tensors included.
         expected: Number of completions in the batch.
 
     Raises:
         InvalidResultError: Anything else, with the row where one is to blame.
     """
-    if isinstance(result, str) or not isinstance(result, Sequence):
+    listed = None if isinstance(result, str | bytes | Mapping | Set) else _listed(result)
+    if listed is None:
         raise InvalidResultError(f"returned a {type(result).__name__}; a reward returns a list, one score a completion")
-    if len(result) != expected:
-        raise InvalidResultError(f"returned {len(result)} scores for {expected} completions")
-    return [_as_verdict(value, row) for row, value in enumerate(result)]
+    if len(listed) != expected:
+        raise InvalidResultError(f"returned {len(listed)} scores for {expected} completions")
+    return [_as_verdict(value, row) for row, value in enumerate(listed)]
+
+
+def _listed(result: object) -> list[Any] | None:
+    """The scores one by one; None for what has no parts, such as a number or an array of no dimension."""
+    if not isinstance(result, Iterable) or getattr(result, "shape", None) == ():
+        return None
+    return list(result)
+
+
+def plain(value: Any) -> Any:
+    """A number of Python for one of numpy, torch or decimal, or for an array that holds just one; else the value.
+
+    By what the value can do, not by its class: this module imports neither library.
+    """
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    item, shape = getattr(value, "item", None), getattr(value, "shape", None)
+    if callable(item) and shape is not None and math.prod(shape) == 1:
+        return item()
+    if isinstance(value, numbers.Real | str) or hasattr(value, "__len__"):
+        return value
+    for convert in ("__index__", "__float__"):
+        if hasattr(value, convert):
+            return getattr(value, convert)()
+    return value
 
 
 def _as_verdict(value: object, row: int) -> Verdict:
     if isinstance(value, Mapping):
         value = _from_mapping(value, row)
     if not isinstance(value, Verdict):
-        return Verdict(None, Status.MASKED) if value is None else Verdict(_finite(value, row))
+        score = plain(value)
+        return Verdict(None, Status.MASKED) if score is None else Verdict(_finite(score, row))
     score = None if value.score is None else _finite(value.score, row)
     if not isinstance(value.metrics, Mapping):
         raise InvalidResultError(f"returned metrics {value.metrics!r:.80}; metrics are numbers by name", row)
@@ -117,17 +145,23 @@ def _as_verdict(value: object, row: int) -> Verdict:
 
 def _from_mapping(value: Mapping[object, object], row: int) -> Verdict:
     try:
-        return Verdict(**value)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    except TypeError as error:
+        return Verdict(**{**value, "score": plain(value["score"])})  # pyright: ignore[reportArgumentType, reportCallIssue]
+    except (KeyError, TypeError) as error:
         valid = ", ".join(slot.name for slot in fields(Verdict))
         raise InvalidResultError(
-            f"returned {value!r:.80}; a rich result has `score`, and may have {valid}", row
+            f"returned {repr(value)[:80]}; a rich result has `score`, and may have {valid}", row
         ) from error
 
 
 def _finite(number: object, row: int) -> float:
-    if not isinstance(number, numbers.Real):
-        raise InvalidResultError(f"returned {number!r:.80} ({type(number).__name__}); a score is a number or None", row)
-    if not math.isfinite(number):
-        raise InvalidResultError(f"returned {float(number)}; a score is finite, and None masks a sample", row)
-    return float(number)
+    value = plain(number)
+    if not isinstance(value, numbers.Real):
+        shown = f"{repr(number)[:80]} ({type(number).__name__})"  # an array takes no width in a format
+        raise InvalidResultError(f"returned {shown}; a score is a number or None", row)
+    try:
+        value = float(value)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise InvalidResultError(f"returned {value}; a score is finite, and None masks a sample", row)
+    return value

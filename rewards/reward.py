@@ -5,10 +5,11 @@ async. What it may return is in `rewards.result`.
 """
 
 import difflib
-import hashlib
 import importlib
 import importlib.util
+import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any, Literal, TypeVar
 
 from rewards.result import RewardError
+from rewards.user_files import beside, is_file, load_file, raised_at
 
 ENTRY_POINTS = "redraft.rewards"
 """Group of entry points by which an installed package offers rewards: ``name = "pkg.module:function"``."""
@@ -146,14 +148,20 @@ def resolve(fn: str) -> Callable[..., Any]:
     if ":" not in fn:
         return registered(fn).function
     place, _, attribute = fn.rpartition(":")
-    module = _load_file(Path(place)) if is_file(fn) else _import_module(place)
+    module = load_file(Path(place)) if is_file(fn) else _import_module(place)
+    with beside(fn):
+        found = _attribute(module, place, attribute)
+    if not callable(found):
+        raise RewardError(f"reward {fn!r} is a {type(found).__name__}, not a function")
+    return found
+
+
+def _attribute(module: ModuleType, place: str, attribute: str) -> Any:
     found: Any = module
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise RewardError(f"no {attribute!r} in {place!r}; {_nearest(part, _public_callables(found))}")
         found = getattr(found, part)
-    if not callable(found):
-        raise RewardError(f"reward {fn!r} is a {type(found).__name__}, not a function")
     return found
 
 
@@ -172,12 +180,6 @@ def importable_address(fn: str) -> str:
             "move it to a module of its own, or set isolation: inline"
         )
     return address
-
-
-def is_file(fn: str) -> bool:
-    """Whether ``fn`` has the ``path/file.py:function`` form."""
-    place = fn.rpartition(":")[0]
-    return place.endswith(".py") or "/" in place
 
 
 def _nearest(name: str, valid: Iterable[str]) -> str:
@@ -200,31 +202,24 @@ def _address(function: Callable[..., Any]) -> str:
 
 
 def _import_module(name: str) -> ModuleType:
+    if not _findable(name.partition(".")[0]):
+        sys.path.append(os.getcwd())  # a console script has its own folder on the path in place of the current one
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise RewardError(f"no module named {name!r} for a reward; is it installed or on PYTHONPATH?") from error
+            raise RewardError(
+                f"no module named {name!r} for a reward; is it installed, on PYTHONPATH, or in the current folder?"
+            ) from error
         raise RewardError(f"reward module {name!r} does not import: {error}") from error
     except Exception as error:
-        raise RewardError(f"reward module {name!r} does not import: {type(error).__name__}: {error}") from error
+        told = f"{type(error).__name__}: {error}{raised_at(traceback.format_exc())}"
+        raise RewardError(f"reward module {name!r} does not import: {told}") from error
 
 
-def _load_file(path: Path) -> ModuleType:
-    path = path.expanduser().resolve()
-    if not path.is_file():
-        raise RewardError(f"no file {str(path)!r} for a reward; the form is 'path/file.py:function'")
-    name = f"reward_file_{path.stem}_{hashlib.sha1(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise RewardError(f"{str(path)!r} is not a Python file; the form is 'path/file.py:function'")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # before execution: dataclasses and pickle look their module up
+def _findable(top: str) -> bool:
+    """Whether a top-level module can be found as things are."""
     try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise RewardError(f"reward file {str(path)!r} does not import: {type(error).__name__}: {error}") from error
-    return module
+        return top in sys.modules or os.getcwd() in sys.path or importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):
+        return False

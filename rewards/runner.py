@@ -1,6 +1,7 @@
 """Where a reward function runs: in this process, or in a warm worker process that is killed at its deadline."""
 
 import pickle
+import traceback
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ from rewards.call import Signature, evaluate
 from rewards.process import RemoteError, Worker, WorkerError
 from rewards.result import InvalidResultError, RewardError, Verdict
 from rewards.reward import Declared, importable_address, resolve
+from rewards.user_files import beside, raised_at
 
 
 class RaisedError(Exception):
@@ -40,7 +42,7 @@ class InlineRunner:
 
     def __init__(self, fn: str) -> None:
         """Find the function."""
-        self._function = resolve(fn)
+        self._fn, self._function = fn, resolve(fn)
         self._signature = Signature.of(self._function)
 
     def start(self) -> Signature:
@@ -50,11 +52,13 @@ class InlineRunner:
     def call(self, arguments: Mapping[str, Any], expected: int) -> list[Verdict]:
         """See `Runner`."""
         try:
-            return evaluate(self._function, arguments, expected)
+            with beside(self._fn):
+                return evaluate(self._function, arguments, expected)
         except (RewardError, WorkerError):
             raise
         except (Exception, SystemExit) as error:
-            raise RaisedError(type(error).__name__, f"{type(error).__name__}: {error}") from error
+            place = raised_at(traceback.format_exc())
+            raise RaisedError(type(error).__name__, f"{type(error).__name__}: {error}{place}") from error
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -88,7 +92,7 @@ class ProcessRunner:
         except RemoteError as error:
             if error.type_name == RewardError.__name__:
                 raise RewardError(_message(error)) from error
-            raise RaisedError(error.type_name, error.summary) from error
+            raise RaisedError(error.type_name, error.summary + raised_at(str(error))) from error
         if "invalid" in reply:
             raise InvalidResultError(reply["invalid"], reply["row"])
         return [Verdict(**verdict) for verdict in reply["verdicts"]]

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rewards.result import RewardError
-from rewards.reward import Declared, Isolation, Scope, is_file, registered
+from rewards.reward import Declared, Isolation, Scope, registered
+from rewards.user_files import is_file
 
 DEFAULT_TIMEOUT_S = 30.0
 

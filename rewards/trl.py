@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from rewards.call import BATCH_ARGUMENTS, Signature
-from rewards.foreign import as_mapping, as_result, check_arguments, renamed, row_of
-from rewards.result import RewardError
+from rewards.foreign import as_mapping, check_arguments, renamed
+from rewards.notes import LOGGERS, Notes
+from rewards.result import RewardError, Verdict, as_verdicts
 from rewards.reward import resolve, reward
 from rewards.text import completion_text
+from rewards.user_files import beside
 
 _Function = Callable[..., Any]
 
@@ -50,23 +52,26 @@ def trl_reward(
     Raises:
         RewardError: No such function, or it needs an argument that neither data nor recipe have.
     """
-    score, extra = _prepare(function, json.dumps(as_mapping(arguments, "arguments"), sort_keys=True))
+    with beside(function):
+        score, extra = _prepare(function, json.dumps(as_mapping(arguments, "arguments"), sort_keys=True))
     if not columns and "solution" not in data and "ground_truth" in data:
         columns = {"solution": "ground_truth"}
-    logged: dict[str, list[Any]] = {}
+    notes = Notes()
     batch: dict[str, Any] = {
         **renamed(data, columns),
         **_as_trainer_passes(prompts, completions, as_messages=_is_trls_own(score)),
         "completion_ids": None if completion_ids is None else [ids and list(ids) for ids in completion_ids],
     }
-    callbacks = {
-        "log_extra": lambda name, values: logged.setdefault(name, []).extend(values),
-        "log_metric": lambda name, value: None,
-    }
     signature = Signature.of(score)
-    accepted = {name: value for name, value in callbacks.items() if signature.takes_any or name in signature.names}
-    result = score(**signature.select(batch, {**accepted, **extra}))
-    return _after(result, logged) if inspect.isawaitable(result) else _as_verdicts(result, logged)
+    loggers = {name: getattr(notes, name) for name in LOGGERS if signature.takes_any or name in signature.names}
+    selected = signature.select(batch, {**loggers, **extra})
+
+    def noted(result: Any) -> list[Verdict]:
+        return notes.add_to(as_verdicts(result, len(completions)))
+
+    with beside(function):
+        result = score(**selected)
+        return _after(result, noted, function) if inspect.isawaitable(result) else noted(result)
 
 
 @functools.cache
@@ -125,14 +130,6 @@ def _messages(role: str, text: object) -> object:
     return [{"role": role, "content": text}] if isinstance(text, str) else text
 
 
-async def _after(result: Awaitable[Any], logged: Mapping[str, list[Any]]) -> object:
-    return _as_verdicts(await result, logged)
-
-
-def _as_verdicts(result: Any, logged: Mapping[str, list[Any]]) -> object:
-    """Scores with what was logged beside them; TRL iterates over the result, so arrays and tensors are welcome."""
-    if isinstance(result, str) or not hasattr(result, "__iter__"):
-        return result  # `as_verdicts` says what is wrong with it
-    scores = list(result)
-    per_row = {name: values for name, values in logged.items() if len(values) == len(scores)}
-    return [as_result(score, row_of(per_row, row)) for row, score in enumerate(scores)]
+async def _after(result: Awaitable[Any], noted: Callable[[Any], list[Verdict]], function: str) -> list[Verdict]:
+    with beside(function):
+        return noted(await result)

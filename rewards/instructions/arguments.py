@@ -51,7 +51,7 @@ def parse(parsers: Mapping[str, Parser], kwargs: object) -> dict[str, Any]:
     return parsed
 
 
-def unwritten(value: object) -> object:
+def unwritten(value: object) -> Any:
     """A value that a data set keeps as text (JSON, or as Python prints it) or as an array, as what it stands for."""
     if isinstance(value, str):
         text = value.strip()
@@ -79,10 +79,10 @@ def count(value: object) -> int:
             number = float(number)
         except ValueError:
             raise ValueError("a whole number from 0") from None
-    whole = isinstance(number, numbers.Real) and not isinstance(number, bool) and number >= 0 and number % 1 == 0
-    if not whole:
+    value = float(number) if isinstance(number, numbers.Real) and not isinstance(number, bool) else -1.0
+    if not value.is_integer() or value < 0:
         raise ValueError("a whole number from 0")
-    return int(number)
+    return int(value)
 
 
 def position(value: object) -> int:

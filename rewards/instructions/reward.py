@@ -19,7 +19,7 @@ def ifeval(
     prompts: Sequence[object],
     completions: Sequence[object],
     instruction_id_list: Sequence[object],
-    kwargs: Sequence[object],
+    kwargs: Sequence[object] | None = None,
     mode: str = "strict",
     score: str = "all",
 ) -> list[Verdict]:
@@ -44,7 +44,8 @@ def ifeval(
     if mode not in _MODES or score not in _SCORES:
         valid = f"mode: {' | '.join(_MODES)} and score: {' | '.join(_SCORES)}"
         raise RewardError(f"mode={mode!r}, score={score!r} must be {valid}")
-    rows = zip(completions, instruction_id_list, kwargs, strict=True)
+    arguments = [None] * len(completions) if kwargs is None else kwargs
+    rows = zip(completions, instruction_id_list, arguments, strict=True)
     return [_verdict(row, columns, mode, score) for row, columns in enumerate(rows)]
 
 

@@ -75,29 +75,22 @@ def score(
     import json
 
     from rewards.configured import ConfiguredReward
-    from rewards.mixture import as_batch
     from rl.cli.display import progress
+    from rl.cli.scoring import failures, read_lines, score_lines
     from rl.files import check_output_file, is_stdout, output_file
 
     check_output_file(out)
     term = _term(fn, kwargs, timeout_s)
-    rows = _rows(data)
-    samples = [_sample(row, f"{data}:{number}") for number, row in rows]
-    verdicts = []
+    lines = read_lines(data)
     with contextlib.closing(ConfiguredReward(term)) as configured, progress("scored") as advance:
-        configured.start()
-        for start in range(0, len(samples), batch_size):
-            portion = samples[start : start + batch_size]
-            verdicts += configured.score(as_batch(portion), [sample.group for sample in portion])
-            advance(len(verdicts), len(samples))
+        score_lines(configured, lines, batch_size, advance)
     with output_file(out) as file:
-        for (_, row), verdict in zip(rows, verdicts, strict=True):
-            said = {"score": verdict.score, "status": verdict.status, "detail": verdict.detail, "ms": verdict.ms}
-            file.write(json.dumps({**row, **said, **({"metrics": verdict.metrics} if verdict.metrics else {})}) + "\n")
-    if is_stdout(out):
-        return  # the table would stand among the rows
-    _summary(term.name, verdicts)
-    typer.echo(f"{len(rows)} rows written to {out}")
+        file.writelines(json.dumps(line.told()) + "\n" for line in lines)
+    if not is_stdout(out):  # there the table would stand among the rows
+        _summary(term.name, [line.verdict for line in lines])
+        typer.echo(f"{len(lines)} rows written to {out}")
+    for reason in failures(lines):
+        typer.echo(reason, err=True)
 
 
 @app.command(name="test")
@@ -220,14 +213,3 @@ def _rows(data: Path) -> list[tuple[int, dict[str, Any]]]:
     if not rows:
         raise ValueError(f"{data}: no rows")
     return rows
-
-
-def _sample(row: dict[str, Any], where: str) -> Any:
-    from rewards.mixture import Sample
-    from rl.codec import TEXT_COLUMNS
-
-    if "completion" not in row:
-        raise ValueError(f"{where}: no `completion` to score; columns: {', '.join(row)}")
-    ids = row.get("completion_ids")
-    columns = {name: value for name, value in row.items() if name not in {*TEXT_COLUMNS, "completion_ids"}}
-    return Sample(row.get("prompt", ""), row["completion"], ids, columns, group=str(row.get("prompt", "")))

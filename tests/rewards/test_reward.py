@@ -1,4 +1,7 @@
+import collections
 import sys
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from pydantic import ValidationError
@@ -122,6 +125,47 @@ def test_numbers_none_and_verdicts_are_scores():
     ]
 
 
+def test_whatever_gives_numbers_one_after_the_other_is_scores():
+    import numpy as np
+    import torch
+
+    class Half:
+        def __float__(self):
+            return 0.5
+
+    for result in (
+        np.array([0.5, 1.0]),
+        np.array([[0.5], [1.0]], dtype=np.float32),
+        np.array([Decimal("0.5"), True], dtype=object),
+        torch.tensor([0.5, 1.0], dtype=torch.bfloat16),
+        torch.tensor([[0.5], [1.0]], requires_grad=True),
+        [np.float16(0.5), np.bool_(True)],
+        [np.array(0.5), np.array([1])],
+        [torch.tensor(0.5), torch.tensor([True])],
+        [Decimal("0.5"), Fraction(1)],
+        [Half(), np.int64(1)],
+        (Half(), 1),
+        (score for score in (0.5, 1)),
+        map(float, ("0.5", "1")),
+        {"a": 0.5, "b": 1.0}.values(),
+        collections.deque([0.5, 1]),
+        [{"score": np.float32(0.5)}, {"score": torch.tensor([1])}],
+    ):
+        assert [verdict.score for verdict in as_verdicts(result, 2)] == [0.5, 1.0], result
+    assert as_verdicts([Verdict(0.0, metrics={"n": np.float64(2)})], 1)[0].metrics == {"n": 2.0}
+    for value in (
+        np.array([0.5, 1.0]),
+        np.array([]),
+        np.array("x"),
+        np.float32("nan"),
+        torch.zeros(2),
+    ):
+        with pytest.raises(InvalidResultError):
+            as_verdicts([value], 1)
+    with pytest.raises(InvalidResultError, match="returned a ndarray"):
+        as_verdicts(np.array(0.5), 1)
+
+
 @pytest.mark.parametrize(
     ("result", "message", "row"),
     [
@@ -130,7 +174,13 @@ def test_numbers_none_and_verdicts_are_scores():
         (None, "returned a NoneType", None),
         (0.5, "returned a float", None),
         ("ab", "returned a str", None),
-        ((score for score in [0.0, 1.0]), "returned a generator", None),
+        ({0.0: 1, 1.0: 2}, "returned a dict", None),
+        ({0.0, 1.0}, "returned a set", None),
+        (b"ab", "returned a bytes", None),
+        ([0.0, b"1"], r"returned b'1' \(bytes\)", 1),
+        ([0.0, 1j], r"returned 1j \(complex\)", 1),
+        ([0.0, Decimal("NaN")], "returned nan", 1),
+        ([10**400, 0.0], "returned inf", 0),
         ([0.0, "1"], r"returned '1' \(str\)", 1),
         ([0.0, [1.0]], r"returned \[1.0\] \(list\)", 1),
         ([float("nan"), 0.0], "returned nan", 0),

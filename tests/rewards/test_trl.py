@@ -54,6 +54,24 @@ def nothing(completions, **kwargs):
 def words(completions, **kwargs):
     return ["1.0" for _ in completions]
 
+def logs_words(completions, log_metric):
+    log_metric("n", "many")
+    return [0.0]
+
+def logs_a_lot(completions, log_extra, log_metric, trainer_state=None, **kwargs):
+    import numpy
+    log_extra("words", numpy.array([len(text.split()) for text in completions]))
+    log_extra("short", ["not one each"])
+    log_metric("share", numpy.float32(0.25))
+    log_metric("share", 0.75)
+    log_metric("odd", float("nan"))
+    return (1.0 for _ in completions)
+
+async def logs_late(completions, log_extra):
+    await asyncio.sleep(0)
+    log_extra("seen", completions)
+    return [0.5 for _ in completions]
+
 def needs_step(completions, trainer_state):
     return [0.0 for _ in completions]
 
@@ -157,6 +175,24 @@ def test_what_a_function_logs_becomes_the_detail(rewards_file):
     results = scored(["ab", "abc"], {"function": f"{rewards_file}:logs"}, ground_truth=["ab", "ab"])
     assert totals(results) == [1.0, 0.0]
     assert [result.detail["trl_reward"] for result in results] == ['{"answer": "AB"}', '{"answer": "ABC"}']
+    assert [result.verdicts["trl_reward"].metrics for result in results] == [{"mean_length": 2.5}] * 2
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_what_trls_callbacks_log_is_told_with_the_adapter_and_without(rewards_file, adapted):
+    def verdicts(function):
+        fn = f"{rewards_file}:{function}"
+        term = (
+            RewardTerm(fn="trl_reward", kwargs={"function": fn}, name="r") if adapted else RewardTerm(fn=fn, name="r")
+        )
+        with RewardMixture([term]) as mixture:
+            return [result.verdicts["r"] for result in mixture.score([Sample("p", "a b"), Sample("p", "c")])]
+
+    found = verdicts("logs_a_lot")
+    assert [verdict.score for verdict in found] == [1.0, 1.0]
+    assert [verdict.detail for verdict in found] == ['{"words": 2}', '{"words": 1}']
+    assert [verdict.metrics for verdict in found] == [{"share": 0.5, "words": 2.0}, {"share": 0.5, "words": 1.0}]
+    assert [verdict.detail for verdict in verdicts("logs_late")] == ['{"seen": "a b"}', '{"seen": "c"}']
 
 
 def test_async_functions_and_arrays_and_tensors_are_scores_too(rewards_file):
@@ -201,7 +237,12 @@ def test_a_class_is_built_once_with_its_arguments(rewards_file):
         ("FILE:builds_a_number", {"value": 3}, r"built a int, not a reward function"),
         ("FILE:nothing", {}, r"returned a NoneType"),
         ("FILE:words", {}, r"row 0 .*returned '1\.0' \(str\)"),
-        ("FILE:needs_step", {}, r"needs 'trainer_state'"),
+        (
+            "FILE:needs_step",
+            {},
+            r"needs 'trainer_state'; only TRL's trainer has a trainer_state: make None its default",
+        ),
+        ("FILE:logs_words", {}, r"log_metric\('n', \.\.\.\) got 'many'; it takes a number"),
     ],
 )
 def test_a_wrong_name_argument_or_result_is_one_clear_error(rewards_file, function, arguments, message):

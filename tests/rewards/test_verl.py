@@ -59,6 +59,41 @@ def infinite(data_source, solution_str, ground_truth, extra_info=None):
 
 def none(data_source, solution_str, ground_truth, extra_info=None):
     return None
+
+import collections, dataclasses, functools, types
+
+def by_name(**kwargs):
+    import numpy
+    return {
+        "tuple": (1.0, True, "x"),
+        "tuple with a dict": (numpy.float32(0.5), {"acc": 0.25, "pred": "x"}),
+        "list": [True, "why"],
+        "array": numpy.array([0.75, 9.0]),
+        "array of one": numpy.array([0.5]),
+        "array of no dimension": numpy.array(2),
+        "numpy bool": numpy.bool_(True),
+        "dict with an array": {"score": numpy.array([1.0]), "acc": numpy.float64(0.5)},
+        "dict with a tuple": {"score": (1.0, "x"), "acc": 0.5},
+        "named tuple": collections.namedtuple("Graded", "pred score")("x", 0.5),
+        "object": types.SimpleNamespace(score=0.5, acc=0.25, _held="no"),
+        "data class": dataclasses.make_dataclass("Graded", ["score", "acc"])(1, 0.5),
+        "empty tuple": (),
+        "empty dict": {},
+        "text": "1.0",
+        "tuple with text": ("1.0", 1),
+        "nan": (float("nan"),),
+        "nothing": None,
+        "tuple with nothing": (None, "cannot tell"),
+    }[kwargs["solution_str"]]
+
+async def with_three(data_source, solution_str, ground_truth, extra_info=None, *, scale=1.0):
+    return (scale * (solution_str == ground_truth), True)
+
+partial = functools.partial(with_three, scale=2.0)
+wrapped = lambda solution_str, ground_truth: with_three("", solution_str, ground_truth)
+
+def batch(data_sources, solution_strs, ground_truths, extra_infos, bonus=0.0):
+    return [{"score": (a == b) + bonus, "n": len(solution_strs)} for a, b in zip(solution_strs, ground_truths)]
 """
 
 
@@ -137,6 +172,64 @@ def test_async_functions_run_together(rewards_file):
     assert totals(scored(["a"], {"function": f"{rewards_file}:judge"}, ground_truth=["a"])) == [0.5]
 
 
+SHAPES = {
+    "tuple": (1.0, {"more": "[True, 'x']"}),
+    "tuple with a dict": (0.5, {"acc": 0.25, "pred": "x"}),
+    "list": (1.0, {"more": "['why']"}),
+    "array": (0.75, {"more": "[np.float64(9.0)]"}),
+    "array of one": (0.5, None),
+    "array of no dimension": (2.0, None),
+    "numpy bool": (1.0, None),
+    "dict with an array": (1.0, {"acc": 0.5}),
+    "dict with a tuple": (1.0, {"acc": 0.5, "more": "['x']"}),
+    "named tuple": (0.5, {"pred": "x"}),
+    "object": (0.5, {"acc": 0.25}),
+    "data class": (1.0, {"acc": 0.5}),
+    "nothing": (None, None),
+    "tuple with nothing": (None, {"more": "['cannot tell']"}),
+}
+REFUSED = {
+    "empty tuple": "returned an empty tuple; its first item is the score",
+    "empty dict": "a verl function's dict needs 'score', got an empty one",
+    "text": "returned '1.0' (str)",
+    "tuple with text": "returned '1.0' (str)",
+    "nan": "returned nan",
+}
+
+
+def test_a_score_may_come_in_any_shape_that_verls_managers_take_it_from(rewards_file):
+    names = [*SHAPES, *REFUSED]
+    term = RewardTerm(fn="verl_score", kwargs={"function": f"{rewards_file}:by_name"}, on_error="mask")
+    with RewardMixture([term]) as mixture:
+        found = [scored.verdicts["verl_score"] for scored in mixture.score([Sample("p", name) for name in names])]
+    for name, verdict in zip(names, found, strict=True):
+        if name in SHAPES:
+            detail = json.loads(verdict.detail) if verdict.detail else None
+            assert (verdict.score, detail) == SHAPES[name], name
+            assert verdict.metrics == ({"acc": detail["acc"]} if detail and "acc" in detail else {}), name
+        else:
+            assert (verdict.score, verdict.status) == (None, "infra_error"), name
+            assert REFUSED[name] in verdict.detail, name
+
+
+@pytest.mark.parametrize(
+    ("function", "arguments", "expected"),
+    [("with_three", {"scale": 3.0}, 3.0), ("partial", {}, 2.0), ("wrapped", {}, 1.0), ("batch", {"bonus": 0.5}, 1.5)],
+)
+def test_async_functions_of_any_kind_and_verls_batch_shape_are_called(rewards_file, function, arguments, expected):
+    kwargs = {"function": f"{rewards_file}:{function}", "arguments": arguments}
+    assert totals(scored(["4", "5"], kwargs, ground_truth=["4", "4"])) == [expected, arguments.get("bonus", 0.0)]
+
+
+def test_one_row_without_a_ground_truth_is_a_broken_row_and_leaves_the_others_their_scores(rewards_file):
+    own = [{"style": "rule", "ground_truth": "4"}, {"style": "rule"}]
+    samples = [Sample("p", "4", None, {"reward_model": model, "extra_info": None}) for model in own]
+    term = RewardTerm(fn="verl_score", kwargs={"function": f"{rewards_file}:bare"}, on_error="mask")
+    with RewardMixture([term]) as mixture:
+        found = mixture.score(samples)
+    assert [(one.total, one.status["verl_score"]) for one in found] == [(1.0, "ok"), (None, "gold_error")]
+
+
 def test_none_masks(rewards_file):
     results = scored(["a"], {"function": f"{rewards_file}:none"}, ground_truth=["a"])
     assert totals(results) == [None]
@@ -149,7 +242,7 @@ def test_none_masks(rewards_file):
         ("FILE:compute_scores", {}, r"no 'compute_scores' in .*did you mean 'compute_score'"),
         ("compute_score", {}, r"function='compute_score' must be 'pkg\.module:function' or 'path/file\.py:function'"),
         ("FILE:bare", {"methd": "x"}, r"arguments\.methd is no argument .*valid: solution_str, ground_truth, method"),
-        ("FILE:no_score", {}, r"row 0: a verl function's dict needs 'score', got 'reward'"),
+        ("FILE:no_score", {}, r"on row 0 \(prompt 'prompt 0'\): a verl function's dict needs 'score', got 'reward'"),
         ("FILE:breaks", {}, r"raised on row 1 \(prompt 'prompt 1'\): ValueError: could not convert .*'bad'"),
         ("FILE:infinite", {}, r"on row 1 \(prompt 'prompt 1'\): returned inf"),
     ],

@@ -90,12 +90,6 @@ def test_mistakes_are_named(tmp_path, words, message):
     assert not (tmp_path / "out.jsonl").exists()
 
 
-def test_a_row_without_a_completion_is_named_by_file_and_line(tmp_path):
-    data = write_rows(tmp_path / "in.jsonl", {"prompt": "p", "completion": "c"}, {"prompt": "p"})
-    result = run("score", "--fn", "boxed_format", "--data", data, "--out", tmp_path / "out.jsonl")
-    assert "in.jsonl:2: no `completion` to score" in str(result.exception)
-
-
 def test_test_passes_a_good_verifier_and_shows_how_a_bad_one_is_gamed(tmp_path, naive):
     data = write_rows(tmp_path / "in.jsonl", {"prompt": "1+1", "ground_truth": "2"})
     good = run("test", "math_accuracy", "--data", data)
