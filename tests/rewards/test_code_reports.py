@@ -1,10 +1,14 @@
 """Every kind of fault that users of code graders reported, with its siblings: each has the right score."""
 
+import json
+
 import pytest
 
 import code_reports as reports
 from code_rows import score
-from rewards.code.formats import COLUMNS
+from rewards.code.audit import quarantine
+from rewards.code.formats import COLUMNS, holds_tests
+from rewards.trial import gold_forms
 
 
 def outcome(row, completion, **kwargs):
@@ -94,3 +98,17 @@ def test_values_of_the_library_cross(code, test, expected):
 
 def test_every_form_of_tests_has_its_column():
     assert {name for row, *_ in reports.FORMATS for name in row} <= set(COLUMNS)
+
+
+def test_tests_in_the_column_of_answers_are_no_answer():
+    packed = json.dumps(reports.SUM)
+    assert holds_tests(packed)
+    assert gold_forms({"ground_truth": packed}) == []
+    assert not any(map(holds_tests, ["42", "[1, 2]", '{"a": 1}', "assert True", 7, None, ["a"]]))
+
+
+def test_the_audit_reads_packed_tests_and_the_first_of_several_solutions():
+    row = {"input_output": json.dumps(reports.SUM), "solutions": json.dumps([reports.READ, "print(1)"])}
+    options = {"sandbox": "unsafe", "allow_unsafe": True, "num_workers": 1}
+    assert quarantine([row], options) == {}
+    assert quarantine([row | {"solutions": ["print(1)"]}], options)[0].startswith("gold_failed: ")
