@@ -12,11 +12,29 @@ MAX_COMPLETION_CHARS = 50_000
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _HASH_LINE = re.compile(r"####[ \t]*([^\n]*)")
+_ANCHOR = re.compile(  # every repetition is bounded, so that no text costs more than its length
+    r"(?:\b(?:final|correct|right)\s{1,9}(?:answer|result|option|choice)|\banswer|\u7b54\u6848)[*_]{0,9}"
+    r"(?:\s{1,9}(?:to|of|for)\s{1,9}(?:the|this)\s{1,9}(?:problem|question|task|exercise))?[*_\s]{0,9}"
+    r"(?:\s(?:is|was|equals|should be|must be|will be|would be)\b"
+    r"(?:\s{1,9}(?:therefore|thus|simply|just|then)\b)?[*_\s]{0,9}:?|:|\uff1a|=|\u662f|\u4e3a)",
+    re.IGNORECASE,
+)
+_ANCHOR_AFTER = re.compile(
+    r"(?<!\S)(\S{1,200})\s{1,9}is\s{1,9}(?:the|my|our)\s{1,9}(?:final\s{1,9}|correct\s{1,9})?answer", re.IGNORECASE
+)
+_MAX_ANCHORS, _MAX_VALUE_CHARS = 20, 2_500
+_FORMULAS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("`", "`"))
+_SENTENCE_END = re.compile(
+    r"[.!?](?=\s|$)|[.!?](?=\*\*)|\u3002|;\s|,\s+(?=(?:so|because|since|as|which|where|and so)\b)"
+    r"|\s(?=because\b|since\b)"
+)
 _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 
 
 def completion_text(completion: object) -> str:
     """Text of a completion: a string, or TRL's list of messages (the last message counts).
+
+    A message without content, as servers return for an empty or cut answer, is an empty text.
 
     Raises:
         RewardError: Neither of the two.
@@ -25,8 +43,8 @@ def completion_text(completion: object) -> str:
         return completion
     if isinstance(completion, Sequence) and completion and isinstance(completion[-1], dict):
         content = completion[-1].get("content")
-        if isinstance(content, str):
-            return content
+        if content is None or isinstance(content, str):
+            return content or ""
         if isinstance(content, list) and all(isinstance(part, dict) for part in content):
             return "".join(part.get("text") or "" for part in content)
     shown = f"{type(completion).__name__} {completion!r:.80}"
@@ -98,6 +116,36 @@ def gsm8k_hash(text: str) -> str | None:
     return found[-1] if found else None
 
 
+def anchor(text: str) -> str | None:
+    r"""The value after the last "the answer is" or "answer:", up to the end of its sentence, formula or bold text."""
+    places = [match.end() for match in _ANCHOR.finditer(text)]
+    for place in reversed(places[-_MAX_ANCHORS:]):
+        value = _value_at(text[place : place + _MAX_VALUE_CHARS])
+        if value:
+            return value
+    before = _ANCHOR_AFTER.findall(text)
+    return before[-1] if before else None
+
+
+def _value_at(text: str) -> str | None:
+    text = text.lstrip(" \t\r\n:*_=")
+    line = text.partition("\n\n")[0]
+    boxed = boxes(_SENTENCE_END.split(line)[0])
+    if boxed and boxed[0]:
+        return boxed[0]
+    for opening, closing in _FORMULAS:
+        if text.startswith(opening):
+            inner, found, after = text[len(opening) :].partition(closing)
+            if found and inner.strip() and (opening != "$" or "\n" not in inner) and not _goes_on(after):
+                return inner.strip()
+    return _SENTENCE_END.split(text.partition("\n")[0])[0].replace("**", "").strip(" *_") or None
+
+
+def _goes_on(text: str) -> bool:
+    """Whether a sentence goes on after a formula: a unit, or another answer."""
+    return bool(_SENTENCE_END.split(text.partition("\n")[0])[0].strip(" *_,"))
+
+
 def last_number(text: str) -> str | None:
     """The last decimal number in the text: lenient, so never a default."""
     found = _NUMBER.findall(text)
@@ -105,7 +153,7 @@ def last_number(text: str) -> str | None:
 
 
 POLICIES: dict[str, Callable[[str], str | None]] = {
-    policy.__name__: policy for policy in (boxed_last, boxed_all, answer_tag, gsm8k_hash, last_number)
+    policy.__name__: policy for policy in (boxed_last, boxed_all, answer_tag, gsm8k_hash, anchor, last_number)
 }
 
 

@@ -28,11 +28,13 @@ def test_boxes_are_matched_by_their_braces(text, found):
 
 
 def test_hostile_text_is_read_in_linear_time():
-    started = time.monotonic()
+    started = time.process_time()
     assert boxes("\\boxed{" * 7_000) == [None] * 7_000
     for hostile in ("\\boxed{", "<answer>", "####", "1,111", "<think>", "\\boxed "):
-        extract_answer(hostile * (50_000 // len(hostile)), ["boxed_last", "answer_tag", "gsm8k_hash", "last_number"])
-    assert time.monotonic() - started < 1
+        extract_answer(
+            hostile * (50_000 // len(hostile)), ["boxed_last", "answer_tag", "gsm8k_hash", "anchor", "last_number"]
+        )
+    assert time.process_time() - started < 1
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,7 @@ def test_the_answer_is_extracted_by_the_named_policies(text, policies, answer):
 
 @pytest.mark.parametrize("policies", [["boxed_first"], [], "boxed_last"])
 def test_an_unknown_extraction_policy_is_an_error_that_lists_the_valid_ones(policies):
-    with pytest.raises(RewardError, match="out of boxed_last, boxed_all, answer_tag, gsm8k_hash, last_number"):
+    with pytest.raises(RewardError, match="out of boxed_last, boxed_all, answer_tag, gsm8k_hash, anchor, last_number"):
         extract_answer("", policies)
 
 
