@@ -51,9 +51,9 @@ def math_costs(repeats: int) -> dict[str, float]:
     `math_ms` is a training batch with the default number of workers: eight different right answers to each of 64
     questions; `math_one_worker_ms` the same in one. `math500_ms` is the solutions of MATH-500, most decided by text.
     """
-    grouped = [(rf"\frac{{{n}}}{{{n + 1}}}", f"{k * n}/{k * (n + 1)}") for n in range(2, 66) for k in range(1, 9)]
+    grouped = [(rf"\frac{{{n}x}}{{{n + 1}}}", f"{k * n}x/({k * (n + 1)})") for n in range(2, 66) for k in range(1, 9)]
     rows = [json.loads(line) for line in (DATA / "math500/math500_test.jsonl").read_text().splitlines()]
-    program = "import sys; from rewards.math import compare; assert compare(*sys.argv[1:]) == 'ok'"
+    program = "import sys; from rewards.answers.algebra import compare; assert compare(*sys.argv[1:]) == 'ok'"
     fresh = statistics.median(_seconds([sys.executable, "-c", program, *pair]) for pair in grouped[:FRESH_CALLS])
     batch = [(gold, rf"\boxed{{{answer}}}") for gold, answer in grouped]
     warm, one_worker = _warm_math(batch, repeats, None), _warm_math(batch, repeats, 1)
@@ -72,8 +72,8 @@ def _warm_math(pairs: list[tuple[str, str]], repeats: int, num_workers: int | No
     seconds = []
     for _ in range(repeats):
         math_pool(num_workers or default_workers()).close()
-        warming = [rf"\boxed{{{n}/{n}}}" for n in range(2, 34)]
-        _all_ok(math_verdicts([""] * 32, warming, [r"\frac{1}{1}"] * 32, num_workers=num_workers))
+        warming = [rf"\boxed{{{n}x/({n})}}" for n in range(2, 34)]
+        _all_ok(math_verdicts([""] * 32, warming, ["x"] * 32, num_workers=num_workers))
         seconds.append(
             _timed(lambda: _all_ok(math_verdicts([""] * len(pairs), completions, golds, num_workers=num_workers)))
         )
@@ -110,8 +110,8 @@ def code_costs(problems: int) -> dict[str, float]:
 
 def hanging_costs(deadline_s: float) -> dict[str, float]:
     """Seconds of 1,000 answers, clean and with two that never end; allowed: 1.5 deadlines more."""
-    golds = [rf"\frac{{{n}}}{{{n + 1}}}" for n in range(1, 1001)]
-    clean = [rf"\boxed{{{n}/{n + 1}}}" for n in range(1, 1001)]
+    golds = [rf"\frac{{{n}x}}{{{n + 1}}}" for n in range(1, 1001)]
+    clean = [rf"\boxed{{{n}x/({n + 1})}}" for n in range(1, 1001)]
     golds[300], golds[700] = "x+1", "x+1"
     clean[300], clean[700] = r"\boxed{1+x}", r"\boxed{1+x}"
     hanging = [HANG if row in (300, 700) else text for row, text in enumerate(clean)]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rewards.answers.gold import gold_text
 from rewards.code.formats import holds_tests
 from rewards.combine import is_failure
 from rewards.configured import ConfiguredReward
@@ -130,8 +131,10 @@ def gold_forms(row: Mapping[str, Any]) -> list[str]:
         value = row.get(name)
         if value is None or isinstance(value, bool) or value == "" or holds_tests(value):
             continue
+        for text in dict.fromkeys((str(value), gold_text(value) or str(value))):
+            marked = [f"\\boxed{{{text}}}", f"<answer>{text}</answer>", f"#### {text}", f"The answer is {text}"]
+            forms += [text, *marked, _fenced(text)]
         text = str(value)
-        forms += [text, f"\\boxed{{{text}}}", f"<answer>{text}</answer>", f"#### {text}", _fenced(text)]
         if isinstance(row.get("prompt"), str):
             forms.append(_fenced(row["prompt"] + text))
     return list(dict.fromkeys(forms))

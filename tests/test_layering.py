@@ -16,7 +16,7 @@ OWNERS = {
     "wandb": {"rl/tracking.py"},
     "tensorboard": {"rl/tracking.py"},
     "trackio": {"rl/tracking.py"},
-    "math_verify": {"rewards/math.py"},
+    "math_verify": {"rewards/answers/algebra.py"},
     "langdetect": {"rewards/instructions/language.py"},
     "nltk": {"rewards/instructions/language.py"},
     "openai": {"rewards/endpoint.py"},

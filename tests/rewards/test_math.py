@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from rewards import RewardError, math_accuracy
-from rewards.equivalence import normalise
-from rewards.math import _pool, math_verdicts, prepare_worker
+from rewards.answers.algebra import prepare_worker
+from rewards.answers.typeset import normalise
+from rewards.math import _pool, math_verdicts
 from rewards.process import WorkerPool
 
 HANGING_GOLD = "9^{9^{9^{9}}}"
@@ -51,19 +52,19 @@ def test_all_500_math500_solutions_and_60_aime_gold_answers_score_one(shared_dat
 def test_math500_gold_answers_are_equal_to_themselves_by_computer_algebra_too(shared_data):
     """Text decides gold against gold; compare() must agree, or a right answer in other words could never score."""
     golds = [normalise(row["answer"]) for row in read_jsonl(shared_data / "math500/math500_test.jsonl")]
-    found = [_pool(2).call("rewards.math:compare", (gold, gold), 5.0) for gold in golds]
+    found = [_pool(2).call("rewards.answers.algebra:compare", (gold, gold), 5.0) for gold in golds]
     assert found == ["ok"] * 500
 
 
 def test_warnings_turned_into_errors_do_not_turn_right_answers_into_wrong_ones(monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "error")
-    pool = WorkerPool(1, "rewards.math:prepare_worker")
-    assert pool.call("rewards.math:compare", ("x+1", "1+x"), 5.0) == "ok"
+    pool = WorkerPool(1, "rewards.answers.algebra:prepare_worker")
+    assert pool.call("rewards.answers.algebra:compare", ("x+1", "1+x"), 5.0) == "ok"
     pool.close()
 
 
 def test_a_math_verify_that_does_not_work_is_an_error_and_not_a_zero(monkeypatch):
-    monkeypatch.setattr("rewards.math.compare", lambda gold, prediction: "wrong")
+    monkeypatch.setattr("rewards.answers.algebra.compare", lambda gold, prediction: "wrong")
     monkeypatch.setattr("resource.setrlimit", lambda *_: None)
     monkeypatch.setattr("warnings.simplefilter", lambda _: None)
     with pytest.raises(RewardError, match="math-verify does not work here: its self-test gave wrong, wrong"):
@@ -136,12 +137,6 @@ NOT_EQUAL = [
     ("42", "42 or 41"),
     ("42", r"42 \text{ (or 41)}"),
     ("42", r"42 \pm 1"),
-    ("42", "|-42|"),
-    ("42", "6\u22c57"),  # operators that are not ASCII: dot, asterisk, bullet, slash
-    ("42", "6\u22177"),
-    ("42", "6\u22197"),
-    ("42", "84\u22152"),
-    ("42", "\uff16\uff0a\uff17"),  # full-width 6*7 and 6=42
     ("42", "\uff16\uff1d42"),
     ("42", "4\u00b2"),
     ("50", "0.5"),
@@ -159,6 +154,29 @@ NOT_EQUAL = [
     ("42", r"42 \text{ or } 43"),
     ("42", r"42 \text{ 43 }"),
     ("42", r"43 \to 42"),
+    ("85", "42 43"),
+    ("10", "1,0"),
+    ("0.3333", "1/3"),
+    ("3.14", r"\pi"),
+    ("17_9", "17"),
+    ("17", "17_9"),
+    ("17_9", "17_8"),
+    ("(1,2)", r"\{1,2\}"),
+    ("1,2", "(1,2)"),
+    ("[1,2]", "(1,2)"),
+    ("x=5", "y=5"),
+    (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
+    ("x+1", "x+2"),
+    ("x+1", r"\undefined"),
+]
+
+LEFT_TO_COMPUTE = [
+    ("42", "|-42|"),
+    ("42", "6\u22c57"),  # operators that are not ASCII: dot, asterisk, bullet, slash
+    ("42", "6\u22177"),
+    ("42", "6\u22197"),
+    ("42", "84\u22152"),
+    ("42", "\uff16\uff0a\uff17"),  # full-width 6*7 and 6=42
     ("42", "6*7"),
     ("42", r"6 \cdot 7"),
     ("42", "(6)(7)"),
@@ -169,21 +187,6 @@ NOT_EQUAL = [
     ("24", r"\frac{48}{2}"),
     ("2", r"\sqrt{4}"),
     ("1024", "2^{10}"),
-    ("85", "42 43"),
-    ("10", "1,0"),
-    ("0.3333", "1/3"),
-    ("3.14", r"\pi"),
-    ("17_9", "17"),
-    ("17", "17_9"),
-    ("17_9", "17_8"),
-    ("(1,2)", r"\{1,2\}"),
-    ("(1,2)", "1,2"),
-    ("1,2", "(1,2)"),
-    ("[1,2]", "(1,2)"),
-    ("x=5", "y=5"),
-    (r"\frac{1}{2^{99}}", r"\frac{1}{2^{98}}"),
-    ("x+1", "x+2"),
-    ("x+1", r"\undefined"),
 ]
 
 
@@ -197,6 +200,23 @@ def test_answers_that_math_verify_alone_would_accept_score_zero():
     golds, answers = zip(*NOT_EQUAL, strict=True)
     accepted = [pair for pair, s in zip(NOT_EQUAL, statuses(golds, boxed(*answers)), strict=True) if s != "wrong"]
     assert accepted == []
+
+
+def test_an_answer_may_be_left_to_compute_unless_the_prompt_or_the_setting_asks_for_its_value():
+    golds, answers = zip(*LEFT_TO_COMPUTE, strict=True)
+    completions = boxed(*answers)
+    assert statuses(golds, completions) == ["ok"] * len(golds)
+    assert statuses(golds, completions, strict_form=True) == ["wrong"] * len(golds)
+    asking = ["Evaluate $3^5 - 201$."] * len(golds)
+    asked = math_verdicts(asking, completions, golds)
+    assert [(verdict.score, verdict.detail.split(":")[0]) for verdict in asked] == [(0.0, "left to compute")] * len(
+        golds
+    )
+
+
+def test_strict_form_refuses_no_answer_that_is_computed():
+    golds, answers = zip(*EQUAL, strict=True)
+    assert set(statuses(golds, boxed(*answers), strict_form=True)) == {"ok"}
 
 
 def test_no_answer_scores_zero_with_its_own_status():
@@ -234,7 +254,7 @@ def test_which_of_several_answers_counts(completion, extract, status):
     assert statuses(["42"], [completion], extract=[extract]) == [status]
 
 
-@pytest.mark.parametrize("gold", [None, "", "  ", [4], True, float("nan"), "4" * 2_001])
+@pytest.mark.parametrize("gold", [None, "", "  ", [], [None], True, float("nan"), "4" * 2_001])
 def test_a_gold_answer_that_cannot_be_one_masks_its_row_and_says_so(gold):
     completions = boxed("4", "4")
     right, masked = math_verdicts(completions, completions, ["4", gold])
@@ -290,8 +310,8 @@ def test_a_hanging_expression_is_handled_inside_asyncio():
 
 
 def test_killing_both_workers_in_the_middle_of_a_batch_changes_no_score():
-    golds = [rf"\frac{{{n}}}{{{n + 1}}}" for n in range(1, 301)]
-    completions = boxed(*(f"{n + n % 2}/{n + 1}" for n in range(1, 301)))  # every odd row is wrong
+    golds = [rf"\frac{{{n}x}}{{{n + 1}}}" for n in range(1, 301)]
+    completions = boxed(*(f"{n + n % 2}x/({n + 1})" for n in range(1, 301)))  # every odd row is wrong
     math_verdicts(completions[:50], completions[:50], golds[:50], num_workers=2)
     before = [worker.pid for worker in _pool(2).workers]
     assert None not in before
@@ -332,9 +352,9 @@ WORDS = [
     ("Yes", "seY", "wrong"),
     ("True", "true", "ok"),
     ("e", "E", "wrong"),
-    (r"\text{C}", "c", "wrong"),
+    (r"\text{C}", "c", "ok"),
     (r"\text{C}", "C", "ok"),
-    (r"\text{(C)}", "(c)", "wrong"),
+    (r"\text{(C)}", "(c)", "ok"),
     ("C", "(C)", "ok"),
     ("x+1", "X+1", "wrong"),
     ("\u5317", "\u5357", "wrong"),  # north, south in Chinese
@@ -352,25 +372,29 @@ def test_words_are_compared_as_text_and_letters_by_case():
 
 
 PERCENT = [
-    ("5", r"5\%", "wrong"),
+    ("5", r"5\%", "ok"),
     ("0.05", r"5\%", "ok"),
-    (r"5\%", "5", "wrong"),
+    ("0.5", r"0.5\%", "wrong"),
+    (r"0.5\%", "0.5", "wrong"),
+    ("5", r"500\%", "ok"),
+    ("5", r"50\%", "wrong"),
+    (r"5\%", "5", "ok"),
     (r"5\%", "0.05", "ok"),
     (r"5\%", "5%", "ok"),
     (r"5\%", r"5.0\%", "ok"),
     (r"5\%", r"5 \text{ percent}", "ok"),
-    ("10", "10 percent", "wrong"),
-    ("10", "10 Percent", "wrong"),
+    ("10", "10 percent", "ok"),
+    ("10", "10 Percent", "ok"),
     ("0.1", "10 percent", "ok"),
-    ("10", r"10 \text{ percent}", "wrong"),
-    ("10", r"10\text{\%}", "wrong"),
-    (r"50\%", r"\frac{100}{2}", "wrong"),
+    ("10", r"10 \text{ percent}", "ok"),
+    ("10", r"10\text{\%}", "ok"),
+    (r"50\%", r"\frac{100}{2}", "ok"),
     (r"12.5\%", r"\frac{25}{2}\%", "ok"),
-    (r"\frac{25}{2}\%", "12.5", "wrong"),
+    (r"\frac{25}{2}\%", "12.5", "ok"),
 ]
 
 
-def test_a_percentage_is_a_hundredth_and_nothing_else():
+def test_a_percentage_is_a_hundredth_or_above_one_its_bare_number():
     golds, answers, expected = zip(*PERCENT, strict=True)
     found = statuses(golds, boxed(*answers))
     assert list(zip(golds, answers, found, strict=True)) == list(zip(golds, answers, expected, strict=True))

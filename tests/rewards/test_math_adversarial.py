@@ -193,6 +193,5 @@ def test_two_hanging_answers_cost_a_thousand_others_less_than_one_and_a_half_dea
 
     monkeypatch.setattr("rewards.math._pool", lambda _: SleepingPool(1))
     clean_s = seconds({})
-    assert clean_s < 2.0
     for hanging in ({0, 1}, {0, 999}, {998, 999}):
         assert seconds(hanging) < 1.5 * deadline_s + clean_s

@@ -15,23 +15,26 @@ FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(
 
 SEVERAL_BOXES = (190, 213, 243, 244, 245, 247, 249, 250, 254, 255, 256, 257)
 DEVIATIONS = {
-    "a decimal comma: 1,22 may as well be two numbers": (5, 6, 17),
-    "left to compute, such as (9+1) for 10: it may be the question": (30, 37, 130),
-    "a chain of equations, of which math-verify takes one side": (35, 104, 106, 107, 109, 110),
+    "a decimal comma: 1,22 may as well be two numbers": (5, 6, 7, 17),
+    "a sentence around the number, which has to be marked, not searched for": (13, 14, 15, 16),
+    "a chain of equations whose sides differ": (35, 104, 106, 107, 110, 120, 121),
+    "an inequality that is not solved for its variable": (111, 113),
+    "a gold answer that says 1 = 0": (115,),
     "no box, only prose: nothing that the completion marks as its answer": (
         *(67, 148, 149, 154, 155, 163, 164, 166, 170, 176, 179),
     ),
     "several boxes: the last one counts (but see extract: [boxed_all])": SEVERAL_BOXES,
-    "a list or set for a tuple, or the other way round": (169, 210),
+    "a list for a list of tuples": (210,),
+    "an item of the list twice": (201, 220),
     "two equations in words": (225,),
-    "backslashes escaped twice": (69, 157, 158, 167, 193),
-    "equal after rounding to 2 or 4 digits; we compare 6": (132, 140, 146),
+    "equal after rounding only": (132, 133, 140, 146, 195),
     "needs strict=False: other variable names": (261,),
-    r"28\% is 0.28 and nothing else: 28 for it (or it for 28) would let one answer match two golds": (
-        *(52, 53, 54, 58, 161),
-    ),
     "a gold of prose with a percentage in it, no number": (66,),
-    r"right here, wrong there: math-verify finds no formula in '$ \n 9 \n $'; we look into boxes only": (31, 32),
+}
+MORE_LENIENT = {
+    r"math-verify finds no formula in '$ \n 9 \n $'; we look into boxes only": (31, 32),
+    "backslashes escaped twice, or eaten by an escape, in one of two equal answers": (194, 197),
+    "words between two boxes of a gold answer": (259,),
 }
 
 
@@ -60,10 +63,11 @@ def test_all_262_cases_of_math_verify_hold_but_for_the_listed_ones(cases):
     differing = {
         row for row, (case, v) in enumerate(zip(cases, found, strict=True)) if case["expected"] != bool(v.score)
     }
-    listed = [row for rows in DEVIATIONS.values() for row in rows]
+    lenient = [row for rows in MORE_LENIENT.values() for row in rows]
+    listed = lenient + [row for rows in DEVIATIONS.values() for row in rows]
     assert sorted(listed) == sorted(differing)
-    assert len(listed) == len(set(listed)) == 55
-    assert [row for row in differing if not cases[row]["expected"]] == [31, 32]  # the only ones that are less strict
+    assert len(listed) == len(set(listed)) == 57
+    assert {row for row in differing if not cases[row]["expected"]} == set(lenient)
 
 
 def test_boxed_all_takes_several_boxes_for_one_list(cases):

@@ -20,7 +20,7 @@ def test_math_accuracy_tells_right_answers_from_cheap_ones():
     assert passed(term, ROWS) == {(row, kind): True for row in (0, 1) for kind in (GOLD, *ATTACKS)}
 
 
-@pytest.mark.parametrize("policy", ["boxed_last", "answer_tag", "gsm8k_hash", "last_number"])
+@pytest.mark.parametrize("policy", ["boxed_last", "answer_tag", "gsm8k_hash", "anchor", "last_number"])
 def test_a_right_answer_is_written_as_every_extraction_policy_reads_it(policy):
     term = RewardTerm(fn="math_accuracy", kwargs={"extract": [policy]}, attacks=("empty",))
     assert passed(term, ROWS) == {(row, kind): True for row in (0, 1) for kind in (GOLD, "empty")}
