@@ -1,6 +1,6 @@
 r"""``math_accuracy``: is the final answer of a completion mathematically the gold one.
 
-Most answers are decided by text (`rewards.equivalence`). The rest goes to math-verify, in warm worker processes with
+Most answers are decided by text (`rewards.answers.decide`). The rest goes to math-verify, in warm worker processes with
 the deadline kept here: math-verify's own timeouts need ``signal.alarm`` in a main thread, and without them some
 expressions take for ever. Gold and prediction are both wrapped in ``\boxed{}``, so both are parsed by the same rule.
 """

@@ -22,6 +22,9 @@ from rewards.result import Status
 
 _DIGIT_SUBSCRIPT = re.compile(r"[0-9A-F)}]\s*_")
 _TWO_NUMBERS = re.compile(r"(?<![_^0-9])[0-9]+ +[0-9]")
+_OPERATOR = re.compile(
+    r"\\(?:int|sum|prod|lim)(?![A-Za-z])|\\frac\{(?:d|\\partial)(?:\^|\})"
+)  # the name of a task, never its result
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _LETTER_CONSTANT = re.compile(r"\\(?:pi|infty|emptyset)(?![A-Za-z])")
 _NO_OPERATION = re.compile(r"\\(?:l?dots|cup|cap|in)(?![A-Za-z])")
@@ -92,6 +95,8 @@ def decide(gold_text: str, answer_text: str, task: Task = FREE) -> Decision:
         return Decision(Status.WRONG, "nested too deeply")
     if (option := gold_option(gold)) is not None:
         return _decide_option(option, answer, task)
+    if tasks.is_unconverted(gold, answer, task.prompt):
+        return Decision(Status.WRONG, "copied from the prompt")
     words = _words(gold)
     if words is not None:  # a computer algebra system reads words as products of letters, so any anagram would do
         return _OK if _words(answer) == words else _WRONG
@@ -166,6 +171,8 @@ def _left_to_do(gold: str, answer: str, task: Task) -> str:
     """What an answer leaves undone of its task; "" for nothing."""
     if tasks.is_echo(gold, answer, task.prompt):
         return "copied from the prompt"
+    if _OPERATOR.search(answer) and not _OPERATOR.search(gold):
+        return "left to compute"
     if tasks.is_restated(gold, answer, task.prompt):
         return "left to compute"
     verb = tasks.asked_task(task.prompt)

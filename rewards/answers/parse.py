@@ -86,7 +86,7 @@ class _Parser:
                 factor = self.signed_power()
                 factors.append(power(factor, MINUS_ONE) if divided else factor)
             elif self.starts_factor():
-                if divided or self.tokens[self.place][0] == "number":
+                if divided or (self.tokens[self.place][0] == "number" and self.tokens[self.place - 1][1] != ")"):
                     raise NoFormError  # 1/2x, 12 34: read in two ways
                 is_mixed = first_number and len(factors) == 1 and self.is_plain_fraction()
                 factor = self.power()

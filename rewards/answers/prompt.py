@@ -36,7 +36,7 @@ _SYMBOLS = re.compile(r"[A-Za-z0-9]+")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _ARITHMETIC = re.compile(r"(?:[0-9.+\-*/(){} ]|\\(?:cdot|times|div|frac)(?![A-Za-z]))+")
 _SENTENCE_END = re.compile(r"[.;:]\s+[A-Z]|\n\s*\n")
-_SIGN = re.compile(r"[+*/^(\\]|[0-9A-Za-z)}] ?-")
+_SIGN = re.compile(r"[+*/^(\\|!]|[0-9A-Za-z)}] ?-")
 _PLAIN_BREAK = re.compile(r"[?!:;,]|(?<![\\A-Za-z])[A-Za-z]{2,}|\.(?=\s|$)|\\text\{[^{}]*\}|\n")
 _RELATION_BREAK = set(RELATIONS) | {",", ";", "&", r"\\"}
 _RELATION = re.compile(r"=|<|>|\\(?:le|ge|ne)(?![A-Za-z])")
@@ -109,6 +109,13 @@ def is_echo(gold: str, prediction: str, prompt: str) -> bool:
             and ours in prompt_forms(prompt)
         )
     return ours in prompt_forms(prompt)
+
+
+def is_unconverted(gold: str, prediction: str, prompt: str) -> bool:
+    """Whether an answer is the very percentage that the task is to write in another form."""
+    if not prediction.endswith("%") or "%" in gold or not _CONVERT.search(prompt):
+        return False
+    return prediction.replace(" ", "") in _flat_prompt(prompt).replace(" ", "")
 
 
 def is_restated(gold: str, prediction: str, prompt: str) -> bool:
