@@ -100,6 +100,11 @@ def decide(gold_text: str, answer_text: str, task: Task = FREE) -> Decision:
     words = _words(gold)
     if words is not None:  # a computer algebra system reads words as products of letters, so any anagram would do
         return _OK if _words(answer) == words else _WRONG
+    return _decide_values(gold_text, gold, answer, task)
+
+
+def _decide_values(gold_text: str, gold: str, answer: str, task: Task) -> Decision:
+    """Verdict on an answer to a gold answer that is no option and no word."""
     option = read_option(answer)
     if option is not None and option.text and _LABELLED.match(answer):
         return decide(gold_text, option.text, task)
