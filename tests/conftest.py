@@ -31,3 +31,8 @@ def shared_data() -> Path:
 @pytest.fixture(scope="session")
 def golden() -> Path:
     return _shared("REDRAFT_GOLDEN", "golden") / "llada2_tiny"
+
+
+@pytest.fixture(scope="session")
+def shared_cases() -> Path:
+    return _shared("REDRAFT_CASES", "cases")
