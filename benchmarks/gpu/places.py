@@ -14,7 +14,8 @@ ROOT: Final = HERE.parents[1]
 CARRIED: Final = HERE / "carried"
 NOTE: Final = "packed.json"  # in CARRIED: what it was made for, and of what
 _PYTHON: Final = f"{sys.version_info.major}.{sys.version_info.minor}"
-NEEDED: Final = ("torch", "transformers", "numpy", "yaml", "safetensors", "pydantic", "pydantic_core", "jaxtyping")
+_PYDANTIC: Final = ("pydantic", "pydantic_core")
+NEEDED: Final = ("torch", "transformers", "numpy", "yaml", "safetensors", *_PYDANTIC, "jaxtyping", "psutil")
 
 
 def packed() -> dict[str, Any] | None:

@@ -221,7 +221,7 @@ def no_wheels(python, target):
     ("name", "value", "problem"),
     [
         ("golden_folder", lambda carried: None, "no golden data: shared/golden/llada2_tiny"),
-        ("install", no_wheels, "pip could not fetch pydantic>=2, jaxtyping for Python 3.12"),
+        ("install", no_wheels, "pip could not fetch pydantic>=2, jaxtyping, psutil for Python 3.12"),
         ("LARGEST_MIB", 0.5, "but at most 0.5 MiB can be carried"),
     ],
 )
