@@ -9,7 +9,7 @@ token mean by micro-batch -> tests/rl/test_learner.py::test_the_gradient_does_no
 ranks whose losses do not add up -> tests/rl/test_rank_split.py::test_the_slopes_of_two_ranks_with_whole_groups_are_those_of_one_process
 expert bias updated -> tests/rl/test_learner.py::test_the_router_learns_only_if_it_is_not_frozen
 confidence rises while reward falls -> tests/rl/test_alarm.py::test_a_collapse_is_found_while_it_happens_and_the_message_says_what_fell_and_what_rose
-confidence collapse in a run -> tests/rl/test_alarm.py::test_a_real_collapse_stops_the_run_with_a_checkpoint_and_can_be_continued
+confidence collapse in a run -> tests/rl/test_alarm.py::test_a_real_collapse_stops_a_run_that_is_preempted_every_few_steps_with_a_checkpoint
 """  # noqa: E501
 
 import dataclasses
