@@ -23,7 +23,7 @@ from rl.reward_gate import check_rewards
 from rl.run_files import WriteError
 from rl.run_lock import run_lock
 from rl.stop_signal import hangup_ignored, stop_signal
-from rl.warmstart import ensure_policy, policy_folder, present_policy, run_warm_start
+from rl.warmstart import make_warm_start, plan_start, policy_folder, present_policy, run_warm_start
 from rollout.trajectory import SpecialTokens
 
 logger = logging.getLogger(__name__)
@@ -82,13 +82,14 @@ def _run(config: RunConfig, recorder: Recorder, checkpoint: Path | None) -> Outc
     fit = [row for index, row in enumerate(rows) if index not in unfit]
     check_run(config, fit, held_out, policy_folder(config))
     if checkpoint is None:
+        demonstrations = plan_start(config, recorder.say)
         check_rewards(config.rewards, fit, config.reward_test, config.seed, recorder.say)
         recorder.begin()
         write_quarantine(recorder.run, rows, unfit)
         recorder.rewind(0)
-        path = str(ensure_policy(config, recorder, held_out))
-    else:
-        path = str(present_policy(config))
+        if demonstrations:
+            make_warm_start(config, recorder, held_out, demonstrations)
+    path = str(present_policy(config))
     data = RunData(fit, held_out, run_inputs(config, fit, held_out, path))
     if checkpoint is not None:
         check_inputs(checkpoint, data.inputs, recorder.warn)

@@ -13,7 +13,7 @@ from torch import nn
 from rewards.worker import LocalRewards
 from rl.checkpoint import complete_checkpoints
 from rl.codec import Codec
-from rl.config import RunConfig, SFTConfig
+from rl.config import RunConfig
 from rl.data import load_rows, rows_fingerprint, source_name
 from rl.evaluate import evaluate
 from rl.inputs import policy_fingerprint
@@ -55,41 +55,37 @@ def present_policy(config: RunConfig) -> Path:
     return folder
 
 
-def ensure_policy(config: RunConfig, recorder: Recorder, held_out: Sequence[Row]) -> Path:
-    """The run's first policy; makes it with the warm start when the recipe names no other and it is not there yet.
+def plan_start(config: RunConfig, say: Callable[[str], None]) -> list[Demonstration]:
+    """What the warm start must learn before the run: nothing where the run's first policy is there. Writes nothing.
 
     Args:
         config: The recipe.
-        recorder: Where results go.
-        held_out: Rows that the warm start is measured on.
+        say: Gets a line where a recipe has both `model.path` and a warm start: which of them it is.
 
     Raises:
-        FileNotFoundError: `model.path` names no folder.
         RecipeError: The warm start in the run folder was made with other settings.
+        DataError: A demonstration is missing, or cannot be learned.
     """
     folder = policy_folder(config)
     if folder != _made_folder(config):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"model.path: no folder {config.model.path}; give a folder with config.json and safetensors"
-            )
         if config.sft:
-            recorder.say(f"starting from {folder} (model.path); the sft section runs only with redraft sft, before")
-    elif not folder.is_dir():
-        run_warm_start(config, recorder, held_out)
-    elif changed := _changed_settings(folder.parent, config):
+            say(f"starting from {folder} (model.path); the sft section runs only with redraft sft, before")
+        return []
+    if not folder.is_dir():
+        return _demonstrations(config)
+    if changed := _changed_settings(folder.parent, config):
         raise RecipeError(
             f"{folder} is a warm start with other settings (seed, model, sft, rollout.decode.block_length,"
             " or with sft.target_accuracy data, evaluation or rewards), or of other rows or another policy than now:"
             f" {', '.join(changed)} differ; delete {folder.parent} or choose another output_dir=FOLDER"
         )
-    elif config.model.path:
-        recorder.say(f"starting from {folder}, which redraft sft made from model.path")
-    return folder
+    if config.model.path:
+        say(f"starting from {folder}, which redraft sft made from model.path")
+    return []
 
 
 def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row]) -> Path:
-    """Run the recipe's `sft` section.
+    """Run the recipe's `sft` section, as `redraft sft` does.
 
     Args:
         config: The recipe.
@@ -101,13 +97,22 @@ def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row
 
     Raises:
         RecipeError: The recipe has no `sft` section, or RL has already started from this folder's warm start.
+        DataError: A demonstration is missing, or cannot be learned.
     """
     if config.sft is None:
         raise RecipeError("the recipe has no sft section; add one with at least sft.data")
     if complete_checkpoints(recorder.run):
         raise RecipeError(f"{recorder.run} already holds RL checkpoints; choose another output_dir=FOLDER")
-    demonstrations = _demonstrations(config, config.sft)  # a bad row is known before weights are loaded
+    demonstrations = _demonstrations(config)  # a bad row is known before anything is written
     recorder.begin()
+    return make_warm_start(config, recorder, held_out, demonstrations)
+
+
+def make_warm_start(
+    config: RunConfig, recorder: Recorder, held_out: Sequence[Row], demonstrations: Sequence[Demonstration]
+) -> Path:
+    """Train the warm start on checked demonstrations; its folder, see `run_warm_start`."""
+    assert config.sft is not None
     recorder.drop_stage("sft")
     torch.set_num_threads(config.cluster.learner_threads)
     model, tokenizer, tokens = _first_policy(config)
@@ -119,11 +124,14 @@ def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row
     folder = _made_folder(config)
     partial = folder.with_name(".hf.partial")  # written beside its place and renamed: what is there is a whole policy
     shutil.rmtree(partial, ignore_errors=True)
-    with writing(partial):
-        save_policy(model, partial, tokenizer)
-        write_whole(folder.parent / SETTINGS, json.dumps(_settings(config), indent=1))
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
+    try:
+        with writing(partial):
+            save_policy(model, partial, tokenizer)
+            write_whole(folder.parent / SETTINGS, json.dumps(_settings(config), indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return folder
 
 
@@ -139,9 +147,10 @@ def _first_policy(config: RunConfig) -> tuple[nn.Module, Tokenizer, SpecialToken
     return build_policy(config.model.init, dtype, device, config.seed, block_length=config.rollout.decode.block_length)
 
 
-def _demonstrations(config: RunConfig, sft: SFTConfig) -> list[Demonstration]:
-    rows, block_length = load_rows(sft.data, config.seed), config.rollout.decode.block_length
-    return encode_rows(rows, Reader.of_first(config), block_length, source_name(sft.data))
+def _demonstrations(config: RunConfig) -> list[Demonstration]:
+    assert config.sft is not None
+    rows, block_length = load_rows(config.sft.data, config.seed), config.rollout.decode.block_length
+    return encode_rows(rows, Reader.of_first(config), block_length, source_name(config.sft.data))
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The whole loop with plain objects: what it writes, what it learns, and that it says what is wrong."""
 
+import errno
 import json
 import shutil
 
@@ -15,6 +16,7 @@ from rl.recipe import RecipeError, load_recipe
 from rl.recorder import Recorder
 from rl.resume import Progress
 from rl.run import backend, run_training
+from rl.run_files import WriteError
 from rl.warmstart import run_warm_start
 from tiny import DECODE, SHAPE, make_policy, recipe, write_recipe
 
@@ -184,8 +186,31 @@ def test_a_warm_start_with_other_settings_is_not_reused(tmp_path):
     with pytest.raises(RecipeError, match="already holds RL checkpoints"):
         run_warm_start(config, Recorder(config, Lines()), load_held_out(config))
     shutil.rmtree(tmp_path / "run" / "checkpoints")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     with pytest.raises(RecipeError, match=r"is a warm start with other settings \(seed, model, sft"):
         run(tmp_path, "seed=3", model={"init": SHAPE}, sft=sft)
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+
+
+def test_a_warm_start_that_cannot_begin_is_refused_before_anything_is_written(tmp_path):
+    (tmp_path / "asked.jsonl").write_text('{"prompt": "1+1=", "ground_truth": "2"}\n')
+    for file, message in [("asked.jsonl", "asked.jsonl:1: a demonstration needs"), ("gone.jsonl", "no such file")]:
+        with pytest.raises(DataError, match=message):
+            run(tmp_path, model={"init": SHAPE}, sft={"data": {"path": str(tmp_path / file)}})
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_warm_start_that_cannot_be_written_leaves_no_partial_policy(tmp_path, monkeypatch):
+    def full(model, path, tokenizer):
+        path.mkdir()
+        (path / "model.safetensors").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rl.warmstart.save_policy", full)
+    data = {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}
+    with pytest.raises(WriteError, match=r"cannot write .*: No space left on device; complete checkpoints: none"):
+        run(tmp_path, model={"init": SHAPE}, sft={"data": data, "max_steps": 1, "batch_size": 2})
+    assert [path.name for path in (tmp_path / "run" / "sft").iterdir()] == []
 
 
 def test_a_warm_start_that_an_accuracy_ends_is_not_reused_for_another_evaluation(tmp_path):
