@@ -102,16 +102,27 @@ def what_is_kept(run: Path) -> str:
     return f"complete checkpoints: {names}; make room, then continue with --resume"
 
 
-def checkpoint_to_export(run: Path, step: int) -> Path:
-    """The checkpoint whose policy is wanted.
+def policy_to_export(source: Path, step: int) -> Path:
+    """The policy folder that is wanted.
 
     Args:
-        run: The run folder.
-        step: Steps done; 0: the newest.
+        source: A run folder, one of its checkpoints, or a policy folder.
+        step: Steps done, of a run; 0: the newest.
 
     Raises:
-        CheckpointNotFoundError: It is not there; says what is.
+        CheckpointNotFoundError: The checkpoint is not there; says what is.
+        ValueError: A step of what is no run.
     """
+    is_checkpoint = (source / MANIFEST).is_file()
+    is_policy = (source / "config.json").is_file() and not (source / "checkpoints").is_dir()
+    if not (is_checkpoint or is_policy):
+        return _checkpoint_to_export(source, step) / "hf"
+    if step:
+        raise ValueError(f"{source}: is one policy, without steps to choose from; name the run folder, or no step")
+    return source / "hf" if is_checkpoint else source
+
+
+def _checkpoint_to_export(run: Path, step: int) -> Path:
     complete = complete_checkpoints(run)
     chosen = [folder for folder in complete if not step or step_number(folder.name) == step]
     if chosen:

@@ -38,8 +38,9 @@ def check_output_file(path: str | Path) -> Path:
 
     Raises:
         OSError: It is a folder, its folder is a file, or one may not write there.
+        ValueError: The path is empty.
     """
-    path = expand(path)
+    path = _given(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path}: is a folder; give the name of a file in it")
     if _target(path).is_symlink():
@@ -56,14 +57,22 @@ def check_output_folder(path: str | Path) -> Path:
 
     Raises:
         OSError: A file stands in its place or above it, or one may not write there.
+        ValueError: The path is empty.
     """
-    path = expand(path)
+    path = _given(path)
     above = next(folder for folder in (path, *path.absolute().parents) if folder.exists() or folder.is_symlink())
     if not above.is_dir():
         raise NotADirectoryError(f"{path}: cannot be made, {above} is no folder")
     if not os.access(above, os.W_OK | os.X_OK):
         raise PermissionError(f"{path}: cannot be written, {above} may not be changed")
     return path
+
+
+def _given(path: str | Path) -> Path:
+    """As `expand`; an empty path, perhaps of a variable that is not set, would be the working directory."""
+    if not str(path).strip():
+        raise ValueError("the path to write is empty; write . for the working directory")
+    return expand(path)
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from rewards.mixture import Sample
 from rewards.result import Scored
 from rl.config import RunConfig
 from rl.recipe import dump_recipe
-from rl.run_files import append_line, step_number, write_whole, writing
+from rl.run_files import RESOLVED, append_line, step_number, write_whole, writing
 from rollout.trajectory import Completion
 
 PACKAGES = ("redraft", "torch", "transformers", "trl", "ray", "accelerate", "datasets", "math-verify", "pydantic")
@@ -64,7 +64,7 @@ class Recorder:
         """Make the run folder and say in it what runs here, once nothing speaks against the run."""
         with writing(self.run):
             self.run.mkdir(parents=True, exist_ok=True)
-        write_whole(self.run / "config.resolved.yaml", dump_recipe(self.config))
+        write_whole(self.run / RESOLVED, dump_recipe(self.config))
         write_whole(self.run / "env.json", json.dumps(environment(), indent=1))
 
     def close(self) -> None:

@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 
+RESOLVED = "config.resolved.yaml"
+"""The recipe with every default; a folder that holds it is a run's."""
+
+_OWN_FOLDERS = {"checkpoints", "samples", "sft"}
+
+
 class WriteError(OSError):
     """A file of the run cannot be written; the message names it."""
 
@@ -72,6 +78,19 @@ def append_line(path: Path, line: str) -> None:
         except OSError:
             os.truncate(path, size)
             raise
+
+
+def check_no_run_file(path: Path) -> None:
+    """Refuse to write a policy where a run keeps its own: its checkpoints would no longer be what it saved.
+
+    Raises:
+        FileExistsError: The folder is that of a run, or one that a run writes itself.
+    """
+    place = path.resolve()
+    for folder in (place, *place.parents):
+        inside = place.relative_to(folder).parts[:1]
+        if (folder / RESOLVED).is_file() and (not inside or inside[0] in _OWN_FOLDERS):
+            raise FileExistsError(f"{path}: belongs to the run {folder}; write elsewhere, e.g. {folder}/export")
 
 
 def step_number(name: str, ending: str = "") -> int | None:

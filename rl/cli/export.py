@@ -9,7 +9,10 @@ from rl.cli.paths import home
 
 def export(
     run: Annotated[
-        str, typer.Argument(parser=home, metavar="RUN", help="A run folder (its newest checkpoint) or a policy folder.")
+        str,
+        typer.Argument(
+            parser=home, metavar="RUN", help="A run folder (its newest checkpoint), a checkpoint or a policy."
+        ),
     ],
     out: Annotated[str, typer.Option(parser=home, metavar="FOLDER", help="Folder to write.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64; default: as trained.")] = "",
@@ -18,16 +21,18 @@ def export(
     """Write a policy as a Hugging Face folder: config, tokenizer, safetensors with the published names."""
     from pathlib import Path
 
-    from rl.checkpoint import checkpoint_to_export
+    from rl.checkpoint import policy_to_export
     from rl.files import check_output_folder, signals_unwind
     from rl.policy import load_policy, load_text_side, save_policy
+    from rl.run_files import check_no_run_file
 
     source = Path(run)
     if not source.is_dir():
         raise FileNotFoundError(f"{run}: no such run or policy folder")
-    check_output_folder(out)
-    if not (source / "config.json").is_file():
-        source = checkpoint_to_export(source, step) / "hf"
+    check_no_run_file(check_output_folder(out))
+    source = policy_to_export(source, step)
+    if source.resolve() == Path(out).resolve():
+        raise FileExistsError(f"{out}: is the policy to export; give another folder")
     tokenizer, _ = load_text_side(str(source))
     with signals_unwind():
         save_policy(load_policy(str(source), dtype or None, "cpu"), out, tokenizer)

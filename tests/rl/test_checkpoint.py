@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from rl.checkpoint import (
     MANIFEST,
     CheckpointNotFoundError,
-    checkpoint_to_export,
+    policy_to_export,
     complete_checkpoints,
     newest_checkpoint,
     read_state,
@@ -70,18 +70,32 @@ def test_copies_that_somebody_keeps_are_never_read_counted_or_removed(tmp_path):
     assert there == {*COPIES, "step_000009", "step_000004", "step_000005", "latest"}
 
 
-def test_a_checkpoint_to_export_is_named_or_what_there_is_instead(tmp_path):
+def test_a_policy_to_export_is_named_or_what_there_is_instead(tmp_path):
     with pytest.raises(CheckpointNotFoundError, match=r"no complete checkpoint to export; train first"):
-        checkpoint_to_export(tmp_path, 0)
+        policy_to_export(tmp_path, 0)
     (tmp_path / "sft" / "hf").mkdir(parents=True)
     with pytest.raises(CheckpointNotFoundError, match=rf"to export; its warm start is {tmp_path}/sft/hf"):
-        checkpoint_to_export(tmp_path, 3)
+        policy_to_export(tmp_path, 3)
     for step in (4, 8):
         save(tmp_path, step)
-    assert checkpoint_to_export(tmp_path, 0).name == "step_000008"
-    assert checkpoint_to_export(tmp_path, 4).name == "step_000004"
+    assert policy_to_export(tmp_path, 0) == tmp_path / "checkpoints" / "step_000008" / "hf"
+    assert policy_to_export(tmp_path, 4) == tmp_path / "checkpoints" / "step_000004" / "hf"
     with pytest.raises(CheckpointNotFoundError, match="no complete checkpoint of step 6; there are those of 4, 8"):
-        checkpoint_to_export(tmp_path, 6)
+        policy_to_export(tmp_path, 6)
+
+
+def test_a_checkpoint_and_a_policy_can_be_exported_but_have_no_steps(tmp_path):
+    saved = save(tmp_path, 4)
+    (saved / "config.json").write_text("{}")  # the recipe, which makes a checkpoint no policy
+    (tmp_path / "config.json").write_text("{}")  # of an export into the run folder, which stays a run
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "config.json").write_text("{}")
+    assert policy_to_export(saved, 0) == saved / "hf"
+    assert policy_to_export(tmp_path, 0) == saved / "hf"
+    assert policy_to_export(tmp_path / "policy", 0) == tmp_path / "policy"
+    for one in (saved, tmp_path / "policy"):
+        with pytest.raises(ValueError, match="is one policy, without steps to choose from"):
+            policy_to_export(one, 4)
 
 
 def test_a_checkpoint_with_a_lost_or_cut_file_does_not_count(tmp_path):

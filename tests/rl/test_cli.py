@@ -181,6 +181,22 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work(place, redraf
     assert (place / "taken").read_text() == "old\n"
 
 
+def test_an_export_never_replaces_what_a_run_or_its_source_holds(place, redraft):
+    run = place / "run"
+    for folder in ("checkpoints/step_000002/hf", "sft/hf"):
+        (run / folder).mkdir(parents=True)
+    (run / "config.resolved.yaml").write_text("seed: 0\n")
+    (place / "link").symlink_to(run / "sft")
+    before = sorted(place.rglob("*"))
+    for out in (run, run / "checkpoints", run / "checkpoints/step_000002/hf", run / "sft/hf", place / "link" / "hf"):
+        code, _, err = redraft("export", place / "policy", "--out", out)
+        assert (code, err) == (1, f"error: {out}: belongs to the run {run}; write elsewhere, e.g. {run}/export\n")
+    code, _, err = redraft("export", place / "policy", "--out", place / "policy")
+    assert (code, err) == (1, f"error: {place}/policy: is the policy to export; give another folder\n")
+    assert sorted(place.rglob("*")) == before
+    assert redraft("export", place / "policy", "--out", run / "export")[0] == 0
+
+
 def test_outputs_follow_links_and_fill_pipes(place, redraft):
     for verb in FILES:
         words = place_verbs(place)[verb]

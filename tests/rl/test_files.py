@@ -165,6 +165,9 @@ def test_a_place_that_cannot_be_written_is_refused_and_nothing_is_made(tmp_path)
         with pytest.raises(NotADirectoryError, match="file is no folder"):
             check(tmp_path / "file" / "out")
         assert check(tmp_path / "new" / "out") == tmp_path / "new" / "out"
+        for empty in ("", " "):
+            with pytest.raises(ValueError, match="the path to write is empty"):
+                check(empty)
     with pytest.raises(NotADirectoryError):
         check_output_folder(tmp_path / "file")
     assert names(tmp_path) == before
