@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from rl.bench.report import where_from, write_whole
+from rl.bench.report import where_from
+from rl.run_files import write_whole
 
 
 def write_record(path: Path, results: Any, device: str | None = None) -> None:
     """Write `results` with where they come from; `device` names what they were measured on if it was no CPU."""
     record = where_from(["python", *sys.argv]) | ({"device": device} if device else {}) | {"results": results}
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(record, indent=1) + "\n")

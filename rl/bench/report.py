@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from rl.recorder import environment
+from rl.run_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,12 @@ def write_report(folder: Path, name: str, record: Mapping[str, Any], markdown: s
         record: What was measured; command, commit, device and versions are added.
         markdown: The same for readers; where it comes from is added. None: only JSON.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     origin = where_from(["redraft", *sys.argv[1:]])
     write_whole(folder / f"{name}.json", json.dumps({**origin, **record}, indent=1) + "\n")
     if markdown is not None:
         made = f"Made by `{origin['command']}` at commit {origin['commit'][:12]} on {origin['device']}."
         write_whole(folder / f"{name}.md", f"{markdown.rstrip()}\n\n{made}\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is never seen half: whoever is killed meanwhile leaves the earlier one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
 
 
 def where_from(command: Sequence[str]) -> dict[str, Any]:
