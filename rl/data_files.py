@@ -32,6 +32,7 @@ _OTHER_FILES = re.compile(
     r"\.(txt|md|yaml|yml|zip|tar|tgz|zst|lz4|7z|arrow|feather|orc|avro|xlsx?|pkl|npy|npz|pt|h5|py)$"
 )
 _HUB_NAME = re.compile(r"[\w.\-]+(/[\w.\-]+)?")
+_ESCAPES = re.compile(rb"\\(?:u[dD][89abAB]..\\u[dD][c-fC-F]..|(u[dD][89a-fA-F]..)|.)", re.DOTALL)
 _DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 _ZSTANDARD = b"\x28\xb5\x2f\xfd"
 
@@ -73,6 +74,8 @@ def load_files(config: DataConfig) -> list[tuple[str, Row]]:
             raise DataError(f"{path}: files that can be read end in {READABLE}")
         if ending in JSONL:
             return [(f"{config.path}:{line}", row) for line, row in read_jsonl(path)]
+        if ending == ".json":
+            _check_escapes(path)
     elif not path.exists():
         _refuse_files(config.path, ending)
     name = source_name(config)
@@ -110,6 +113,18 @@ def open_lines(path: Path) -> Iterator[IO[bytes]]:
             yield _OPENERS[packing](raw) if packing else raw
         except (*_DAMAGED, gzip.BadGzipFile) as error:
             raise DataError(f"{path}: damaged, or cut off: {error}") from None
+
+
+def _check_escapes(path: Path) -> None:
+    """Refuse halves of surrogate pairs in a file that the datasets library reads, which drops them without a word."""
+    with open_lines(path) as lines:
+        for number, line in enumerate(lines, start=1):
+            half = next((found[1] for found in _ESCAPES.finditer(line) if found[1]), None)
+            if half:
+                raise DataError(
+                    f"{path}:{number}: \\{half.decode(errors='replace')} is half of a surrogate pair and no character;"
+                    " write the whole character, or U+FFFD"
+                )
 
 
 def _row(line: bytes, where: str) -> Row:

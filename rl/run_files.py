@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-
 RESOLVED = "config.resolved.yaml"
 """The recipe with every default; a folder that holds it is a run's."""
 

@@ -40,8 +40,12 @@ def evaluate(
     config = read_command([recipe, *(overrides or [])])
     if config.evaluation is None:
         raise RecipeError(f"{recipe}: no evaluation section; add one with at least evaluation.data")
-    saved = complete_checkpoints(Path(config.output_dir))
-    path = model or str(saved[-1] / "hf" if saved else policy_folder(config))
+    saved, first = complete_checkpoints(Path(config.output_dir)), policy_folder(config)
+    if not (model or saved or first.is_dir()):
+        raise FileNotFoundError(
+            f"{first}: no policy there; make it with redraft sft or train, or name one with --model"
+        )
+    path = model or str(saved[-1] / "hf" if saved else first)
     tokenizer, tokens = load_text_side(path)
     rows = load_held_out(config)
     check_evaluation(config, rows, Path(path))

@@ -12,9 +12,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from rl.checkpoint import (
     MANIFEST,
     CheckpointNotFoundError,
-    policy_to_export,
     complete_checkpoints,
     newest_checkpoint,
+    policy_to_export,
     read_state,
     save_checkpoint,
 )

@@ -234,6 +234,10 @@ def test_a_corrupt_checkpoint_names_the_file(place, redraft):
         (["train", "{recipe}", "--resume"], "no complete checkpoint to resume from"),
         (["train", "{recipe}", "rewards=[{fn: math_acuracy}]"], "math_accuracy"),
         (["sft", "{recipe}"], "the recipe has no sft section"),
+        (
+            ["eval", "{recipe}", "evaluation.data.path=arithmetic", "model.path=no"],
+            "no policy there; make it with redraft sft",
+        ),
         (["train", "{recipe}", "output_dir={recipe}"], "cannot be made, {recipe} is no folder"),
         (["train", "{recipe}", "output_dir={recipe}/run"], "cannot be made, {recipe} is no folder"),
         (["sft", "{recipe}", "output_dir={recipe}/run"], "cannot be made, {recipe} is no folder"),

@@ -313,3 +313,15 @@ def test_the_fingerprint_sees_a_changed_row():
     rows = load_rows(DataConfig(path="arithmetic", max_rows=10), 0)
     changed = [*rows[:-1], {**rows[-1], "ground_truth": "0"}]
     assert rows_fingerprint(rows) == rows_fingerprint(list(rows)) != rows_fingerprint(changed)
+
+
+def test_half_characters_in_a_json_file_are_named_although_the_library_drops_them(tmp_path):
+    path = tmp_path / "rows.json"
+    for half in (r"x\ud83d", r"\uDE00", r"\\\ud83d.", r"\ude00\ud83d"):
+        path.write_text('[{"prompt": "a"},\n {"prompt": "HALF"}]'.replace("HALF", half))
+        with pytest.raises(DataError, match=r"rows.json:2: \\u[dD]\w{3} is half of a surrogate pair"):
+            load_rows(DataConfig(path=str(path)), 0)
+    path.write_text(r'[{"prompt": "\ud83d\ude00 \\ud83d \u00e9"}]')
+    assert load_rows(DataConfig(path=str(path)), 0) == [
+        {"prompt": "\N{GRINNING FACE} \\ud83d \N{LATIN SMALL LETTER E WITH ACUTE}"}
+    ]
