@@ -65,7 +65,14 @@ def write_quarantine(run: Path, rows: Sequence[Row], found: Mapping[int, str]) -
 
 
 def read_quarantine(run: Path) -> dict[int, str]:
-    """What the run left out when it began."""
+    """What the run left out when it began.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
     path = run / QUARANTINE
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
-    return {line["index"]: line["reason"] for line in lines}
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return {line["index"]: line["reason"] for line in lines}
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged ({error!r}); without the list of rows left out, start anew") from error

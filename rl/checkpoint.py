@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from rl.run_files import is_write_error, step_number, sync, write_whole
+from rl.run_files import is_write_error, read_json, step_number, sync, write_whole
 
 MANIFEST = "MANIFEST.json"
 
@@ -136,8 +136,8 @@ def _checkpoint_to_export(run: Path, step: int) -> Path:
 
 
 def read_state(checkpoint: Path, name: str) -> dict[str, Any]:
-    """One of the small files of a checkpoint."""
-    return json.loads((checkpoint / name).read_text())
+    """One of the small files of a checkpoint; a damaged one is named."""
+    return read_json(checkpoint / name, f"remove {checkpoint} to resume from an earlier one")
 
 
 def _step_folders(run: Path) -> list[Path]:

@@ -183,10 +183,12 @@ def _sample_row(sample: Sample, completion: Completion, score: Scored) -> dict[s
 
 
 def _parse(line: str) -> dict[str, Any] | None:
+    """A row; None for the line that a kill cut short, and for what somebody else wrote."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError:  # the line that a kill cut short
+        row = json.loads(line)
+    except json.JSONDecodeError:
         return None
+    return row if isinstance(row, dict) and {"stage", "step"} <= row.keys() else None
 
 
 def _is_before(row: Mapping[str, Any], step: int) -> bool:

@@ -15,6 +15,9 @@ TRAINER = "trainer.json"  # of a checkpoint
 # What a resumed run may change; everything else would make it another experiment.
 MAY_CHANGE = {
     "output_dir",
+    "model.path",  # these three name what has a fingerprint
+    "data.path",
+    "evaluation.data.path",
     "report_to",
     "cluster",
     "rollout.engine",

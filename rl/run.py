@@ -80,7 +80,8 @@ def _run(config: RunConfig, recorder: Recorder, checkpoint: Path | None) -> Outc
     check_reward_calls(config, rows, held_out)
     unfit = read_quarantine(recorder.run) if checkpoint else find_unfit(config, rows, recorder.say)
     fit = [row for index, row in enumerate(rows) if index not in unfit]
-    check_run(config, fit, held_out, policy_folder(config))
+    first = present_policy(config) if checkpoint else policy_folder(config)
+    check_run(config, fit, held_out, first)
     if checkpoint is None:
         demonstrations = plan_start(config, recorder.say)
         check_rewards(config.rewards, fit, config.reward_test, config.seed, recorder.say)
@@ -89,7 +90,7 @@ def _run(config: RunConfig, recorder: Recorder, checkpoint: Path | None) -> Outc
         recorder.rewind(0)
         if demonstrations:
             make_warm_start(config, recorder, held_out, demonstrations)
-    path = str(present_policy(config))
+    path = str(first)
     data = RunData(fit, held_out, run_inputs(config, fit, held_out, path))
     if checkpoint is not None:
         check_inputs(checkpoint, data.inputs, recorder.warn)

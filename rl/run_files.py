@@ -1,10 +1,12 @@
 """Files of a run folder: which names are a run's own, and writing so that nothing is left half or unsaid."""
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 RESOLVED = "config.resolved.yaml"
 """The recipe with every default; a folder that holds it is a run's."""
@@ -61,6 +63,22 @@ def write_whole(path: Path, text: str, durable: bool = True) -> None:
             raise
         if durable:
             sync(path.parent)
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """Content of a file of the run; people's editors and copies damage them.
+
+    Args:
+        path: The file.
+        remedy: What to do where it is damaged.
+
+    Raises:
+        ValueError: It is not there, or no JSON.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({getattr(error, 'strerror', None) or error}); {remedy}") from error
 
 
 def append_line(path: Path, line: str) -> None:

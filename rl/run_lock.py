@@ -105,7 +105,8 @@ def _read(descriptor: int) -> dict[str, Any] | None:
     """Who the file names; None for an empty or a torn one, which its writer did not live to finish."""
     try:
         owner = json.loads(os.pread(descriptor, 1 << 16, 0))
-        return owner if {"host", "pid", "started", "since"} <= owner.keys() else None
+        is_whole = {"host", "pid", "started", "since"} <= owner.keys() and isinstance(owner["pid"], int)
+        return owner if is_whole else None
     except (ValueError, AttributeError):
         return None
 

@@ -22,7 +22,7 @@ from rl.policy import RolloutPolicy, build_policy, load_policy, load_text_side, 
 from rl.reading import Reader
 from rl.recipe import RecipeError
 from rl.recorder import Recorder
-from rl.run_files import write_whole, writing
+from rl.run_files import read_json, write_whole, writing
 from rl.sft import Demonstration, TrainOptions, encode_rows, train_supervised
 from rl.tasks import Row
 from rollout.chat import Tokenizer
@@ -170,7 +170,7 @@ def _accuracy(
 
 def _changed_settings(folder: Path, config: RunConfig) -> list[str]:
     """Names of what differs from the settings of a warm start; earlier versions kept fewer of them."""
-    saved, now = json.loads((folder / SETTINGS).read_text()), _settings(config)
+    saved, now = read_json(folder / SETTINGS, f"delete {folder} to make the warm start anew"), _settings(config)
     return [name for name in sorted(saved.keys() | now.keys()) if saved.get(name, now.get(name)) != now.get(name)]
 
 

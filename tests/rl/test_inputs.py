@@ -6,6 +6,8 @@ import shutil
 import pytest
 
 from rewards.term import RewardTerm
+from rl.audit import read_quarantine
+from rl.checkpoint import read_state
 from rl.data import DataError
 from rl.inputs import check_inputs, reward_files, run_inputs
 from rl.recipe import RecipeError, load_recipe
@@ -161,6 +163,24 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path, policies):
     with pytest.raises(FileNotFoundError, match="the run's first policy is gone; put it back to resume"):
         train(tmp_path, "trainer.total_steps=2", *settings, resume=True, **sections)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    shutil.move(evaluation, tmp_path / "moved.jsonl")
+    (tmp_path / "moved.jsonl").write_text('{"prompt": "20+2=", "ground_truth": "22"}\n')
+    moved = (f"model.path={tmp_path}/elsewhere", f"evaluation.data.path={tmp_path}/moved.jsonl")
+    train(tmp_path, "trainer.total_steps=2", *settings, *moved, resume=True, **sections)
+
+
+def test_a_damaged_file_of_a_run_is_named(tmp_path):
+    saved = tmp_path / "checkpoints" / "step_000001"
+    saved.mkdir(parents=True)
+    (saved / "trainer.json").write_text("{")
+    with pytest.raises(ValueError, match=rf"^{saved}/trainer.json cannot be read \(.*\); remove {saved} to resume"):
+        read_state(saved, "trainer.json")
+    with pytest.raises(ValueError, match=rf"^{saved}/data.json cannot be read \(No such file or directory\)"):
+        read_state(saved, "data.json")
+    for damaged in ("{", "[]", '{"index": 1}'):
+        (tmp_path / "quarantine.jsonl").write_text(damaged)
+        with pytest.raises(ValueError, match=rf"^{tmp_path}/quarantine.jsonl is damaged"):
+            read_quarantine(tmp_path)
 
 
 SFT = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 1, "batch_size": 4}

@@ -147,9 +147,9 @@ def test_a_repeated_stage_appears_once(recorder):
     assert rows(recorder) == [("eval", 0), ("train", 1), ("train", 2), ("eval", 2), ("train", 3), ("sft", 1)]
 
 
-def test_a_line_that_a_kill_cut_short_is_dropped(recorder):
+def test_a_line_that_a_kill_cut_short_or_that_is_no_row_is_dropped(recorder):
     with (recorder.run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 4, "sta')
+        file.write('null\n[4]\n{"step": 4}\n{"step": 4, "sta')
     recorder.rewind(3)
     assert rows(recorder)[-1] == ("train", 3)
     assert len(rows(recorder)) == 7

@@ -81,7 +81,9 @@ def test_a_dead_owner_is_no_obstacle(tmp_path, change):
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 3}'])
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"pid": 3}', '{"host": "h", "pid": "3", "started": 0, "since": ""}']
+)
 def test_a_lock_that_its_writer_did_not_finish_is_no_obstacle(tmp_path, content):
     (tmp_path / LOCK).write_text(content)
     with run_lock(tmp_path):
