@@ -214,5 +214,8 @@ def test_what_the_machine_lacks_is_named(tmp_path, monkeypatch, words, missing, 
 
 
 def test_a_cluster_elsewhere_has_its_own_gpus(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(rl.preflight, "check_ray_address", lambda: asked.append("joined"))  # the cluster answers
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     check_machine(load_recipe([write_recipe(tmp_path)], ["cluster.backend=ray", "cluster.learner_gpus=8"]))
+    assert asked == ["joined"]
