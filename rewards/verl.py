@@ -1,7 +1,9 @@
 """``verl_score``: a ``compute_score`` written for verl, unchanged. verl itself need not be installed."""
 
 import asyncio
+import contextlib
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -100,6 +102,8 @@ def _row_arguments(completion: object, row: dict[str, Any]) -> dict[str, Any]:
     """The four arguments of one row; without ``ground_truth`` where the row has none."""
     row = {name: value for name, value in row.items() if name not in BATCH_ARGUMENTS}
     model = row.get("reward_model")
+    with contextlib.suppress(TypeError, ValueError):  # a table that keeps it as JSON text
+        model = json.loads(model)  # pyright: ignore[reportArgumentType]
     if row.get("ground_truth") is None and isinstance(model, Mapping) and "ground_truth" in model:
         row["ground_truth"] = model["ground_truth"]
     if row.get("extra_info") is None:

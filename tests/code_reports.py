@@ -225,6 +225,31 @@ PROVIDED = [
     ),
 ]
 SOLUTIONS = [
+    (  # what the library has under the name under test is no answer to the row
+        {"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]},
+        py("class Solution:\n    def add(self, a, b): return a"),
+        0.0,
+    ),
+    (
+        {"fn_name": "merge", "inputs": [[[1], [0]]], "outputs": [[0, 1]]},
+        py("class Solution:\n    def merge(self, a, b): return sorted(a + b)"),
+        1.0,
+    ),
+    (
+        {"fn_name": "gcd", "inputs": [[4, 6]], "outputs": [2]},
+        py("class Solution:\n    def gcd(self, a, b): return gcd(a, b)"),
+        1.0,
+    ),
+    (
+        {"fn_name": "f", "inputs": [[4]], "outputs": [5]},
+        py("class Solution:\n    def __init__(self, x): self.x = x\n    def f(self): return 0\ndef f(x): return x + 1"),
+        1.0,
+    ),
+    (
+        {"fn_name": "Solution.add", "inputs": [[1, 2]], "outputs": [3]},
+        py("class Solution:\n    add = lambda *a: sum(a[1:])"),
+        1.0,
+    ),
     ({"test_list": ["assert Solution().total([1, 2]) == 3"]}, PROVIDED[0][0], 1.0),
     (
         {"test": "def check(candidate):\n    assert candidate(nums=[1, 2]) == 3\n", "entry_point": "Solution().total"},
@@ -319,6 +344,10 @@ PACKED = base64.b64encode(
 )
 NAMED = json.dumps({"func_name": "add"})
 FORMATS = [
+    ({"inputs": "1\n5\n", "outputs": "5\n", "fn_name": ""}, py(READ), 1.0),
+    ({"inputs": 4, "outputs": 8}, py("print(int(input()) * 2)"), 1.0),
+    ({"test_list": "assert add(1, 2) == 3\nassert add(0, 0) == 0"}, py(DEF), 1.0),
+    ({"ground_truth": str({"inputs": ["1\n5\n"], "outputs": ["5\n"]})}, py(READ), 1.0),
     (SUM_LINES, py(READ), 1.0),
     ({"fn_name": "add", "inputs": [[1, 2], [3, 4]], "outputs": [[3], [7]]}, py(DEF), 1.0),
     ({"inputs": ["3\n1 2 3\n"], "outputs": ["6\n"]}, py("print()\n" + READ), 1.0),
@@ -412,6 +441,26 @@ FORMATS = [
 ]
 
 CROSSING = [
+    ("from collections import deque\ndef f(): return deque([1, 2])", "assert list(f()) == [1, 2]", 1.0),
+    ("from collections import deque\ndef f(): return deque([1, 2])", "assert f() == [1, 2]", 0.0),
+    ("def f(q): return [0, *q]", "from collections import deque\nassert f(deque([1])) == [0, 1]", 1.0),
+    (
+        "def f(c): return c.most_common(1)",
+        "from collections import Counter\nassert f(Counter('aab')) == [('a', 2)]",
+        1.0,
+    ),
+    ("def f(d): return d[3]", "from collections import defaultdict\nassert f(defaultdict(int)) == 0", 1.0),
+    ("def f(d): return d.keys()", "assert f({1: 2}) == {1}", 1.0),
+    ("def f(d): return d.values()", "assert list(f({1: 2})) == [2]", 1.0),
+    ("def f(d): return d.items()", "assert sorted(f({1: 2})) == [(1, 2)]", 1.0),
+    ("def f(): return bytearray(b'ab')", "assert f() == b'ab'", 1.0),
+    ("from array import array\ndef f(): return array('i', [1, 2])", "assert list(f()) == [1, 2]", 1.0),
+    (
+        "class E(ValueError): pass\ndef f(): raise E('below zero')",
+        "try:\n    f()\n    assert False\nexcept ValueError as e:\n    assert str(e) == 'below zero'",
+        1.0,
+    ),
+    ("def f(): return object()", "try:\n    f()\n    assert False\nexcept ValueError:\n    pass", 0.0),
     (
         "from fractions import Fraction\ndef f(n): return Fraction(n, 3)",
         "from fractions import Fraction\nassert f(2) == Fraction(2, 3)",

@@ -10,7 +10,7 @@ from rewards.code.compare import same_value
 from rewards.code.formats import BrokenTestsError
 from rewards.code.session import Caller
 
-METHOD = re.compile(r"Solution\(\)\.(\w+)")
+METHOD = re.compile(r"Solution(?:\(\))?\.(\w+)")
 
 
 def method_name(name: str) -> str:

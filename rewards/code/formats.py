@@ -10,6 +10,7 @@ Where a row has none of these, the tests are in one of `PACKED`, as a value or a
 LiveCodeBench's private cases are a pickle of a text; it is read by an unpickler that knows texts and nothing else.
 """
 
+import ast
 import base64
 import contextlib
 import functools
@@ -52,8 +53,9 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
         BrokenTestsError: The tests are packed in a form that is none of the known ones.
     """
     plain = {name: row.get(name) for name in PLAIN}
+    plain["fn_name"] = plain["fn_name"] or None  # "" is how tables say that there is none
     if any(row.get(name) is not None for name in ("test", "test_list", "inputs", "outputs")):
-        return {name: from_json(value) if name in ("inputs", "outputs") else value for name, value in plain.items()}
+        return plain | {name: _listed(plain[name]) for name in ("inputs", "outputs", "test_list")}
     cases = [case for name in CASES[:2] if row.get(name) is not None for case in _cases(row[name], name)]
     if cases:
         metadata = from_json(row.get("metadata"))
@@ -63,6 +65,13 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
         if row.get(name) is not None:
             return plain | _unpacked(row[name], name, plain["fn_name"])
     return plain
+
+
+def _listed(value: Any) -> Any:
+    """A list or the JSON text of one; a text or number that is none is the only entry."""
+    decoded = from_json(value)
+    alone = isinstance(value, str | int | float) and not isinstance(decoded, list)
+    return [value] if alone else decoded
 
 
 def holds_tests(value: Any) -> bool:
@@ -173,10 +182,12 @@ def is_integer_text(key: Any) -> bool:
 
 
 def from_json(value: Any) -> Any:
-    """The value that a JSON text holds; a text that is none, and any other value, as it is."""
+    """The value that a text of JSON, or of Python's own print of one, holds; other texts and values as they are."""
     if isinstance(value, str):
-        with contextlib.suppress(ValueError, RecursionError), long_integers():
-            return _json(value)
+        readers = (_json, ast.literal_eval) if value.lstrip()[:2] in ("{'", "[{", "['") else (_json,)
+        for read in readers:
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError), long_integers():
+                return read(value)
     return value
 
 

@@ -7,7 +7,7 @@ typed values come back from it. Nothing that a candidate can write, print or exi
 import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -199,7 +199,9 @@ def check_one(pool: WorkerPool, job: Job, target: str = "rewards.code.checker:ch
 
 
 def _ask(pool: WorkerPool, job: Job, target: str) -> Finding:
-    deadline_s = job.wall_s + SECONDS_PER_PROGRAM * len(job.row.get("inputs") or ()) + _GRACE_S
+    inputs = job.row.get("inputs")
+    programs = len(inputs) if isinstance(inputs, Sized) else 0
+    deadline_s = job.wall_s + SECONDS_PER_PROGRAM * programs + _GRACE_S
     try:
         return Finding(**pool.call(target, (job,), deadline_s))
     except WorkerTimeoutError:

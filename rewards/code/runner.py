@@ -9,7 +9,7 @@ The text must run on its own after that of `rewards.code.wire`, whose names it u
 import builtins
 import sys
 
-from rewards.code.wire import dumps, loads
+from rewards.code.wire import WireError, dumps, loads
 
 
 def prepare():
@@ -84,20 +84,34 @@ def _answer(request, namespace):
         value, changed = _call(namespace, request, *rest)
         return dumps(("value", value, changed), lenient=True)
     except BaseException as error:  # noqa: BLE001 - the candidate's, whatever it is
-        return dumps(("raised", type(error).__name__, _message(error)))
+        return dumps(("raised", _kind(error), _message(error)))
 
 
 def _call(namespace, request, name, args, kwargs):
     """The value, and the arguments where the call returned None and changed one of them in place."""
-    function = namespace.get(name)
-    if function is None and "Solution" in namespace:
-        function = getattr(namespace["Solution"](), name)
-    if function is None:
-        raise NameError(f"name {name!r} is not defined")
-    value = function(*args, **kwargs)
+    value = _function(namespace, name)(*args, **kwargs)
     if value is not None or not any(isinstance(arg, (list, dict, set)) for arg in args):
         return value, None
     return value, args if dumps(args, lenient=True) != dumps(loads(request)[2]) else None  # pyright: ignore - values of any type
+
+
+def _function(namespace, name):
+    """A function of the candidate's own before its method before a name that it imported or was provided with."""
+    function, solution = namespace.get(name), namespace.get("Solution")
+    own = getattr(function, "__module__", None) == namespace["__name__"]
+    if solution is not None and (function is None or (not own and hasattr(solution, name))):
+        return getattr(solution(), name)
+    if function is None:
+        raise NameError(f"name {name!r} is not defined")
+    return function
+
+
+def _kind(error):
+    """The name of an exception's class; of the built-in one that it is a kind of, which tests may expect."""
+    if type(error) is WireError:  # ours: no test may take it for the ValueError that it asks for
+        return "WireError"
+    names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
+    return type(error).__name__ if names[0] in ("Exception", "BaseException") else names[0]
 
 
 def _message(error):

@@ -8,7 +8,7 @@
 
 import ast
 import builtins
-import importlib
+import importlib.util
 import json
 import linecache
 import re
@@ -162,9 +162,21 @@ def _as_list(row: Mapping[str, Any], column: str) -> list[Any]:
 
 def _parse(script: str) -> ast.Module:
     try:
-        return _quietly(ast.parse, script)
+        tree = _quietly(ast.parse, script)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BrokenTestsError(f"the tests do not parse: {error}") from None
+    imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    for name in {name.partition(".")[0] for node in imported for name in _modules(node)}:
+        if name not in sys.modules and importlib.util.find_spec(name) is None:  # no candidate could do anything for it
+            raise BrokenTestsError(f"the tests import {name}, which is not installed here")
+    return tree
+
+
+def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
+    """What a statement imports from; for a relative import nothing, which fails when it is run."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    return [node.module] if node.module and not node.level else []
 
 
 def _quietly(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,10 @@ import sys
 
 _HOMES = {"Fraction": "fractions", "Decimal": "decimal", "ndarray": "numpy"}
 _HOMES |= dict.fromkeys(("datetime", "date", "time", "timedelta", "timezone"), "datetime")
+_HOMES |= dict.fromkeys(("deque", "Counter", "OrderedDict", "defaultdict"), "collections")
+_HOMES |= {"bytearray": "builtins", "array": "array"}
+_VIEWS = ("dict_keys", "dict_values", "dict_items")
+_FACTORIES = {kind.__name__: kind for kind in (int, float, str, bool, list, tuple, set, dict)}  # of defaultdicts
 
 
 class WireError(ValueError):
@@ -20,7 +24,8 @@ def rich_parts(value, kind, lenient):
         like = getattr(sys.modules.get(home), name, None)
         if like is not None and (kind is like or (lenient and isinstance(value, like))):
             return name, *_PARTS[name](value)
-    return None
+    view = kind.__name__.removeprefix("o")  # of an OrderedDict
+    return (view, list(value)) if view in _VIEWS and kind.__module__ == "builtins" else None
 
 
 def record_parts(value, kind):
@@ -51,6 +56,12 @@ _PARTS = {
     "time": _clock,
     "timedelta": lambda value: (value.days, value.seconds, value.microseconds),
     "timezone": lambda value: (_microseconds(value.utcoffset(None)),),
+    "deque": lambda value: (list(value), value.maxlen),
+    "Counter": lambda value: (dict(value),),
+    "OrderedDict": lambda value: (dict(value),),
+    "defaultdict": lambda value: (dict(value), getattr(value.default_factory, "__name__", None)),
+    "bytearray": lambda value: (bytes(value),),
+    "array": lambda value: (value.tolist(), value.typecode),
 }
 
 
@@ -106,6 +117,10 @@ def read_rich(name, *parts):
         from decimal import Decimal
 
         return Decimal(text)
+    if name in _CONTAINERS:
+        if type(parts[0]) not in (list, dict, bytes):  # a range of a trillion would be copied
+            raise WireError(f"a {name} of a {type(parts[0]).__name__}")
+        return _CONTAINERS[name](*parts)
     if not all(part is None or type(part) is int for part in parts):
         raise WireError(f"a {name} of other parts than integers")
     if name == "Fraction":
@@ -123,6 +138,22 @@ def read_rich(name, *parts):
     if name in ("date", "timedelta"):
         return getattr(datetime, name)(*parts)
     raise WireError(f"unknown type {name!r:.20}")
+
+
+def _made_by(module, name):
+    return lambda *parts: getattr(__import__(module), name)(*parts)
+
+
+# A container of each type out of its parts, which are built-in values already.
+_CONTAINERS = {
+    **{name: _made_by("collections", name) for name in ("deque", "Counter", "OrderedDict")},
+    "defaultdict": lambda content, kind: _made_by("collections", "defaultdict")(_FACTORIES.get(kind), content),
+    "bytearray": bytearray,
+    "array": lambda content, kind: _made_by("array", "array")(kind, content),
+    "dict_keys": lambda items: dict.fromkeys(items).keys(),
+    "dict_values": lambda items: dict(enumerate(items)).values(),
+    "dict_items": lambda items: dict(items).items(),
+}
 
 
 def _read_array(kind, shape, content):

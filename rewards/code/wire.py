@@ -22,17 +22,18 @@ _COLLECTIONS = {"l": list, "t": tuple, "s": set, "z": frozenset, "g": iter}
 _TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z"}
 _PLAIN = {int, str, bool, type(None)}
 _SCALARS = (int, float, complex, str, bytes)
+_BUILT_IN = {*_SCALARS, *_TAGS, dict, range}
 
 
 def dumps(value: object, lenient: bool = False) -> bytes:
     """Write a value.
 
     Args:
-        value: None, bool, int, float, complex, str, bytes, range, Fraction, Decimal, what `datetime` has, arrays of
-            numpy, and list, tuple, set, frozenset, dict, named tuples and dataclasses of those. A scalar of numpy is
-            written as Python's.
-        lenient: Write an instance of a subclass as its built-in base (a Counter as a dict), and an iterator as the
-            items it still has, instead of refusing them.
+        value: None, bool, int, float, complex, str, bytes, bytearray, range, Fraction, Decimal, what `datetime` has,
+            arrays, and list, tuple, set, frozenset, dict, what `collections` has, views of dicts, named tuples and
+            dataclasses of those. A scalar of numpy is written as Python's.
+        lenient: Write an instance of a subclass as its base, and an iterator as the items it still has, instead of
+            refusing them.
 
     Raises:
         WireError: Any other type, nested deeper than `MAX_DEPTH`, more than `MAX_ELEMENTS` or `MAX_BYTES`.
@@ -87,6 +88,9 @@ class _Writer:
     def _write_tagged(self, value, kind, depth):
         if kind is Record or hasattr(kind, "__dataclass_fields__") or hasattr(kind, "_fields"):
             return self._collection("o", record_parts(value, kind), depth)
+        parts = None if kind in _BUILT_IN else rich_parts(value, kind, self._lenient)
+        if parts is not None:
+            return self._collection("x", parts, depth)
         if self._lenient:
             kind = next((base for base in (*_SCALARS, *_TAGS, dict) if isinstance(value, base)), kind)
         if kind in _TAGS:
@@ -102,9 +106,6 @@ class _Writer:
         numpy = sys.modules.get("numpy")
         if numpy is not None and isinstance(value, numpy.generic):
             return self.write(value.item(), depth + 1)
-        parts = rich_parts(value, kind, self._lenient)
-        if parts is not None:
-            return self._collection("x", parts, depth)
         raise WireError(f"an object of type {kind.__name__} cannot cross; built-in values can")
 
     def _collection(self, tag, items, depth):

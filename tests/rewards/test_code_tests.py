@@ -147,7 +147,9 @@ def test_code_that_does_not_run_is_wrong_and_no_code_is_no_answer():
 BROKEN = {
     "no columns": {},
     "an empty list": asserts(),
-    "text that is no list": {"test_list": "assert f()"},
+    "a number for a test": {"test_list": 7},
+    "a truth value for tests": {"inputs": True, "outputs": True},
+    "a module that is not installed": asserts("import no_such_module\nassert add(1, 2) == 3"),
     "tests that do not parse": asserts("assert f("),
     "tests that call nothing": asserts("assert True"),
     "tests that may not call": asserts("if False:\n    add(1, 2)"),

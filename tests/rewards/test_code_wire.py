@@ -1,7 +1,8 @@
 import datetime as dt
 import math
 import pickle
-from collections import namedtuple
+from array import array
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -53,6 +54,8 @@ VALUES = [
     range(0, 10, 3),
     [2**53, 1],
     ["é", "\udfff"],
+    [deque([1, [2]], 5), Counter("aab"), OrderedDict(b=1, a=2), {1: 2}.keys(), {1: 2}.items()],
+    [defaultdict(list, {1: [2]}), bytearray(b"ab"), array("d", [1.5])],
     Fraction(-1, 3),
     Decimal("1.50"),
     Decimal("-Infinity"),
@@ -239,6 +242,8 @@ BAD_TEXTS = {
     "an unknown type": b'["x","Path","/"]',
     "an array of objects": b'["x","ndarray","|O",["l",1],["b","0000000000000000"]]',
     "a record without a name": b'["o","os.system",false,["l"],["l"]]',
+    "a queue of a range that nobody could hold": b'["x","deque",["r",0,1000000000000,1]]',
+    "a byte array of a length": b'["x","bytearray",5]',
     "a record of too few values": b'["o","Box",false,["l","a"],["l"]]',
     "a named tuple of a keyword": b'["o","class",true,["l","a"],["l",1]]',
     "a pickle": pickle.dumps([1, 2]),

@@ -163,6 +163,7 @@ def test_the_ground_truth_may_have_another_name_or_sit_in_verls_own_column(rewar
     assert totals(scored(["4"], {**kwargs, "columns": {"ground_truth": "answer"}}, answer=["4"])) == [1.0]
     own = [{"style": "rule", "ground_truth": "4"}]
     assert totals(scored(["4"], kwargs, reward_model=own)) == [1.0]
+    assert totals(scored(["4"], kwargs, reward_model=[json.dumps(model) for model in own])) == [1.0]
 
 
 def test_async_functions_run_together(rewards_file):
