@@ -343,7 +343,49 @@ PACKED = base64.b64encode(
     zlib.compress(pickle.dumps(json.dumps([{"input": "2\n2", "output": "4", "testtype": "functional"}])))
 )
 NAMED = json.dumps({"func_name": "add"})
+KODCODE = """import pytest
+from solution import add
+
+def test_sum():
+    assert add(1, 2) == 3
+
+@pytest.mark.parametrize("a, b, total", [(2, 2, 4), pytest.param(0, 1, 1)])
+def test_more(a, b, total):
+    assert add(a, b) == pytest.approx(total)
+
+@pytest.mark.parametrize("pair", [(5, 6)])
+def test_pairs(pair):
+    assert add(*pair) == 11
+    with pytest.raises(TypeError):
+        add(1)
+"""
+UNITTEST = """import unittest
+
+class TestAdd(unittest.TestCase):
+    def setUp(self):
+        self.one = 1
+
+    def test_sum(self):
+        self.assertEqual(add(self.one, 2), 3)
+
+if __name__ == "__main__":
+    unittest.main()
+"""
+CLASSES = """class TestAdd:
+    def setup_method(self):
+        self.one = 1
+
+    def test_sum(self):
+        assert add(self.one, 2) == 3
+"""
+
 FORMATS = [
+    *(
+        ({"test": test}, py(code), expected)
+        for test in (KODCODE, UNITTEST, CLASSES)
+        for code, expected in ((DEF, 1.0), ("def add(a, b):\n    return a - b", 0.0), ("def add(a, b): exit()", 0.0))
+    ),
+    ({"test": KODCODE}, py("def add(a, b):\n    return 3 if a == 1 else a + b + (a == 5)"), 0.0),
     ({"inputs": "1\n5\n", "outputs": "5\n", "fn_name": ""}, py(READ), 1.0),
     ({"inputs": 4, "outputs": 8}, py("print(int(input()) * 2)"), 1.0),
     ({"test_list": "assert add(1, 2) == 3\nassert add(0, 0) == 0"}, py(DEF), 1.0),

@@ -1,7 +1,8 @@
 """What a row of data asks of a candidate: its tests, in one of three kinds, as a list of cases.
 
 * assert: ``test_list`` (with ``test_imports`` and ``test_setup_code``), as in MBPP; ``test``, a script that makes
-  assertions or defines ``check(candidate)``, with ``entry_point``, as in HumanEval. Both, where a row has both.
+  assertions, defines ``check(candidate)``, with ``entry_point``, as in HumanEval, or tests for pytest or unittest to
+  find (KodCode). Both, where a row has both.
 * call: ``fn_name``, ``inputs`` and ``outputs``, as in LiveCodeBench: arguments in, value out.
 * stdio: ``inputs`` and ``outputs`` without ``fn_name``: texts of stdin and stdout, or lists of their lines.
 """
@@ -21,10 +22,12 @@ from types import CodeType
 from typing import Any, Literal
 
 from rewards.code.calls import METHOD, Readings, call_parts, lines_text, method_name, text_of
+from rewards.code.collected import collected_tests
 from rewards.code.formats import BrokenTestsError
 from rewards.code.session import Caller
 
 Case = Callable[[Caller], None]
+_ANSWERS = {"solution", "submission", "answer", "candidate", "main"}  # files of answers, as tests import them
 _DANGEROUS = {"eval", "exec", "compile", "__import__"}
 
 
@@ -107,9 +110,9 @@ def _assert_suite(row: Mapping[str, Any], context: str) -> Suite:
     names = _Names(trees, context)
     targets = names.targets() if entry_point is None else (method_name(entry_point),)
     cases = []
-    for number, script in enumerate(scripts):
+    for number, (script, tree) in enumerate(zip(scripts, trees, strict=True)):
         place = f"<tests {number}>"
-        code = _quietly(compile, script, place, "exec", dont_inherit=True)
+        code = _quietly(compile, tree, place, "exec", dont_inherit=True)
         cases.append(partial(_run_script, code, script, context, names.modules, targets))
     return Suite("assert", targets, tuple(cases), provided=bool(method) or "Solution" in targets)
 
@@ -118,6 +121,7 @@ def _run_script(
     code: CodeType, script: str, context: str, modules: Sequence[str], targets: Sequence[str], caller: Caller
 ) -> None:
     """Run one test script in a fresh namespace, with proxies for the candidate's names."""
+    before = caller.calls
     linecache.cache[code.co_filename] = (len(script), None, script.splitlines(keepends=True), code.co_filename)
     namespace: dict[str, Any] = {"__name__": "tests", "__builtins__": dict(vars(builtins))}
     exec(context, namespace)
@@ -127,6 +131,9 @@ def _run_script(
     check = namespace.get("check")
     if callable(check) and "check" not in targets and not re.search(r"^check\(", script, re.MULTILINE):
         check(namespace[targets[0]])
+    if caller.calls == before:  # a file for pytest or unittest, which run what it defines
+        for test in collected_tests(namespace):
+            test()
 
 
 def _proxy(caller: Caller, name: str) -> Callable[..., Any]:
@@ -165,11 +172,17 @@ def _parse(script: str) -> ast.Module:
         tree = _quietly(ast.parse, script)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BrokenTestsError(f"the tests do not parse: {error}") from None
+    tree.body = [node for node in tree.body if not _is_of_answer(node)]
     imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     for name in {name.partition(".")[0] for node in imported for name in _modules(node)}:
         if name not in sys.modules and importlib.util.find_spec(name) is None:  # no candidate could do anything for it
             raise BrokenTestsError(f"the tests import {name}, which is not installed here")
     return tree
+
+
+def _is_of_answer(node: ast.stmt) -> bool:
+    """Whether a statement only takes names from the file that holds the answer: here they are names under test."""
+    return isinstance(node, ast.ImportFrom) and node.module in _ANSWERS and not any(a.asname for a in node.names)
 
 
 def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
