@@ -75,6 +75,8 @@ VALUES = [
 ]
 
 BLOCKS = [
+    (f"`````markdown\nHere it is:\n{py(DEF)}\nIt adds.\n`````", 1.0),
+    (f"```md\n{py(DEF)}\n```", 1.0),
     (f"```python\n{DEF}``` is the code", 1.0),
     (f"```python\n{DEF}```That is `add`, as asked:\n\n```\n3\n```\n", 1.0),
     (f"```python\n{DEF}\n```python\nprint(add(1, 2))\n```", 1.0),

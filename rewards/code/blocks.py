@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 _MOST_ATTEMPTS = 16  # of compiling, in one text
 _MOST_ENDS = 4  # of one block, of each kind
-_MOST_QUOTES = 4
+_MOST_NESTED = 4
 _ITEM = r"(?:[-+*]|\d{1,9}[.)])[ \t]++"
 _OPENING = re.compile(rf"((?:[ \t]|{_ITEM})*+)(`{{3,}}+(?=[^`]*+$)|~{{3,}}+)(.*+)")
 _OPENING_AFTER_TEXT = re.compile(r"(?<=[^`~])(`{3,}+)[ \t]*+((?:python|py)[\d.]*+)[ \t]*+$", re.IGNORECASE)
@@ -23,6 +23,7 @@ _CLOSING_AFTER_CODE = re.compile(r"(?<=[^`~])(`{3,}+|~{3,}+)[ \t]*+$")
 _CLOSING_BEFORE_TEXT = re.compile(r"([ \t]*+)(`{3,}+|~{3,}+)")
 _ONE_LINE = re.compile(r"[ \t]*+(`{3,}+)((?:python|py)3?(?=[ \t])|)([^`]++)\1[ \t]*+$", re.IGNORECASE)
 _LANGUAGE_LINE = re.compile(r"\A[ \t]*(?:python|py)3?[ \t]*\n", re.IGNORECASE)
+_MARKDOWN = re.compile(r"[ \t]*(?:markdown|md)\b", re.IGNORECASE)
 _QUOTED = re.compile(r" {0,3}>")
 _PYTHON = re.compile(r"[{\s]*+[.]?(?:i?python|pypy|py)[\d.]*+(?![\w-])", re.IGNORECASE)
 
@@ -92,15 +93,15 @@ class _Scanner:
         self._closings = [(row, found) for row, line in enumerate(lines) if (found := _CLOSING.match(line))]
         self._late = [(row, *found) for row, line in enumerate(lines) if (found := _late_closing(line))]
 
-    def blocks(self, quotes: int) -> Iterator[Block]:
+    def blocks(self, nested: int) -> Iterator[Block]:
         at = 0
         while at < len(self._lines):
-            if quotes < _MOST_QUOTES and _QUOTED.match(self._lines[at]):
+            if nested < _MOST_NESTED and _QUOTED.match(self._lines[at]):
                 end = at
                 while end < len(self._lines) and _QUOTED.match(self._lines[end]):
                     end += 1
                 inside = [re.sub(r"^ {0,3}> ?", "", line) for line in self._lines[at:end]]
-                yield from _Scanner(inside, self._attempts).blocks(quotes + 1)
+                yield from _Scanner(inside, self._attempts).blocks(nested + 1)
                 at = end
                 continue
             one_line = _ONE_LINE.match(self._lines[at])
@@ -110,7 +111,13 @@ class _Scanner:
                 yield Block(one_line[2], one_line[3].strip() + "\n")
             elif fence is not None:
                 block, at = self._block(fence, at)
-                yield block
+                yield from self._inner(block, nested) or [block]
+
+    def _inner(self, block: Block, nested: int) -> list[Block]:
+        """The blocks in a block of Markdown, which is an answer within a frame."""
+        if nested == _MOST_NESTED or not _MARKDOWN.match(block.info):
+            return []
+        return list(_Scanner(block.code.split("\n"), self._attempts).blocks(nested + 1))
 
     def _doubled(self, row: int) -> bool:
         """Whether the fence in a row is only the frame of one that is marked as Python, in the next."""
