@@ -56,8 +56,9 @@ def test_a_failure_leaves_the_earlier_file_and_no_other(tmp_path, error):
 def test_an_ended_process_leaves_the_earlier_file_and_no_other(tmp_path, number):
     out = tmp_path / "out.jsonl"
     out.write_text("old\n")
-    code = (
-        "import time\nfrom rl.files import output_file\n"
+    code = (  # a test run in the background hands ignored signals down
+        "import signal, time\nfrom rl.files import output_file\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"with output_file({str(out)!r}) as file:\n    file.write('half')\n"
         "    print('begun', flush=True)\n    time.sleep(60)"
     )
