@@ -16,7 +16,7 @@ from tiny import SHAPE, write_recipe
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = {
     *("tokens/forward", "benchmarks/results", "runs/bench_learning"),  # of the console line; folders
-    *("tokens/s", "edits/token", "experts/layer", "ms/pass"),  # columns of `redraft bench decode`
+    *("tokens/s", "edits/token", "experts/layer", "ms/pass", "calls/pass"),  # columns of `redraft bench decode`
 }
 NAME = re.compile(r"[a-z]+/[a-z0-9_]+")
 
