@@ -20,7 +20,6 @@ HANGING = [  # 2 workers and a deadline each: few, and of different kinds
     "99999999999!",
     r"\binom{10^{10}}{10^{9}}",
     "(x+1)^{100000}",
-    r"\int \frac{\sin(x^{3}) e^{-x^{2}}}{\ln(x)+x} dx",
 ]
 NESTED = [
     "(" * 1_000 + "1" + ")" * 1_000,
