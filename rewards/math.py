@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from rewards.answers.decide import Pair, Task, decide, operations
+from rewards.answers.decide import Pair, Task, decide
 from rewards.answers.gold import MAX_ANSWER_CHARS, gold_text
+from rewards.answers.undone import operations
 from rewards.process import WorkerDiedError, WorkerPool, WorkerTimeoutError, usable_cores
 from rewards.result import RewardError, Status, Verdict
 from rewards.reward import ATTACKS, reward

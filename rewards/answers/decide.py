@@ -10,6 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from rewards.answers import prompt as tasks
+from rewards.answers import undone
 from rewards.answers.align import align
 from rewards.answers.items import compare_items, is_deep, split_items
 from rewards.answers.numbers import numeral, without_thousands
@@ -22,20 +23,9 @@ from rewards.result import Status
 
 _DIGIT_SUBSCRIPT = re.compile(r"[0-9A-F)}]\s*_")
 _TWO_NUMBERS = re.compile(r"(?<![_^0-9])[0-9]+ +[0-9]")
-_OPERATOR = re.compile(
-    r"\\(?:int|sum|prod|lim)(?![A-Za-z])|\\frac\{(?:d|\\partial)(?:\^|\})"
-)  # the name of a task, never its result
+_AMBIGUOUS = re.compile(r"!!|\^\s*(?:\{[^{}]*\}|[0-9A-Za-z])\s*\^")
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
-_LETTER_CONSTANT = re.compile(r"\\(?:pi|infty|emptyset)(?![A-Za-z])")
-_NO_OPERATION = re.compile(r"\\(?:l?dots|cup|cap|in)(?![A-Za-z])")
-_IMPLIED_PRODUCT = re.compile(r"(?:\\cdot|\\times|\*)\s*(?=\\(?:sqrt|pi)(?![A-Za-z]))")
-_OPERATION = re.compile(
-    r"""\\[A-Za-z]+ | [*/^!|<>]  # commands and operators
-    | (?<=[0-9A-Za-z)}])\s*[-+] | -\s*(?=[-(])  # a sign between two values, a minus before a bracket
-    | \)\s*\( | [0-9}]\s*\((?=[^,]*\)) | [0-9]\s+[0-9]  # products and mixed numbers without a sign
-    """,
-    re.VERBOSE,
-)
+_ONLY_THOUSANDS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})*,0[0-9]{2}(?![0-9])")
 _LABELLED = re.compile(r"\(?\\text\{[A-J]\}|\(?[A-J]\)?[:.]|[A-J]\)|\([A-J]\) ?-?[0-9\\]")
 _CONSTANT_WORDS = {"infinity", "infty"}
 
@@ -88,11 +78,11 @@ def decide(gold_text: str, answer_text: str, task: Task = FREE) -> Decision:
     ours, theirs = numeral(gold_text), numeral(answer_text)
     if ours is not None and theirs is not None:
         return _OK if ours == theirs else _WRONG
+    if is_deep(gold_text) or is_deep(answer_text):
+        return Decision(Status.WRONG, "nested too deeply")
     gold, answer = (join_amounts(normalise(text)) for text in (gold_text, answer_text))
     if gold == answer:
         return _OK
-    if is_deep(gold) or is_deep(answer):
-        return Decision(Status.WRONG, "nested too deeply")
     if (option := gold_option(gold)) is not None:
         return _decide_option(option, answer, task)
     if tasks.is_unconverted(gold, answer, task.prompt):
@@ -143,6 +133,8 @@ def _readings(gold: str, answer: str, prompt: str) -> list[Pair]:
     if ours is None:
         return []
     spellings = dict.fromkeys((without_thousands(answer), answer))
+    if _ONLY_THOUSANDS.search(answer):
+        spellings.pop(answer)  # 1,024 is no list of 1 and 24
     readings = [read_answer(spelling, prompt, ours) for spelling in spellings]
     return [pair for theirs in readings if theirs is not None for pair in align(ours, theirs)]
 
@@ -174,20 +166,23 @@ def same_by_arithmetic(gold: str, answer: str) -> bool | None:
 
 def _left_to_do(gold: str, answer: str, task: Task) -> str:
     """What an answer leaves undone of its task; "" for nothing."""
+    found = split_items(answer)
+    is_single = found is not None and len(found.items) == 1
+    answer = found.items[0] if found is not None and is_single else answer  # brackets of a set disguise nothing
     if tasks.is_echo(gold, answer, task.prompt):
         return "copied from the prompt"
-    if _OPERATOR.search(answer) and not _OPERATOR.search(gold):
+    if tasks.OPERATOR.search(answer) and not tasks.OPERATOR.search(gold):
         return "left to compute"
     if tasks.is_restated(gold, answer, task.prompt):
         return "left to compute"
     verb = tasks.asked_task(task.prompt)
     if not task.strict_form and verb is None:
         return ""
+    if verb and undone.is_unreduced(gold, answer, verb):
+        return f"left to {verb}"
     if _is_numeric(gold):
-        return "left to compute" if operations(answer) > operations(gold) + _free_operations(gold) else ""
-    found = split_items(answer)
-    is_single = found is not None and len(found.items) == 1
-    return f"left to {verb}" if verb and is_single and tasks.is_undone(gold, answer, verb) else ""
+        return "left to compute" if undone.is_uncomputed(gold, answer) else ""
+    return f"left to {verb}" if verb and is_single and undone.is_undone(gold, answer, verb) else ""
 
 
 def _is_refused(gold: str, answer: str) -> bool:
@@ -199,6 +194,8 @@ def _is_refused(gold: str, answer: str) -> bool:
         return True  # and y' for y
     if _TWO_NUMBERS.search(answer):
         return True  # which it would add
+    if _AMBIGUOUS.search(answer):
+        return True  # a double factorial, a power of a power without brackets
     return bool(_DIGIT_SUBSCRIPT.search(gold) or _DIGIT_SUBSCRIPT.search(answer))  # a number in another base
 
 
@@ -210,15 +207,3 @@ def _differs_in_case(gold: str, prediction: str) -> bool:
 def _is_numeric(answer: str) -> bool:
     """No variables: every letter belongs to a command."""
     return not re.search(r"[A-Za-z]", _COMMAND.sub("", answer))
-
-
-def operations(answer: str) -> int:
-    r"""How much is left to compute: operators, implied products and commands such as ``\frac`` or ``\sqrt``."""
-    answer = _IMPLIED_PRODUCT.sub("", without_words(answer))
-    return len(_OPERATION.findall(_NO_OPERATION.sub(" ", _LETTER_CONSTANT.sub("0", answer))))
-
-
-def _free_operations(gold: str) -> int:
-    """A fraction may stand for a decimal, so a gold of that kind allows one operation more."""
-    value = numeral(gold)
-    return int(value is not None and value != value.to_integral_value())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 _TOKEN = re.compile(r"\\[{}|]|\\\\|\\text\{[^{}]*\}|\\[A-Za-z]+|.", re.DOTALL)
 _OPENING, _CLOSING = {"(", "[", "{", r"\{", r"\begin"}, {")", "]", "}", r"\}", r"\end"}
 _SEPARATORS = {",", ";", r"\text{and}", r"\text{or}", r"\lor", r"\vee", r"\land", r"\wedge"}
-_STRUCTURE = re.compile(r"[,;()\[\]]|\\[{}]|\\text\{(?:and|or)\}|\\(?:lor|vee|land|wedge|pm)", re.IGNORECASE)
+_STRUCTURE = re.compile(r"[,;()\[\]]|\\[{}]|\\text\{(?:and|or)\}|\\(?:lor|vee|land|wedge|pm|mp)", re.IGNORECASE)
 _CONJUNCTION = re.compile(r"[,;]\s*\\text\{(?:and|or)\}", re.IGNORECASE)
 _ALTERNATIVES = re.compile(r"(?<![A-Za-z])\\text\{(And|Or|AND|OR)\}")
 _BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), (r"\{", r"\}"))
@@ -86,6 +86,8 @@ def split_items(answer: str) -> Items | None:
     parts = split_at(inner, _SEPARATORS)
     if len(parts) == 1 and brackets != r"\{\}":
         return split_items(inner) if brackets in ("()", "[]") else None  # brackets around one value are no tuple
+    if parts == [r"\emptyset"]:
+        return None  # the set that holds the empty set is another one
     return _items(brackets, parts) if inner else Items("", (r"\emptyset",))
 
 
@@ -97,7 +99,7 @@ def _items(brackets: str, parts: list[str]) -> Items | None:
 
 
 def _both_signs(part: str) -> list[str]:
-    pieces = re.split(r"\\pm(?![A-Za-z])", part)
+    pieces = re.split(r"\\(?:pm|mp)(?![A-Za-z])", part)
     if len(pieces) != 2:
         return [part]
     before, after = pieces
@@ -105,22 +107,6 @@ def _both_signs(part: str) -> list[str]:
         f"{before}+{after}" if before.strip() and not before.strip().endswith("=") else before + after,
         f"{before}-{after}",
     ]
-
-
-def map_items(answer: str, change: Callable[[str], str | None]) -> str | None:
-    """The answer with every item changed; None where `change` gives None for one or a place is empty."""
-    found = split_items(answer)
-    if found is None:
-        return None
-    if not found.brackets and len(found.items) == 1:
-        return change(found.items[0])
-    changed = []
-    for item in found.items:
-        changed.append(map_items(item, change))
-    if any(item is None for item in changed):
-        return None
-    half = len(found.brackets) // 2
-    return found.brackets[:half] + ",".join(map(str, changed)) + found.brackets[half:]
 
 
 def compare_items(gold: str, prediction: str, same: Callable[[str, str], bool | None]) -> bool | None:

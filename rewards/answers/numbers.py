@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
-_NUMERAL = re.compile(r"([-+]?)(?:([0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)|[0-9]+)(\.[0-9]*)?|(\.[0-9]+))")
+_NUMERAL = re.compile(r"([-+]?)(?:([1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)|[0-9]+)(\.[0-9]*)?|(\.[0-9]+))")
 _EXPONENT = re.compile(r"(?<![A-Za-z0-9.\\])([0-9]+(?:\.[0-9]+)?)[eE]([-+]?[0-9]{1,3})(?![A-Za-z0-9.])")
 _REPEATING = re.compile(
     r"(?<![0-9.])([0-9]*)\.([0-9]*)\\(?:overline|bar|dot|overbar)\s*\{?([0-9]+)\}?(?:\\dot\s*\{?([0-9])\}?)?(?![0-9])"
@@ -12,7 +12,7 @@ _REPEATING = re.compile(
 _BRACKETED = re.compile(r"(?<![0-9.])([0-9]*)\.()\(([0-9]+)\)(?![0-9(^!])")
 _MIXED = re.compile(r"(?<![0-9./^_{])([0-9]+)(?: | ?\\text\{and\} ?)([0-9]+)/([0-9]+)(?![0-9./^])")
 _GROUPED = re.compile(r"(?<![0-9.,])([0-9]{1,3})((?: [0-9]{3})+)(?![0-9])")
-_THOUSANDS = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])")
+_THOUSANDS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])")
 _MAX_REPEATING_DIGITS = 40
 
 

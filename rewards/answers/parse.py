@@ -30,6 +30,9 @@ _NOT_SYMBOLS = {
     r"\ldots",
     r"\pm",
     r"\mp",
+    r"\infty",  # which cancels nothing
+    r"\emptyset",
+    r"\mathbb",
 }
 
 
@@ -91,7 +94,7 @@ class _Parser:
                 is_mixed = first_number and len(factors) == 1 and self.is_plain_fraction()
                 factor = self.power()
                 if is_mixed:
-                    factors = [add([factors[0], factor])]
+                    factors = [("mixed", factors[0], factor)]
                 else:
                     factors.append(factor)
             else:

@@ -7,7 +7,6 @@ has to be computed or transformed.
 
 import re
 from collections.abc import Iterator
-from fractions import Fraction
 from functools import lru_cache
 
 from rewards.answers.form import Form, nodes
@@ -23,7 +22,9 @@ _VERBS = (
     r"simplif\w+|expand\w*|evaluat\w+|comput\w+|calculat\w+|factor(?:i[sz]e)?|reduc\w+|rationali[sz]\w+|multiply|divide"
     r"|subtract|add|work\s+out|express|write|rewrite|convert|combine|perform|\u8ba1\u7b97|\u5316\u7b80|\u6c42\u503c|\u5c55\u5f00"
 )
-_ASKS = re.compile(rf"(?<![A-Za-z])(?P<verb>{_VERBS})(?![A-Za-z])(?P<rest>[^?!]{{0,160}})", re.IGNORECASE)
+_ASKS = re.compile(
+    rf"(?<![A-Za-z])(?P<verb>{_VERBS})(?![A-Za-z])(?P<rest>(?:[^?!]|(?<=[0-9A-Za-z)}}])!){{0,160}})", re.IGNORECASE
+)
 _WHAT_IS = re.compile(
     r"(?<![A-Za-z])(?:what\s+is|what's|find|determine|give)(?:\s+the)?(?:\s+(?:exact|numerical|value|sum|product|result)(?:\s+of)?)*"
     r"(?:\s+the\s+expression)?\s*:?\s*(?P<rest>(?:[$\\(0-9|\u221a-]).{0,160})",
@@ -32,12 +33,22 @@ _WHAT_IS = re.compile(
 _CONVERT = re.compile(
     r"(?:as|to|into|in)\s+(?:an?\s+)?(?:\w+\s+){0,2}(?:fraction|decimal|percent\w*|mixed|scientific)", re.IGNORECASE
 )
-_SYMBOLS = re.compile(r"[A-Za-z0-9]+")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _ARITHMETIC = re.compile(r"(?:[0-9.+\-*/(){} ]|\\(?:cdot|times|div|frac)(?![A-Za-z]))+")
 _SENTENCE_END = re.compile(r"[.;:]\s+[A-Z]|\n\s*\n")
-_SIGN = re.compile(r"[+*/^(\\|!]|[0-9A-Za-z)}] ?-")
-_PLAIN_BREAK = re.compile(r"[?!:;,]|(?<![\\A-Za-z])[A-Za-z]{2,}|\.(?=\s|$)|\\text\{[^{}]*\}|\n")
+_SIGN = re.compile(r"[+*/^|!]|[0-9A-Za-z)}] ?-|\\(?:cdot|times|div|frac|sqrt)(?![A-Za-z])")
+_BRACKET = re.compile(r"[(\\]")
+_IN_WORDS = re.compile(
+    r"[0-9]\)?\s+(?:times|plus|minus|divided\s+by|multiplied\s+by|to\s+the\s+power|mod|factorial|choose)(?![A-Za-z])"
+    r"|root\s+of\s+[0-9]|\blog(?:arithm)?\s+base",
+    re.IGNORECASE,
+)
+OPERATOR = re.compile(
+    r"\\(?:int|sum|prod|lim)(?![A-Za-z])|\\frac\{(?:d|\\partial)(?:\^|\})"
+)  # the name of a task, never its result
+_PLAIN_BREAK = re.compile(  # a comma between numbers in brackets separates arguments
+    r"[?:;]|(?<![0-9A-Za-z)}])!|,(?![-0-9., ]*\))|(?<![\\A-Za-z])[A-Za-z]{2,}|\.(?=\s|$)|\\text\{[^{}]*\}|\n"
+)
 _RELATION_BREAK = set(RELATIONS) | {",", ";", "&", r"\\"}
 _RELATION = re.compile(r"=|<|>|\\(?:le|ge|ne)(?![A-Za-z])")
 
@@ -112,10 +123,15 @@ def is_echo(gold: str, prediction: str, prompt: str) -> bool:
 
 
 def is_unconverted(gold: str, prediction: str, prompt: str) -> bool:
-    """Whether an answer is the very percentage that the task is to write in another form."""
-    if not prediction.endswith("%") or "%" in gold or not _CONVERT.search(prompt):
+    """Whether an answer is the very value that the task is to write as a percentage, or as something else than one."""
+    if prediction.endswith("%") == gold.endswith("%") or prediction == gold.removesuffix("%"):
         return False
-    return prediction.replace(" ", "") in _flat_prompt(prompt).replace(" ", "")
+    if not _CONVERT.search(prompt):
+        return False
+    if form(prediction) in prompt_forms(prompt):
+        return True
+    copied = rf"(?<![0-9.]){re.escape(prediction.replace(' ', ''))}(?![0-9.])"
+    return bool(re.search(copied, _flat_prompt(prompt).replace(" ", "")))
 
 
 def is_restated(gold: str, prediction: str, prompt: str) -> bool:
@@ -147,12 +163,13 @@ def asked_task(prompt: str) -> str | None:
     """The verb of a task that is to compute or transform an expression; None where no expression is the task."""
     for found in _ASKS.finditer(prompt[:MAX_PROMPT_CHARS]):
         rest = _SENTENCE_END.split(found["rest"])[0]
-        if _has_compound(rest):
+        if _IN_WORDS.search(rest) or _has_compound(rest):
             return found["verb"].casefold()
     for found in _WHAT_IS.finditer(prompt[:MAX_PROMPT_CHARS]):
-        first = next(_spans(found["rest"]), "")
-        expression = form(first.strip())
-        if expression is not None and nodes(expression) and value(expression) is not None:
+        first = next(_spans(found["rest"]), "").strip()
+        expression = form(first)
+        is_number = expression is not None and value(expression) is not None
+        if _IN_WORDS.match(first[-1:] + found["rest"][len(first) :]) or (is_number and _is_compound(first)):
             return "compute"
     return None
 
@@ -160,64 +177,13 @@ def asked_task(prompt: str) -> str | None:
 def _has_compound(text: str) -> bool:
     for span in _spans(text):
         for part in split_at(span, _RELATION_BREAK):
-            expression = form(part) if _SIGN.search(part) else None
-            if expression is not None and nodes(expression):
+            if OPERATOR.search(part) or _is_compound(part):
                 return True
     return False
 
 
-def is_undone(gold: str, prediction: str, verb: str) -> bool:
-    """Whether an answer with variables leaves a step of its task to do that the gold answer has done."""
-    ours, wanted = form(prediction), form(gold)
-    if ours is None or wanted is None:
-        return False
-    if ours == wanted:  # but for factors that cancel, as in (x-1)(x+1)/(x-1)
-        return len(_SYMBOLS.findall(prediction)) > 2 * len(_SYMBOLS.findall(gold))
-    if verb.startswith(("expand", "multiply")) and _has_product_of_sums(ours) and not _has_product_of_sums(wanted):
-        return True
-    if verb.startswith("factor") and _factors(ours) < _factors(wanted):
-        return True
-    return _has_like_terms(ours) and not _has_like_terms(wanted)
-
-
-def _parts(found: Form) -> list[Form]:
-    return [part for part in found[1:] if isinstance(part, tuple)] if found[0] not in ("num", "sym") else []
-
-
-def _has_product_of_sums(found: Form) -> bool:
-    kind, *arguments = found
-    if kind == "mul" and any(part[0] == "add" for part in arguments):
-        return True
-    if kind == "pow" and arguments[0][0] == "add" and arguments[1][0] == "num" and arguments[1][1] > 1:
-        return True
-    return any(_has_product_of_sums(part) for part in _parts(found))
-
-
-def _factors(found: Form) -> int:
-    """How many factors with variables a product has, counted with their powers."""
-    if found[0] == "mul":
-        return sum(_factors(part) for part in _parts(found) if value(part) is None)
-    if found[0] == "pow" and found[2][0] == "num" and found[2][1] > 1 and found[2][1].denominator == 1:
-        return int(found[2][1]) * _factors(found[1])
-    return 1
-
-
-def _has_like_terms(found: Form) -> bool:
-    """Whether a sum holds two terms that differ in a number only, or a product two numbers."""
-    if found[0] == "add":
-        variables = [_variable_part(term) for term in found[1:]]
-        if len(set(variables)) < len(variables):
-            return True
-    if found[0] == "mul":
-        whole = [part for part in found[1:] if part[0] == "num" and abs(part[1]) != 1]
-        if len(whole) > 1:
-            return True
-    return any(_has_like_terms(part) for part in _parts(found))
-
-
-def _variable_part(term: Form) -> Form:
-    if value(term) is not None:
-        return ("num", Fraction(1))
-    if term[0] == "mul":
-        return ("mul", *(part for part in term[1:] if value(part) is None))
-    return ("mul", term)
+def _is_compound(part: str) -> bool:
+    """Whether a formula is more than a number or symbol as it is written: ``x^0`` and ``5-5`` are."""
+    is_signed = bool(_SIGN.search(part))
+    expression = form(part) if is_signed or _BRACKET.search(part) else None
+    return expression is not None and (is_signed or bool(nodes(expression)))

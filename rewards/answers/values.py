@@ -1,7 +1,6 @@
 """Exact rational values of forms, within bounds that keep every computation short."""
 
 import math
-from decimal import Decimal
 from fractions import Fraction
 
 from rewards.answers.form import Form
@@ -40,7 +39,7 @@ def _bits(number: Fraction) -> int:
 
 
 def _apply(kind: str, values: list[Fraction]) -> Fraction | None:
-    if kind == "add":
+    if kind in ("add", "mixed"):
         return sum(values, Fraction(0))
     if kind == "mul":
         return math.prod(values, start=Fraction(1)) if sum(map(_bits, values)) <= MAX_BITS else None
@@ -100,8 +99,3 @@ def _whole_root(number: int, degree: int) -> int | None:
             low, high = (middle, high) if middle**degree <= number else (low, middle - 1)
         root = low
     return root if root**degree == number else None
-
-
-def is_decimal(answer: str) -> bool:
-    """Whether an answer is written with a decimal point."""
-    return isinstance(numeral(answer), Decimal) and "." in answer
