@@ -8,7 +8,7 @@ from rewards.answers.reading import Reading
 from rewards.answers.values import rational
 
 Pair = tuple[str, str]  # gold answer, prediction
-_INDEX = re.compile(r"_(?:\w|\{\w+\})$")
+_INDEX = re.compile(r"_(?:\w|\{[\w,]+\})$")
 _WORDS = re.compile(r"\\text\{[^{}]*\}")
 
 

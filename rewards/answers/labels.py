@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from rewards.answers.items import split_at
 
-_NAME = r"(?:\\?[A-Za-z]+|\\text\{[^{}]*\})(?:_(?:\w|\{\w+\}))?'*(?:\([A-Za-z](?:,[A-Za-z])*\)|\^\{?-1\}?\([A-Za-z]\))?"
+_NAME = (
+    r"(?:\\?[A-Za-z]+|\\text\{[^{}]*\})(?:_(?:\w|\{[\w,]+\}))?'*(?:\([A-Za-z](?:,[A-Za-z])*\)|\^\{?-1\}?\([A-Za-z]\))?"
+)
 _NAMES = rf"{_NAME}(?:\s*,\s*{_NAME})*"
 _CAPITALS = r"(?:[A-Z]{1,4}|\\text\{[A-Z]{1,4}\})"
 _INDEXED = rf"{_CAPITALS}(?:_(?:\w|\{{{_CAPITALS}\}}))?"
@@ -15,6 +17,7 @@ _FIGURE = rf"(?:m\s*)?\\angle\s*{_SEGMENT}|\|{_SEGMENT}\||{_FRACTION}"
 _FIGURE_NAME = re.compile(_FIGURE)
 _LABEL = re.compile(
     rf"{_NAMES}|\(\s*{_NAMES}\s*\)|(?:\\text\{{[^{{}}]*\}}[\s,:]*)+(?:{_NAME})?|[A-Z]\([A-Za-z ,<|>=]*\)"
+    r"|[A-Zfghp]\(-?[0-9]+(?:,-?[0-9]+)*\)"
 )
 _NO_NAME = re.compile(r"\\(?:pi|infty|emptyset|ldots|mathbb|frac|sqrt)(?![A-Za-z])|[ei]$")
 _SIGNS = {"=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\to", r"\equiv", r"\Rightarrow", r"\implies"}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 _WORD = re.compile(r"\\text\{([^{}]*)\}")
 _LETTER = re.compile(
     r"(?:(?:the|correct|right|final|best|answer|is|option|choice|letter|:)[\s:]+)*"
-    r"(?P<open>[(\[]?)\s*(?P<letter>[A-Ja-j])\s*(?P<sign>[)\]]?[.:]?|\s-(?=\s))\s*(?P<tail>.*)",
+    r"(?P<open>[(\[]?)\s*(?P<letter>[A-Ja-j])\s*(?P<sign>\s?-(?=\s)|[)\]]?[.:]?)\s*(?P<tail>.*)",
     re.IGNORECASE | re.DOTALL,
 )
 _OTHER_OPTION = re.compile(

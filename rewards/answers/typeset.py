@@ -14,6 +14,7 @@ _ESCAPED_DOLLAR = re.compile(r"\\textdollar(?![A-Za-z])|\\\$")
 _POUNDS = re.compile(r"\\(?:pounds|textsterling)(?![A-Za-z])")
 _CURRENCIES = {"\u20ac": "euro", "\u00a3": "pound", "\u00a5": "yen", "\u20b9": "rupee", "\u00a2": "cent"}
 _CURRENCY = re.compile(f"[{''.join(_CURRENCIES)}]")
+_NEGATIVE_MONEY = re.compile(rf"^-\s*(\\text\{{(?:dollar|{'|'.join(_CURRENCIES.values())})\}})\s*(?=[0-9.])")
 _END = r"(?![A-Za-z])"
 _ENVIRONMENT = re.compile(r"\\begin\s*\{")
 _TWICE_ESCAPED = re.compile(r"\\\\(?=[A-Za-z%$ ,;:!(){}\[\]])")
@@ -44,7 +45,12 @@ _REWRITES = tuple(
         (rf"\\(?:backslash){_END}", r"\\setminus"),
         (rf"\\(?:bullet|ast|star){_END}", r"\\cdot"),
         (rf"\^\s*(?:\{{\s*(?:\\circ{_END}|o)\s*\}}|\\circ{_END})|\\degree{_END}|\\textdegree{_END}", r"\\text{degree}"),
+        (rf"(\\(?:sin|cos|tan|cot|sec|csc){_END}[({{\s]*)([0-9.]+)\s*\\text\{{degree\}}", r"\1\\frac{\2\\pi}{180}"),
         (r"\\color\s*\{[a-z]+\}", ""),
+        (r"\\mathbb\s+([A-Z])", r"\\mathbb{\1}"),
+        (r"\{?([0-9A-Za-z+ -]+)\\choose\s*([0-9A-Za-z+ -]+)\}?", r"\\binom{\1}{\2}"),
+        (r"(?<=[0-9])\s*(?:\^\s*\{?\s*)?\\text\s*\{\s*(?:st|nd|rd|th)\s*\}(?:\s*\})?", ""),
+        (rf"(?<=[0-9])(?:st|nd|rd|th){_END}", ""),
         (r"(?<=[0-9 ])([ap])\.\s?m\.?(?![A-Za-z])", r"\\text{\1m}"),
         (r"\\(?:hspace|vspace|phantom|hphantom|label|tag)\*?\s*\{[^{}]*\}", " "),
         (rf"\\q?quad{_END}|\\[,;:> ]|\\(?:thinspace|medspace|thickspace|enspace|space){_END}|~", " "),
@@ -103,7 +109,7 @@ _WHOLE_LINE = re.compile(
 _NOTHING = re.compile(r"\\text\{[Nn]o\}(?: ?\\text\{real\})? ?\\text\{solutions?\}|\\text\{[Ee]mpty\} ?\\text\{set\}")
 _SHORT_WORDS = {"or", "is", "of", "to", "if"}
 _LONG_WORD = re.compile(r"[A-Za-z]{2}|[^\x00-\x7f]")
-_SPECIAL = re.compile(r"[\\<>!~{*^']|\.\.\.|[0-9 ][ap]\.")  # what any of the rewrites begins with
+_SPECIAL = re.compile(r"[\\<>!~{*^']|\.\.\.|[0-9 ][ap]\.|[0-9](?:st|nd|rd|th)")  # what any of the rewrites begins with
 _SPACES = re.compile(r"\s+")
 _LOOSE_SPACE = re.compile(r"(?<![0-9A-Za-z.,]) | (?![0-9A-Za-z.\\])|(?<=[0-9]) (?=\\)")
 _WRAPPER = re.compile(r"\\(?:text)\{([^{}]*)\}")
@@ -126,7 +132,8 @@ def _money(answer: str) -> str:
     answer = _POUNDS.sub("\u00a3", answer)
     answer = _ESCAPED_DOLLAR.sub(r"\\text{dollar}", answer)
     answer = answer.replace("$", " " if answer.count("$") % 2 == 0 else r"\text{dollar}")
-    return _CURRENCY.sub(lambda found: rf"\text{{{_CURRENCIES[found[0]]}}}", answer)
+    answer = _CURRENCY.sub(lambda found: rf"\text{{{_CURRENCIES[found[0]]}}}", answer)
+    return _NEGATIVE_MONEY.sub(r"\1-", answer)
 
 
 def _strip(answer: str) -> str:

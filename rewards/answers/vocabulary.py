@@ -39,7 +39,7 @@ ship wheel tire seat room house home apartment building floor window door table 
 puzzle pencil pen crayon marker eraser shirt dress shoe sock hat glove coat jacket pants skirt scarf ring
 necklace bracelet gift present prize token sticker photo picture painting song movie video message email call
 question problem test exam lap trip visit job task shift vote dollar-bill mark score star planet atom molecule
-cell inhabitant boxcar outcome event trial toss flip roll handshake \u4e2a \u4eba \u53ea \u672c \u6b21 \u79cd
+cell inhabitant boxcar outcome event trial toss flip roll handshake pts \u4e2a \u4eba \u53ea \u672c \u6b21 \u79cd
 \u68f5 \u5c81 \u5f20 \u6761 \u540d \u4f4d
 """
 _FILLERS = """
@@ -60,7 +60,11 @@ below between to through until or and and/or except without remainder mod modulo
 opposite inverse reciprocal either neither log but if when unless maybe perhaps possibly alternatively otherwise
 also instead wrong nor versus vs greater smaller larger up down prime choose
 """
-MULTIPLIERS = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12, "mil": 6}
+MULTIPLIERS = {
+    **{"dozen": 12, "hundred": 100, "thousand": 1000, "million": 10**6, "mil": 10**6, "billion": 10**9},
+    "trillion": 10**12,
+}
+COMPOSED = {"mph": {"mile": 1, "hour": -1}, "kph": {"kilometer": 1, "hour": -1}}
 POWERS_BEFORE = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
 POWERS_AFTER = {"squared": 2, "cubed": 3}
 CHANGING = frozenset(_CHANGING.split())
@@ -95,7 +99,7 @@ def singular(word: str) -> str:
 def unit_of(word: str) -> str | None:
     """The one name of a unit, however it is spelt; None for a word that is none."""
     table = _units()
-    for spelling in (word, word.casefold(), singular(word)):
+    for spelling in (word, word.casefold(), singular(word)) if len(word) > 1 else (word,):
         if spelling in table:
             return table[spelling]
     return None

@@ -11,6 +11,7 @@ from functools import lru_cache
 from rewards.answers.typeset import text_words
 from rewards.answers.vocabulary import (
     CHANGING,
+    COMPOSED,
     FILLERS,
     MULTIPLIERS,
     POWERS_AFTER,
@@ -21,7 +22,9 @@ from rewards.answers.vocabulary import (
 )
 
 _ASKED_COUNT = re.compile(
-    r"\b(?:how many|number of|in) (hundred|thousand|million|billion|trillion|dozen)s?\b", re.IGNORECASE
+    r"\b(?:(?:how many|number of|in) (hundred|thousand|million|billion|trillion|dozen)s?"
+    r"|how (?:many|much) (more|fewer|less))\b",
+    re.IGNORECASE,
 )
 _LEADING = re.compile(r"(?:\\text\{[^{}]*\}[\s:.,]*)+")
 _UNIT_PART = r"((?=[^{}]*\\text)(?:\\text\{[^{}]*\}|\^?\{?[0-9]\}?|\s)+)"
@@ -36,11 +39,12 @@ _PLAIN_PART = rf"(?:(?:sq|cu)\.? ?)?(?:{_SYMBOLS})\.?(?:\^\{{?-?[0-9]\}}?)?"
 _PLAIN_UNIT = re.compile(rf"(?<=[0-9}})])( ?)(\(?{_PLAIN_PART}(?:\s*(?:/|\\cdot|\*)\s*{_PLAIN_PART})*\)?)$")
 _SYMBOL_RUN = re.compile(r"[A-Za-z]+(?![A-Za-z{])")
 _MONEY = re.compile(
-    r"(?:\\text\{dollars?\}\s*)?([0-9]+)\s*\\text\{dollars?\}[\s,]*(?:\\text\{and\}\s*)?([0-9]{1,2})\s*\\text\{(?:cents?|c)\}"
+    r"(?:\\text\{dollars?\}\s*([0-9]+)|([0-9]+)\s*\\text\{dollars?\})[\s,]*(?:\\text\{and\}\s*)?([0-9]{1,2})\s*\\text\{(?:cents?|c)\}"
 )
 _AND_A_PART = re.compile(
     r"(?<![0-9./])([0-9]+)\s*\\text\{and\}\s*\\text\{(?:a|an|one)\}\s*\\text\{(half|quarter|third)\}"
 )
+_RATIO = re.compile(r"(?<=[0-9])\s*\\text\{to\}\s*(?=[0-9])")
 _LONG_SYMBOL = re.compile(r"[A-Za-z]{2}")
 _VARIABLE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]")
 _SHORT_WORD = re.compile(r"\\text\{[A-Za-z]\}")
@@ -51,7 +55,7 @@ _PARTS = {"half": 2, "third": 3, "quarter": 4}
 def prompt_words(prompt: str) -> frozenset[str]:
     """Words that the task itself uses: what it counts is no second answer."""
     prompt = prompt[:20_000]
-    counted = {f"in {found}" for found in _ASKED_COUNT.findall(prompt)}
+    counted = {f"in {singular(word)}" for found in _ASKED_COUNT.findall(prompt) for word in found if word}
     return frozenset(singular(word) for word in re.findall(r"[^\W\d_]{2,}", prompt)) - CHANGING | counted
 
 
@@ -88,8 +92,9 @@ def is_plain_quantity(answer: str) -> bool:
 
 
 def join_amounts(answer: str) -> str:
-    """Amounts in two parts as one: dollars and cents, a number and a half."""
-    answer = _MONEY.sub(lambda found: rf"{found[1]}.{found[2]:0>2}\text{{dollar}}", answer)
+    """Amounts in two parts as one: dollars and cents, a number and a half, a ratio."""
+    answer = _MONEY.sub(lambda found: rf"{found[1] or found[2]}.{found[3]:0>2}\text{{dollar}}", answer)
+    answer = _RATIO.sub(":", answer)
     return _AND_A_PART.sub(lambda found: rf"{found[1]}\frac{{1}}{{{_PARTS[found[2]]}}}", answer)
 
 
@@ -117,26 +122,28 @@ def read_words(item: str, known: Collection[str] | None) -> Worded | None:
     value = value.removesuffix(r"\cdot").strip() if after else value
     if not value or "%" in value or (after and _VARIABLE.search(value) and _SHORT_WORD.search(after)):
         return None  # a letter beside a letter is an option or a product, no unit
-    reading = _Reading(known)
+    reading = _Beside(known)
     if not all(reading.add_word(word) for word in text_words(before)) or not reading.read(after):
         return None
-    if reading.exponent:
-        value = rf"{value}\cdot 10^{{{reading.exponent}}}"
+    if reading.next_power != 1:
+        return None  # the square of 7, with no unit to it
+    if reading.factor != 1:
+        value = rf"{value}\cdot {reading.factor}"
     unit = reading.settle()
     percent = unit.pop("percent", 0)
     powers = tuple(sorted((name, power) for name, power in unit.items() if power))
     return Worded(value, powers, frozenset(reading.things), has_percent=bool(percent))
 
 
-class _Reading:
-    """What has been read of the words beside a value."""
+class _Beside:
+    """What has been read of the words beside a value: units with their powers, things, a factor."""
 
     def __init__(self, known: Collection[str] | None) -> None:
         """Begin with nothing."""
         self.known = known
-        self.powers: list[list[object]] = []  # [unit, power]
+        self.powers: list[tuple[str, int]] = []
         self.things: set[str] = set()
-        self.exponent = 0
+        self.factor = 1
         self.direction, self.next_power = 1, 1
         self.last_word = ""
 
@@ -154,11 +161,11 @@ class _Reading:
             elif found["power"]:
                 if not self.powers:
                     return False
-                self.powers[-1][1] = int(found["power"]) * int(str(self.powers[-1][1]))
+                self.raise_last(int(found["power"]))
             elif found["slash"]:
                 self.direction = -1
             elif "%" in found["sign"]:
-                self.powers.append(["percent", 1])
+                self.powers.append(("percent", 1))
         return True
 
     def add_word(self, word: str) -> bool:
@@ -167,39 +174,57 @@ class _Reading:
         if self.last_word == "in" and self.powers and self.powers[-1][0] == "inch":
             self.powers.pop()  # the word in, as in total
         self.last_word = plain
+        if self.is_asked_for(plain):
+            return True
         if plain == "per":
             self.direction = -1
-        elif plain in MULTIPLIERS and not self.is_asked_for(plain):
-            self.exponent += MULTIPLIERS[plain]
+        elif plain in MULTIPLIERS:
+            self.factor *= MULTIPLIERS[plain]
         elif plain in POWERS_BEFORE and not (self.known and plain in self.known):
             self.next_power = POWERS_BEFORE[plain]
         elif plain in POWERS_AFTER and self.powers:
-            self.powers[-1][1] = POWERS_AFTER[plain] * int(str(self.powers[-1][1]))
-        elif plain in CHANGING and not self.is_asked_for(plain):
+            self.raise_last(POWERS_AFTER[plain])
+        elif plain in CHANGING:
             return False
-        elif (unit := unit_of(word)) is not None and plain != "in":
-            self.powers.append([unit, self.direction * self.next_power])
-            self.direction = self.next_power = 1
-        elif plain == "in" and not self.powers and not self.things:
-            self.powers.append(["inch", 1])
-        elif plain not in FILLERS:
-            return self.add_thing(singular(word))
+        else:
+            return self.add_unit(word, plain) or plain in FILLERS or self.add_thing(singular(word))
         return True
+
+    def add_unit(self, word: str, plain: str) -> bool:
+        """Take in a unit; False for a word that is none."""
+        if plain == "in":  # inches after a number, not after what is counted
+            if self.powers or self.things:
+                return False
+            self.powers.append(("inch", 1))
+            return True
+        unit = unit_of(word)
+        if unit is None:
+            return False
+        self.powers.append((unit, self.direction * self.next_power))
+        self.direction = self.next_power = 1
+        return True
+
+    def raise_last(self, power: int) -> None:
+        """Raise the last unit to a power."""
+        unit, before = self.powers[-1]
+        self.powers[-1] = (unit, before * power)
 
     def add_thing(self, thing: str) -> bool:
         """Take in a word that says what is counted, if it is known to be harmless."""
         self.things.add(thing)
+        self.next_power = 1
         return self.known is None or thing in harmless() or thing in self.known
 
     def is_asked_for(self, word: str) -> bool:
         """Whether the task counts in this word: how many dozen, in millions."""
-        return bool(self.known) and f"in {word}" in (self.known or ())
+        return bool(self.known) and f"in {singular(word)}" in (self.known or ())
 
     def settle(self) -> dict[str, int]:
         """Units with their powers."""
         unit: dict[str, int] = {}
         for name, power in self.powers:
-            unit[str(name)] = unit.get(str(name), 0) + int(str(power))
+            for part, times in COMPOSED.get(name, {name: 1}).items():
+                unit[part] = unit.get(part, 0) + times * power
         if "degree" in unit and unit.keys() & {"celsius", "fahrenheit"}:
             del unit["degree"]
         return unit
