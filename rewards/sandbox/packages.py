@@ -5,7 +5,9 @@ the interpreter that runs programs must be of ours.
 """
 
 import contextlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -37,13 +39,25 @@ class Packages:
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = tuple(names)
-        self.places = {place.name: place for name in self.names for place in _places(name)}
-        self._folder = tempfile.TemporaryDirectory(prefix="redraft-packages-") if self.names else None
+        found = [place for name in self.names for place in _places(name)]
+        self._folder = tempfile.TemporaryDirectory(prefix="redraft-packages-") if found else None
+        self.places = {place.name: place if _is_open(place) else self._copied(place) for place in found}
 
     @property
     def folders(self) -> list[str]:
         """What a program has to read."""
         return [str(place) for place in self.places.values()]
+
+    def _copied(self, place: Path) -> Path:
+        """A copy that everybody may read."""
+        assert self._folder is not None
+        folder = Path(self._folder.name)
+        copies = folder / "copies"
+        copies.mkdir(exist_ok=True)
+        copy = shutil.copytree(place, copies / place.name) if place.is_dir() else shutil.copy(place, copies)
+        for path in (folder, copies, Path(copy), *Path(copy).rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        return Path(copy)
 
     def linked(self) -> str:
         """A folder that everybody may read, with a link to each."""
@@ -63,6 +77,13 @@ class Packages:
         """Remove the folder of links."""
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def _is_open(place: Path) -> bool:
+    """Whether the user of a sandbox may read it: as root, environments often lie where nobody else may look."""
+    if os.geteuid() != 0:
+        return True
+    return bool(place.stat().st_mode & 0o4) and all(folder.stat().st_mode & 0o1 for folder in place.parents)
 
 
 def _places(name: str) -> list[Path]:

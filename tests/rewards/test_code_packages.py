@@ -1,5 +1,7 @@
 """Packages inside the sandbox, by name: numpy, which is installed wherever this is; and processes of the library."""
 
+import contextlib
+
 import pytest
 
 from code_rows import KINDS, fenced, require, score
@@ -53,6 +55,15 @@ def test_no_package_is_importable_where_none_is_named(kind):
     (verdict,) = score({"inputs": ["1"], "outputs": ["1"]}, [fenced("import numpy\nprint(1)")], kind)
     assert verdict.score == 0.0
     assert "No module named 'numpy'" in verdict.detail
+
+
+def test_a_package_in_a_folder_that_nobody_else_may_read_is_importable(kind, tmp_path, monkeypatch):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "__init__.py").write_text("value = 7\n")
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr("rewards.sandbox.packages._places", lambda name: [tmp_path / name])
+    with contextlib.closing(open_sandbox(kind, allow_unsafe=True, packages=["tiny"])) as sandbox:
+        check_packages(sandbox, sandbox.packages)
 
 
 def test_a_package_that_is_not_installed_is_named():
