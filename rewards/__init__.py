@@ -1,18 +1,18 @@
 """Scoring: text in, score out. Imports no torch, no ray, and no other layer of the project."""
 
-import rewards.judge  # noqa: F401 - for its name: a function `judge` here would hide the module
-from rewards.code.reward import code_tests
-from rewards.format import boxed_format, format_match, think_answer_format
-from rewards.instructions import ifeval
-from rewards.length import cosine_length, repetition_penalty, soft_overlong
-from rewards.math import math_accuracy
-from rewards.mixture import RewardMixture, Sample, status_counts
-from rewards.puzzles import countdown, sudoku
-from rewards.result import RewardError, Scored, Status, Verdict
-from rewards.reward import names, resolve, reward
-from rewards.term import RewardTerm
-from rewards.trl import trl_reward
-from rewards.verl import verl_score
+import redraft.rewards.library.judge.judge  # noqa: F401 - for its name: a function `judge` here would hide the module
+from redraft.rewards.adapters.trl import trl_reward
+from redraft.rewards.adapters.verl import verl_score
+from redraft.rewards.library.code.reward import code_tests
+from redraft.rewards.library.format import boxed_format, format_match, think_answer_format
+from redraft.rewards.library.instructions import ifeval
+from redraft.rewards.library.length import cosine_length, repetition_penalty, soft_overlong
+from redraft.rewards.library.math import math_accuracy
+from redraft.rewards.library.puzzles import countdown, sudoku
+from redraft.rewards.result import RewardError, Scored, Status, Verdict
+from redraft.rewards.reward import names, resolve, reward
+from redraft.rewards.scoring.mixture import RewardMixture, Sample, status_counts
+from redraft.rewards.term import RewardTerm
 
 __all__ = [
     "RewardError",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rewards.result import InvalidResultError, Verdict, plain
+from redraft.rewards.result import InvalidResultError, Verdict, plain
 
 LOGGERS = ("log_extra", "log_metric")
 """Arguments that a reward gets if it names them, as TRL's trainer gives them."""

@@ -17,14 +17,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
-from rewards.result import RewardError
-from rewards.user_files import beside, is_file, load_file, raised_at
+from redraft.rewards.result import RewardError
+from redraft.rewards.user_files import beside, is_file, load_file, raised_at
 
 ENTRY_POINTS = "redraft.rewards"
 """Group of entry points by which an installed package offers rewards: ``name = "pkg.module:function"``."""
 
 ATTACKS = ("empty", "list_everything", "sys_exit", "always_equal")
-"""Names of cheap answers that a verifier scores 0; `rewards.trial` makes them."""
+"""Names of cheap answers that a verifier scores 0; `rewards.scoring.trial` makes them."""
 
 Isolation = Literal["process", "inline"]
 Scope = Literal["rows", "group", "batch"]

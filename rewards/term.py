@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from rewards.result import RewardError
-from rewards.reward import Declared, Isolation, Scope, registered
-from rewards.user_files import is_file
+from redraft.rewards.result import RewardError
+from redraft.rewards.reward import Declared, Isolation, Scope, registered
+from redraft.rewards.user_files import is_file
 
 DEFAULT_TIMEOUT_S = 30.0
 
@@ -23,7 +23,7 @@ class RewardTerm(BaseModel):
         weight: Factor in the weighted sum; 0 reports the reward without training on it.
         gate: Multiply the task rewards of the sample with this score in place of adding it.
         shaping: Leave it out of the unshaped reward; it is added after the gates.
-        attacks: Cheap answers that must score 0 when the reward is tried before a run; see `rewards.trial`. Naming any
+        attacks: Cheap answers that must score 0 when the reward is tried before a run; see `scoring.trial`. Naming any
             says that the reward is a verifier: a right answer scores 1.
         when: Columns and the value, or list of values, that a row must have for the reward to apply.
         scope: ``rows``: a call may hold any completions; ``group``: exactly those of one prompt; ``batch``: all.
@@ -108,7 +108,7 @@ def _absolute(fn: str) -> str:
 
 
 def _declared(fn: str) -> Declared:
-    if ":" in fn:  # not imported here: it may be the user's, and `rewards.configured` compares when it starts
+    if ":" in fn:  # not imported here: it may be the user's, and `rewards.scoring.configured` compares when it starts
         return Declared()
     try:
         return registered(fn).declared

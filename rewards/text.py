@@ -6,7 +6,7 @@ All functions are linear in the text; a completion is capped before anything loo
 import re
 from collections.abc import Callable, Sequence
 
-from rewards.result import RewardError
+from redraft.rewards.result import RewardError
 
 MAX_COMPLETION_CHARS = 50_000
 

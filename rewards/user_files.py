@@ -21,7 +21,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 
-from rewards.result import RewardError
+from redraft.rewards.result import RewardError
 
 
 @dataclass(eq=False)

@@ -1,12 +1,12 @@
-"""The reward worker: a mixture behind one call. A plain class; `rl.cluster` makes it a Ray actor."""
+"""The reward worker: a mixture behind one call. A plain class; `rl.cluster.ray_parts` makes it a Ray actor."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from rewards.dispatch import Dispatcher
-from rewards.mixture import RewardMixture, Sample
-from rewards.result import Scored
-from rewards.term import RewardTerm
+from redraft.rewards.result import Scored
+from redraft.rewards.scoring.dispatch import Dispatcher
+from redraft.rewards.scoring.mixture import RewardMixture, Sample
+from redraft.rewards.term import RewardTerm
 
 
 class RewardWorker:

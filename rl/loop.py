@@ -6,20 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rl.alarm import CollapseError
-from rl.checkpoint import complete_checkpoints, save_checkpoint
-from rl.codec import Codec
-from rl.config import RunConfig
-from rl.evaluate import evaluate
-from rl.experience import completion_metrics, make_experience, shaped_rewards, shuffled
-from rl.pipeline import Pipeline
-from rl.protocols import PolicyLearner, RewardPool, RolloutPool
-from rl.recorder import Recorder
-from rl.resume import TRAINER, Progress
-from rl.reward_metrics import reward_metrics
-from rl.run_files import WriteError
-from rl.sampling import Sampled, Sampler
-from rl.tasks import Row
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.data.codec import Codec
+from redraft.rl.data.tasks import Row
+from redraft.rl.experience.assemble import completion_metrics, make_experience, shaped_rewards, shuffled
+from redraft.rl.experience.metrics import reward_metrics
+from redraft.rl.experience.pipeline import Pipeline
+from redraft.rl.experience.sampler import Sampled, Sampler
+from redraft.rl.monitor.alarm import CollapseError
+from redraft.rl.progress import TRAINER, Progress
+from redraft.rl.protocols import PolicyLearner, RewardPool, RolloutPool
+from redraft.rl.run_folder.checkpoint import complete_checkpoints, save_checkpoint
+from redraft.rl.run_folder.files import WriteError
+from redraft.rl.run_folder.recorder import Recorder
+from redraft.rl.stages.evaluate import evaluate
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class RunData:
-    """Rows to learn from, rows held out, and the fingerprints that checkpoints keep, see `rl.inputs`."""
+    """Rows to learn from, rows held out, and the fingerprints that checkpoints keep, see `rl.run_folder.inputs`."""
 
     train: Sequence[Row]
     held_out: Sequence[Row]

@@ -2,13 +2,23 @@
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from rewards.mixture import Sample
-from rewards.result import Scored
-from rl.batch import Experience
-from rollout.config import DecodeConfig
-from rollout.trajectory import Completion, Prompt
+from redraft.rewards.result import Scored
+from redraft.rewards.scoring.mixture import Sample
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.trajectory import Completion, Prompt
+
+
+@dataclass(frozen=True)
+class Experience:
+    """One completion to learn from."""
+
+    prompt: Prompt
+    completion: Completion
+    advantage: float
+    noise_seed: int  # the same for the new, the old and the reference policy: shared draws
 
 
 @runtime_checkable

@@ -6,25 +6,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rl.audit import find_unfit, read_quarantine, write_quarantine
-from rl.checkpoint import what_is_kept
-from rl.codec import Codec
-from rl.config import RunConfig
-from rl.data import load_rows
-from rl.held_out import load_held_out
-from rl.inputs import check_inputs, run_inputs
-from rl.loop import Parts, RunData, train
-from rl.policy import load_text_side
-from rl.preflight import check_evaluation, check_machine, check_reward_calls, check_run
-from rl.protocols import PolicyLearner, RewardPool, RolloutPool
-from rl.recorder import Recorder
-from rl.resume import Progress, find_start
-from rl.reward_gate import check_rewards
-from rl.run_files import WriteError
-from rl.run_lock import run_lock
-from rl.stop_signal import hangup_ignored, stop_signal
-from rl.warmstart import make_warm_start, plan_start, policy_folder, present_policy, run_warm_start
-from rollout.trajectory import SpecialTokens
+from redraft.rl.cluster.stop_signal import hangup_ignored, stop_signal
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.data.codec import Codec
+from redraft.rl.data.held_out import load_held_out
+from redraft.rl.data.load import load_rows
+from redraft.rl.loop import Parts, RunData, train
+from redraft.rl.models.registry import load_text_side
+from redraft.rl.preflight.checks import check_evaluation, check_machine, check_reward_calls, check_run
+from redraft.rl.preflight.quarantine import find_unfit, read_quarantine, write_quarantine
+from redraft.rl.preflight.resume import find_start
+from redraft.rl.preflight.verifiers import check_rewards
+from redraft.rl.progress import Progress
+from redraft.rl.protocols import PolicyLearner, RewardPool, RolloutPool
+from redraft.rl.run_folder.checkpoint import what_is_kept
+from redraft.rl.run_folder.files import WriteError
+from redraft.rl.run_folder.inputs import check_inputs, run_inputs
+from redraft.rl.run_folder.lock import run_lock
+from redraft.rl.run_folder.recorder import Recorder
+from redraft.rl.stages.warm_start import make_warm_start, plan_start, policy_folder, present_policy, run_warm_start
+from redraft.rollout.trajectory import SpecialTokens
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ def backend(
 ) -> Iterator[tuple[RolloutPool, RewardPool, PolicyLearner]]:
     """Rollouts, rewards and learner on the recipe's backend; in-process, the same workers are called directly."""
     if config.cluster.backend == "ray":
-        from rl import cluster
+        from redraft.rl.cluster import ray_parts as cluster
 
         with contextlib.ExitStack() as stack:
             with hangup_ignored():
@@ -123,9 +124,9 @@ def backend(
             stack.enter_context(contextlib.closing(rewards))
             yield rollouts, rewards, learner
         return
-    from rewards.worker import LocalRewards
-    from rl.rollout_workers import rollout_worker
-    from rl.worker import LearnerWorker
+    from redraft.rewards.worker import LocalRewards
+    from redraft.rl.cluster.rollout_worker import rollout_worker
+    from redraft.rl.learner.worker import LearnerWorker
 
     worker = rollout_worker(path, config, tokens, threads=None)
     with contextlib.closing(LocalRewards(config.rewards)) as rewards, contextlib.closing(worker()) as rollouts:

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from jinja2 import TemplateError
 
-from rollout.special_ids import control_tokens
+from redraft.rollout.special_ids import control_tokens
 
 Tokenizer: TypeAlias = Any
 """A transformers tokenizer; naming its class would import transformers, which takes seconds."""

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from rollout.blocks import padded_length
-from rollout.config import DecodeConfig
-from rollout.trajectory import Prompt
+from redraft.rollout.blocks import padded_length
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.trajectory import Prompt
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from rollout.trajectory import SpecialTokens
+from redraft.rollout.trajectory import SpecialTokens
 
 TURN_END = "<|role_end|>"
 """Ends a turn in LLaDA2's chat format."""

@@ -1,4 +1,4 @@
-"""The rollout worker: a policy and the decoder behind two calls. A plain class; `rl.cluster` makes it a Ray actor."""
+"""The rollout worker: a policy and the decoder behind two calls. A plain class that may become a Ray actor."""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -7,10 +7,10 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from rollout.config import DecodeConfig, Limits
-from rollout.decoder import Decoder
-from rollout.torch_engine import TorchEngine
-from rollout.trajectory import Completion, Prompt, SpecialTokens
+from redraft.rollout.config import DecodeConfig, Limits
+from redraft.rollout.decoding.decoder import Decoder
+from redraft.rollout.engine.torch_engine import TorchEngine
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rollout.trajectory import Completion
+from redraft.rollout.trajectory import Completion
 
 
 def assert_alike(completions: Sequence[Completion], others: Sequence[Completion], tolerance: float = 1e-9) -> None:

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from rewards.code.formats import COLUMNS
-from rewards.code.reward import code_tests
-from rewards.result import RewardError
+from redraft.rewards.library.code.formats import COLUMNS
+from redraft.rewards.library.code.reward import code_tests
+from redraft.rewards.result import RewardError
 
 KINDS = ("unsafe", "bubblewrap", "landlock")
 

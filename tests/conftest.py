@@ -9,7 +9,7 @@ from jaxtyping import install_import_hook
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Before any test imports them: tensor shapes in signatures are checked by beartype, under pytest only.
-install_import_hook(["rl", "rollout", "rewards"], "typecheck.checker")
+install_import_hook(["redraft"], "typecheck.checker")
 
 ROOT = Path(__file__).resolve().parents[1]
 

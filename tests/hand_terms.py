@@ -2,9 +2,9 @@
 
 import torch
 
-from rl.config import AlgorithmConfig
-from rl.objective import policy_loss
-from rl.terms import Normaliser, Policies, Terms
+from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.objective.policy_loss import policy_loss
+from redraft.rl.objective.terms import Normaliser, Policies, Terms
 
 
 def doubles(*values: float) -> torch.Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from rewards.sandbox.choose import open_sandbox
-from rewards.sandbox.program import Ended, Limits, Program, Sandbox, SandboxError
+from redraft.rewards.sandbox.choose import open_sandbox
+from redraft.rewards.sandbox.program import Ended, Limits, Program, Sandbox, SandboxError
 
 LAYERS = ["bubblewrap", "landlock"]
 LIMITS = Limits(cpu_s=5, memory_mb=128, processes=12, file_mb=2, disk_mb=8, open_files=32)

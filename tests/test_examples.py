@@ -3,9 +3,9 @@ import json
 from typer.testing import CliRunner
 
 from conftest import ROOT
-from rewards.mixture import RewardMixture, Sample
-from rewards.term import RewardTerm
-from rl.cli.main import app
+from redraft.rewards.scoring.mixture import RewardMixture, Sample
+from redraft.rewards.term import RewardTerm
+from redraft.rl.cli.main import app
 
 
 def test_the_example_reward_runs_in_its_own_process():

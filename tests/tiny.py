@@ -38,7 +38,7 @@ DECODE = {
 
 def make_policy(folder: Path, seed: int = 0, dtype: str = "float32") -> Path:
     """A random policy with a tokenizer, as a Hugging Face folder."""
-    from rl.policy import build_policy, save_policy
+    from redraft.rl.models.registry import build_policy, save_policy
 
     model, tokenizer, _ = build_policy(SHAPE, dtype, "cpu", seed)
     save_policy(model, folder, tokenizer)

@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from oracles.small_moe import SAMPLED, SHAPE, TOKENS
-from rollout.config import DecodeConfig, Limits
-from rollout.decoder import decode
-from rollout.torch_engine import TorchEngine
-from rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
-from rollout.vllm_engine import VLLMEngine
-from rollout.vllm_options import WorkerOptions
+from redraft.rollout.config import DecodeConfig, Limits
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.torch_engine import TorchEngine
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
+from redraft.rollout.vllm.engine import VLLMEngine
+from redraft.rollout.vllm.options import WorkerOptions
 
 MARKS = [
     pytest.mark.filterwarnings("ignore:`torch.distributed.reduce_op` is deprecated:FutureWarning"),
@@ -36,13 +36,13 @@ def import_vllm() -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import rollout.vllm_scheduler
-        import rollout.vllm_worker  # noqa: F401
+        import redraft.rollout.vllm.scheduler
+        import redraft.rollout.vllm.worker  # noqa: F401
 
 
 def make_policy(folder: Path, seed: int = 0) -> str:
     """A random policy in float64 that leaves its blocks in doubt, so that edits happen."""
-    from rl.policy import build_bare_policy, save_policy
+    from redraft.rl.models.registry import build_bare_policy, save_policy
 
     save_policy(build_bare_policy(SHAPE, "float64", "cpu", seed), folder, None)
     return str(folder)
@@ -50,7 +50,7 @@ def make_policy(folder: Path, seed: int = 0) -> str:
 
 def options_for(path: str, decode: DecodeConfig = SAMPLED, tokens: SpecialTokens = TOKENS) -> WorkerOptions:
     return WorkerOptions(
-        make_policy="rl.policy:load_rollout_policy",
+        make_policy="redraft.rl.models.registry:load_rollout_policy",
         path=path,
         dtype="float64",
         device="cpu",
@@ -73,7 +73,7 @@ def ragged_prompts(sizes: Sequence[int] = (1, 3, 4, 7, 8, 13, 22), seed: int = 3
 
 def by_torch(path: str, prompts: Sequence[Prompt], config: Any, tokens: SpecialTokens = TOKENS) -> list[Completion]:
     """What the torch engine makes of the prompts, with the policy in a folder."""
-    from rl.policy import load_policy
+    from redraft.rl.models.registry import load_policy
 
     return decode(TorchEngine(load_policy(path, "float64", "cpu")), prompts, config, tokens)
 

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from gpu.findings import Findings, Setting
-from gpu.parts import PARTS
-from gpu.places import ROOT, golden_folder, what_is_missing
-from gpu.runner import Run, gpu_of_machine
+from benchmarks.gpu.findings import Findings, Setting
+from benchmarks.gpu.parts import PARTS
+from benchmarks.gpu.places import ROOT, golden_folder, what_is_missing
+from benchmarks.gpu.runner import Run, gpu_of_machine
 
 TOTAL_S = 480.0
 CPU_PATIENCE = 5.0  # a CPU is slower, and no window closes there

@@ -6,17 +6,17 @@ from unittest import mock
 
 import torch
 
-from gpu.findings import Findings, Setting
-from gpu.likelihoods import exact_model, first_view, is_long, move, score, workloads
-from rl import likelihood
-from rl.bench.decode_profile import costs_of
-from rl.bench.decode_workload import build_workload, golden_cases, random_prompts
-from rl.likelihood import score_view
-from rl.masks import dense_mask
-from rollout.config import DecodeConfig
-from rollout.decoder import decode
-from rollout.graphs import CudaCapture
-from rollout.torch_engine import TorchEngine, TorchSession
+from benchmarks.decode.profile import costs_of
+from benchmarks.decode.workload import build_workload, golden_cases, random_prompts
+from benchmarks.gpu.findings import Findings, Setting
+from benchmarks.gpu.likelihoods import exact_model, first_view, is_long, move, score, workloads
+from redraft.rl.likelihood import score as likelihood
+from redraft.rl.likelihood.composite import dense_mask
+from redraft.rl.likelihood.score import score_view
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.graphs import CudaCapture
+from redraft.rollout.engine.torch_engine import TorchEngine, TorchSession
 
 FLEX_KERNELS = ("flex_attention", "triton_tem")
 """Parts of the names that Inductor gives to kernels of its templates; nothing else is compiled in this process."""

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gpu.findings import Findings, Setting
-from rl.bench.decode_floor import FloorPlan, measure_floor
-from rl.bench.decode_floor_report import floor_sections
+from benchmarks.decode.floor import FloorPlan, measure_floor
+from benchmarks.decode.floor_report import floor_sections
+from benchmarks.gpu.findings import Findings, Setting
 
 ALL = 0.999
 

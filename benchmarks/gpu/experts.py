@@ -7,10 +7,10 @@ allocation is often zero by chance, so memory is filled with NaN first.
 import torch
 from torch import Tensor
 
-from gpu.findings import Findings, Setting
-from rl.models.llada2 import LLADA2_MINI, LLaDA2Config
-from rl.models.llada2.moe import Experts
-from workload import TINY
+from benchmarks.gpu.findings import Findings, Setting
+from benchmarks.likelihood.workload import TINY
+from redraft.rl.models.llada2 import LLADA2_MINI, LLaDA2Config
+from redraft.rl.models.llada2.moe import Experts
 
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 TOKENS = 512

@@ -95,7 +95,7 @@ class Findings:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is never seen half. As of `rl.bench.report`, which would load torch."""
+    """Writes a file that is never seen half. As of `benchmarks.common.report`, which would load torch."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text)

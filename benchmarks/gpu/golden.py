@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from gpu.findings import Findings, Setting
-from rl.bench.decode import decode_golden
-from rl.bench.decode_workload import golden_cases
-from rollout.torch_engine import TorchEngine
+from benchmarks.decode.measure import decode_golden
+from benchmarks.decode.workload import golden_cases
+from benchmarks.gpu.findings import Findings, Setting
+from redraft.rollout.engine.torch_engine import TorchEngine
 
 LOGITS_LIMITS = {"float64": 1e-4, "float32": 1e-3}  # the golden file holds float32 values
 BF16_ARGMAX = 0.85

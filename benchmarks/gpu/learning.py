@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from gpu.findings import Findings, Setting
-from learner_step import measure_learner_step
-from workload import MINI_STACK, TINY, Workload
+from benchmarks.gpu.findings import Findings, Setting
+from benchmarks.likelihood.learner_step import measure_learner_step
+from benchmarks.likelihood.workload import MINI_STACK, TINY, Workload
 
 LAYERS = 3  # one dense and two routed ones: in float32, with Adam's state, 45 GB
 COLUMNS = ("", "s/step", "tokens/s", "TFLOP/s", "of peak", "share of peak", "peak memory, GiB", "first step, s")

@@ -10,13 +10,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gpu.findings import Findings, Setting
-from rl.batch import CanvasBatch, Experience, collate
-from rl.likelihood import composite_layout, score_view
-from rl.masks import FLEX_LEAST_ROWS
-from rl.models.llada2 import LLaDA2Model
-from rl.views import View, make_views
-from workload import BLOCK, SMALL, TINY, Workload, elbo
+from benchmarks.gpu.findings import Findings, Setting
+from benchmarks.likelihood.workload import BLOCK, SMALL, TINY, Workload, elbo
+from redraft.rl.likelihood.composite import FLEX_LEAST_ROWS
+from redraft.rl.likelihood.score import composite_layout, score_view
+from redraft.rl.models.llada2 import LLaDA2Model
+from redraft.rl.protocols import Experience
+from redraft.rl.views import View, make_views
+from redraft.rl.views.canvas import CanvasBatch, collate
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 LIMITS = {"float64": (1e-9, 1e-9), "float32": (1e-3, 1e-3), "bfloat16": (0.5, 0.1)}

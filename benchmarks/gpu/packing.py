@@ -9,7 +9,7 @@ import tempfile
 from importlib.metadata import distributions
 from pathlib import Path
 
-from gpu.places import CARRIED, NOTE, ROOT, commit, golden_folder, sources
+from benchmarks.gpu.places import CARRIED, NOTE, ROOT, commit, golden_folder, sources
 
 PACKAGES = ("pydantic>=2", "jaxtyping", "psutil")  # with what they need: a few wheels, none larger than 3 MiB
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "any")

@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import NamedTuple
 
-from gpu.findings import Findings, Setting
+from benchmarks.gpu.findings import Findings, Setting
 
 
 class Part(NamedTuple):
@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
     def load(self) -> Callable[[Setting, Findings], None]:
         """Its function; only here is torch imported."""
-        return getattr(importlib.import_module(f"gpu.{self.module}"), self.function)
+        return getattr(importlib.import_module(f"benchmarks.gpu.{self.module}"), self.function)
 
 
 PARTS = (

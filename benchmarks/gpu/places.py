@@ -69,6 +69,15 @@ def commit() -> str:
     return f"{note['commit']}{changed}"
 
 
+def restore_links() -> None:
+    """Make the links of `redraft/` again where a copy of the checkout lost them."""
+    for name in ("rl", "rollout", "rewards", "recipes", "examples"):
+        link = ROOT / "redraft" / name
+        if not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path("..") / name)
+
+
 def sources() -> str:
     """A fingerprint of the code that is measured."""
     digest = hashlib.sha256()

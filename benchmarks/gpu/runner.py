@@ -13,10 +13,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
-from gpu.findings import Setting, write_whole
-from gpu.parts import Part
-from gpu.places import CARRIED, HERE, ROOT, carried_fits, commit
-from gpu.report import as_markdown, name_of, summary
+from benchmarks.gpu.findings import Setting, write_whole
+from benchmarks.gpu.parts import Part
+from benchmarks.gpu.places import CARRIED, HERE, ROOT, carried_fits, commit
+from benchmarks.gpu.report import as_markdown, name_of, summary
 
 VERSIONS: Final = ("torch", "triton", "transformers", "numpy", "pydantic", "pydantic_core", "jaxtyping")
 TOLD_LINES: Final = 40  # of a part's own output, in the record

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from gpu.findings import Findings, Setting
-from rl.policy import build_policy, save_policy
-from rl.recipe import load_recipe
-from rl.recorder import Recorder
-from rl.run import run_training
+from benchmarks.gpu.findings import Findings, Setting
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.models.registry import build_policy, save_policy
+from redraft.rl.run import run_training
+from redraft.rl.run_folder.recorder import Recorder
 
 STEPS = 4
 SHAPE = {

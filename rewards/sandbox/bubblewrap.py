@@ -21,13 +21,13 @@ import socket
 import subprocess
 import tempfile
 
-from rewards.sandbox import packages, seccomp
-from rewards.sandbox.advice import user_namespaces
-from rewards.sandbox.cgroup import open_group
-from rewards.sandbox.interpreter import claim_slot
-from rewards.sandbox.launch import ENVIRONMENT, spawn
-from rewards.sandbox.prelude import limits_text
-from rewards.sandbox.program import Ended, Limits, Program, SandboxError, kill_group
+from redraft.rewards.sandbox import packages, seccomp
+from redraft.rewards.sandbox.advice import user_namespaces
+from redraft.rewards.sandbox.cgroup import open_group
+from redraft.rewards.sandbox.interpreter import claim_slot
+from redraft.rewards.sandbox.launch import ENVIRONMENT, spawn
+from redraft.rewards.sandbox.prelude import limits_text
+from redraft.rewards.sandbox.program import Ended, Limits, Program, SandboxError, kill_group
 
 # A new session, because a process group reaches out of a namespace: the program could kill bubblewrap, which shares it.
 _ISOLATION = "--unshare-all --unshare-user --new-session --die-with-parent --as-pid-1 --cap-drop ALL"

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from rewards.sandbox.bubblewrap import BubblewrapSandbox
-from rewards.sandbox.landlock import LandlockSandbox
-from rewards.sandbox.packages import Packages, check_packages
-from rewards.sandbox.program import Sandbox, SandboxError
-from rewards.sandbox.selftest import self_test
-from rewards.sandbox.unsafe import UnsafeSandbox
+from redraft.rewards.sandbox.bubblewrap import BubblewrapSandbox
+from redraft.rewards.sandbox.landlock import LandlockSandbox
+from redraft.rewards.sandbox.packages import Packages, check_packages
+from redraft.rewards.sandbox.program import Sandbox, SandboxError
+from redraft.rewards.sandbox.selftest import self_test
+from redraft.rewards.sandbox.unsafe import UnsafeSandbox
 
 logger = logging.getLogger(__name__)
 

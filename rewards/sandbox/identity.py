@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rewards.sandbox.program import SandboxError
+from redraft.rewards.sandbox.program import SandboxError
 
 SLOTS = range(60600, 61180)
 LOCKS = Path("/run/redraft-slots")

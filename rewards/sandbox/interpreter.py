@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rewards.sandbox.identity import Identity, claim
-from rewards.sandbox.launch import ENVIRONMENT
-from rewards.sandbox.program import SandboxError
+from redraft.rewards.sandbox.identity import Identity, claim
+from redraft.rewards.sandbox.launch import ENVIRONMENT
+from redraft.rewards.sandbox.program import SandboxError
 
 OLDEST = (3, 11)
 _SYSTEM = ("/usr/local/bin/python3", "/usr/bin/python3", "/usr/local/bin/python3.1[1-9]", "/usr/bin/python3.1[1-9]")

@@ -19,11 +19,11 @@ import os
 from functools import partial
 from typing import Any
 
-from rewards.sandbox import advice, confine, packages, seccomp
-from rewards.sandbox.interpreter import claim_slot
-from rewards.sandbox.launch import spawn
-from rewards.sandbox.prelude import limits_text
-from rewards.sandbox.program import Limits, Program, SandboxError, kill_group
+from redraft.rewards.sandbox import advice, confine, packages, seccomp
+from redraft.rewards.sandbox.interpreter import claim_slot
+from redraft.rewards.sandbox.launch import spawn
+from redraft.rewards.sandbox.prelude import limits_text
+from redraft.rewards.sandbox.program import Limits, Program, SandboxError, kill_group
 
 _WRITES = ["/dev/null"]
 _READS = ["/dev/zero", "/dev/urandom"]

@@ -4,8 +4,8 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
-from rewards.sandbox.identity import Identity
-from rewards.sandbox.program import SandboxError
+from redraft.rewards.sandbox.identity import Identity
+from redraft.rewards.sandbox.program import SandboxError
 
 # No variable of ours crosses. Python reads none under -I, but the locale decides how text is coded.
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from rewards.sandbox.program import Limits, Program, Sandbox, SandboxError
+from redraft.rewards.sandbox.program import Limits, Program, Sandbox, SandboxError
 
 INSIDE = "/packages"
 _LIMITS = Limits(cpu_s=20, wall_s=60.0)

@@ -1,6 +1,6 @@
 """Python text that runs inside, before the runner's: it sets the limits that the kernel keeps per process."""
 
-from rewards.sandbox.program import Limits
+from redraft.rewards.sandbox.program import Limits
 
 _TEXT = """\
 import resource

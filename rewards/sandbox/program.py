@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from rewards.result import RewardError
+from redraft.rewards.result import RewardError
 
 if TYPE_CHECKING:
-    from rewards.sandbox.packages import Packages
+    from redraft.rewards.sandbox.packages import Packages
 
 
 class SandboxError(RewardError):

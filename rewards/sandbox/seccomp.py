@@ -14,7 +14,7 @@ import socket
 import tempfile
 from typing import Any
 
-from rewards.sandbox.program import SandboxError
+from redraft.rewards.sandbox.program import SandboxError
 
 # One process that computes, reads files, talks on descriptors that it has, and runs threads.
 _COMPUTE = """

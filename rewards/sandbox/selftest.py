@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import IO
 
-from rewards.sandbox.prelude import rlimits
-from rewards.sandbox.program import Limits, Program, Sandbox, SandboxError
+from redraft.rewards.sandbox.prelude import rlimits
+from redraft.rewards.sandbox.program import Limits, Program, Sandbox, SandboxError
 
 _BURIAL_S = 2.0  # the kernel needs milliseconds to end what a dead process 1 leaves
 _LIMITS = Limits(cpu_s=5, wall_s=10.0, memory_mb=128, processes=8, file_mb=2, disk_mb=4)

@@ -4,11 +4,11 @@ import sys
 import tempfile
 from functools import partial
 
-from rewards.sandbox import packages
-from rewards.sandbox.identity import Identity
-from rewards.sandbox.launch import spawn
-from rewards.sandbox.prelude import limits_text
-from rewards.sandbox.program import Limits, Program, kill_group
+from redraft.rewards.sandbox import packages
+from redraft.rewards.sandbox.identity import Identity
+from redraft.rewards.sandbox.launch import spawn
+from redraft.rewards.sandbox.prelude import limits_text
+from redraft.rewards.sandbox.program import Limits, Program, kill_group
 
 
 class UnsafeSandbox:

@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from rl.config import RunConfig
+from redraft.rl.config.schema import RunConfig
 
 # Console line: metric -> (label, format); in this order, left out where absent.
 LINE = {

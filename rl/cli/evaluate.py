@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from rl.cli.paths import home
-from rl.cli.train import Overrides, Recipe, read_command
+from redraft.rl.cli.paths import home
+from redraft.rl.cli.train import Overrides, Recipe, read_command
 
 
 def evaluate(
@@ -24,18 +24,18 @@ def evaluate(
     import contextlib
     from pathlib import Path
 
-    from rewards.worker import LocalRewards
-    from rl.checkpoint import complete_checkpoints
-    from rl.cli.display import metrics_table
-    from rl.codec import Codec
-    from rl.evaluate import evaluate as run_evaluation
-    from rl.held_out import load_held_out
-    from rl.pipeline import Pipeline
-    from rl.policy import load_rollout_policy, load_text_side
-    from rl.preflight import check_evaluation
-    from rl.recipe import RecipeError
-    from rl.warmstart import policy_folder
-    from rollout.worker import RolloutWorker
+    from redraft.rewards.worker import LocalRewards
+    from redraft.rl.cli.display import metrics_table
+    from redraft.rl.config.recipe import RecipeError
+    from redraft.rl.data.codec import Codec
+    from redraft.rl.data.held_out import load_held_out
+    from redraft.rl.experience.pipeline import Pipeline
+    from redraft.rl.models.registry import load_rollout_policy, load_text_side
+    from redraft.rl.preflight.checks import check_evaluation
+    from redraft.rl.run_folder.checkpoint import complete_checkpoints
+    from redraft.rl.stages.evaluate import evaluate as run_evaluation
+    from redraft.rl.stages.warm_start import policy_folder
+    from redraft.rollout.worker import RolloutWorker
 
     config = read_command([recipe, *(overrides or [])])
     if config.evaluation is None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rl.cli.paths import home
+from redraft.rl.cli.paths import home
 
 
 def export(
@@ -21,10 +21,10 @@ def export(
     """Write a policy as a Hugging Face folder: config, tokenizer, safetensors with the published names."""
     from pathlib import Path
 
-    from rl.checkpoint import policy_to_export
-    from rl.files import check_output_folder, signals_unwind
-    from rl.policy import load_policy, load_text_side, save_policy
-    from rl.run_files import check_no_run_file
+    from redraft.rl.files import check_output_folder, signals_unwind
+    from redraft.rl.models.registry import load_policy, load_text_side, save_policy
+    from redraft.rl.run_folder.checkpoint import policy_to_export
+    from redraft.rl.run_folder.files import check_no_run_file
 
     source = Path(run)
     if not source.is_dir():

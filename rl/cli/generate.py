@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rl.cli.paths import home, tell
+from redraft.rl.cli.paths import home, tell
 
 
 def generate(
@@ -39,12 +39,12 @@ def generate(
     """Complete prompts with the editing decoder."""
     from pydantic import ValidationError
 
-    from rl.cli.display import progress
-    from rl.files import check_output_file
-    from rl.generate import GenerateJob, run_generate
-    from rl.policy import policy_limits
-    from rl.recipe_errors import describe_all
-    from rollout.config import DecodeConfig
+    from redraft.rl.cli.display import progress
+    from redraft.rl.config.errors import describe_all
+    from redraft.rl.files import check_output_file
+    from redraft.rl.models.registry import policy_limits
+    from redraft.rl.stages.generate import GenerateJob, run_generate
+    from redraft.rollout.config import DecodeConfig
 
     check_output_file(out)
     chosen = {"threshold": threshold, "editing_threshold": editing_threshold, "max_post_steps": max_post_steps}

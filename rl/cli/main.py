@@ -7,13 +7,12 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rl.cli.bench import app as bench
-from rl.cli.evaluate import evaluate
-from rl.cli.export import export
-from rl.cli.generate import generate
-from rl.cli.reward import app as reward
-from rl.cli.train import sft, train
-from rl.launcher import forget_launcher
+from redraft.rl.cli.evaluate import evaluate
+from redraft.rl.cli.export import export
+from redraft.rl.cli.generate import generate
+from redraft.rl.cli.reward import app as reward
+from redraft.rl.cli.train import sft, train
+from redraft.rl.preflight.launcher import forget_launcher
 
 EXPECTED = {
     *("RewardError", "ClusterError", "WeightSyncError", "RayError"),
@@ -52,10 +51,14 @@ app.command(name="eval")(evaluate)
 app.command()(generate)
 app.command()(export)
 app.add_typer(reward)
-app.add_typer(bench)
 
 
 def main() -> None:
+    """The command `redraft`."""
+    run_app(app, "redraft")
+
+
+def run_app(app: typer.Typer, name: str) -> None:
     """Run a verb; expected mistakes become one line, REDRAFT_DEBUG=1 shows where they come from."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -65,7 +68,7 @@ def main() -> None:
         typer.echo(f"ignoring {', '.join(forgotten)} of another launcher: redraft is one process", err=True)
     sys.path.append(os.getcwd())  # so that `my_rewards:function` beside the user is found
     try:
-        app(prog_name="redraft")
+        app(prog_name=name)
     except Exception as error:
         cause = _root(error)
         if os.environ.get("REDRAFT_DEBUG") or not _is_expected(cause):

@@ -7,7 +7,7 @@ import typer
 
 def home(text: str) -> str:
     """`~` and `~user` as home folders: shells leave them alone in `--out=~/x`."""
-    from rl.files import expand
+    from redraft.rl.files import expand
 
     try:
         return str(expand(text)) if text.startswith("~") else text
@@ -22,6 +22,6 @@ def home_path(path: str | Path) -> Path:
 
 def tell(text: str, out: str | Path) -> None:
     """The closing sentence of a verb: on stderr where its output goes to stdout."""
-    from rl.files import is_stdout
+    from redraft.rl.files import is_stdout
 
     typer.echo(text, err=is_stdout(out))

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rl.cli.paths import home_path
-from rl.cli.train import Overrides, read_command
+from redraft.rl.cli.paths import home_path
+from redraft.rl.cli.train import Overrides, read_command
 
 if TYPE_CHECKING:
-    from rewards.term import RewardTerm
-    from rewards.trial import Check
+    from redraft.rewards.scoring.trial import Check
+    from redraft.rewards.term import RewardTerm
 
 app = typer.Typer(name="reward", help="List, run and test rewards.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -31,10 +31,10 @@ def list_rewards() -> None:
     """Rewards that a recipe can name, ours and those of installed packages."""
     import inspect
 
-    from rewards.call import BATCH_ARGUMENTS
-    from rewards.result import RewardError
-    from rewards.reward import names, registered
-    from rl.cli.display import text_table
+    from redraft.rewards.result import RewardError
+    from redraft.rewards.reward import names, registered
+    from redraft.rewards.scoring.call import BATCH_ARGUMENTS
+    from redraft.rl.cli.display import text_table
 
     body = []
     for name in names():
@@ -74,10 +74,10 @@ def score(
     import contextlib
     import json
 
-    from rewards.configured import ConfiguredReward
-    from rl.cli.display import progress
-    from rl.cli.scoring import failures, read_lines, score_lines
-    from rl.files import check_output_file, is_stdout, output_file
+    from redraft.rewards.scoring.configured import ConfiguredReward
+    from redraft.rl.cli.display import progress
+    from redraft.rl.cli.scoring import failures, read_lines, score_lines
+    from redraft.rl.files import check_output_file, is_stdout, output_file
 
     check_output_file(out)
     term = _term(fn, kwargs, timeout_s)
@@ -105,9 +105,9 @@ def try_rewards(
     rows: Annotated[int, typer.Option(min=1, help="Rows to try: a sample.")] = 100,
 ) -> None:
     """Right answers must score 1; empty, list-everything, sys.exit and always-equal answers 0."""
-    from rewards.reward import ATTACKS
-    from rewards.trial import try_reward
-    from rl.data import load_rows, sample_rows
+    from redraft.rewards.reward import ATTACKS
+    from redraft.rewards.scoring.trial import try_reward
+    from redraft.rl.data.load import load_rows, sample_rows
 
     if what.endswith((".yaml", ".yml")):
         config = read_command([what, *(overrides or [])])
@@ -131,8 +131,8 @@ def try_rewards(
 
 def _show(term: "RewardTerm", checks: "list[Check]", rows: list[dict[str, Any]]) -> int:
     """The outcome of one reward's trial as tables; returns how many checks failed."""
-    from rewards.trial import GOLD_COLUMNS
-    from rl.cli.display import text_table
+    from redraft.rewards.scoring.trial import GOLD_COLUMNS
+    from redraft.rl.cli.display import text_table
 
     kinds = dict.fromkeys(check.kind for check in checks)
     by_kind = {kind: [check for check in checks if check.kind == kind] for kind in kinds}
@@ -164,7 +164,7 @@ def _summary(name: str, verdicts: list[Any]) -> None:
     from collections import Counter
     from statistics import fmean, median
 
-    from rl.cli.display import text_table
+    from redraft.rl.cli.display import text_table
 
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
     times = sorted(verdict.ms for verdict in verdicts if verdict.ms is not None)
@@ -181,7 +181,7 @@ def _term(fn: str, kwargs: str, timeout_s: float | None) -> "RewardTerm":
 
     from pydantic import ValidationError
 
-    from rewards.term import RewardTerm
+    from redraft.rewards.term import RewardTerm
 
     try:
         parsed = json.loads(kwargs, object_pairs_hook=_unique)
@@ -207,7 +207,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _rows(data: Path) -> list[tuple[int, dict[str, Any]]]:
-    from rl.data_files import read_jsonl
+    from redraft.rl.data.files import read_jsonl
 
     rows = read_jsonl(data)
     if not rows:

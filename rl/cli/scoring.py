@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rewards.chats import as_completion
-from rewards.configured import ConfiguredReward
-from rewards.mixture import Sample, as_batch
-from rewards.result import RewardError, Status, Verdict
-from rl.codec import TEXT_COLUMNS
-from rl.data_files import open_lines
+from redraft.rewards.chats import as_completion
+from redraft.rewards.result import RewardError, Status, Verdict
+from redraft.rewards.scoring.configured import ConfiguredReward
+from redraft.rewards.scoring.mixture import Sample, as_batch
+from redraft.rl.data.codec import TEXT_COLUMNS
+from redraft.rl.data.files import open_lines
 
 _SHOWN = 3
 _ALL_ALIKE = 32  # rows, all refused from the first one on: then it is not the rows

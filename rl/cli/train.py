@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rl.config import RunConfig
+    from redraft.rl.config.schema import RunConfig
 
 Recipe = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe, e.g. recipes/quickstart.yaml.")]
 Overrides = Annotated[
@@ -23,16 +23,16 @@ def train(
     import contextlib
     import shlex
 
-    from rl.cli.display import open_display
-    from rl.files import check_output_folder
+    from redraft.rl.cli.display import open_display
+    from redraft.rl.files import check_output_folder
 
     words = [recipe, *(overrides or [])]
     config = read_command(words)
     check_output_folder(config.output_dir)
     with open_display(config) as display:
-        from rl.recorder import Recorder
-        from rl.run import run_training
-        from rl.tracking import open_trackers
+        from redraft.rl.monitor.trackers import open_trackers
+        from redraft.rl.run import run_training
+        from redraft.rl.run_folder.recorder import Recorder
 
         recorder = Recorder(config, display, open_trackers(config))
         try:
@@ -49,14 +49,14 @@ def train(
 
 def sft(recipe: Recipe, overrides: Overrides = None) -> None:
     """Run only the supervised warm start of a recipe."""
-    from rl.cli.display import open_display
-    from rl.files import check_output_folder
+    from redraft.rl.cli.display import open_display
+    from redraft.rl.files import check_output_folder
 
     config = read_command([recipe, *(overrides or [])])
     check_output_folder(config.output_dir)
     with open_display(config) as display:
-        from rl.recorder import Recorder
-        from rl.run import run_sft
+        from redraft.rl.run import run_sft
+        from redraft.rl.run_folder.recorder import Recorder
 
         folder = run_sft(config, Recorder(config, display))
     typer.echo(f"policy written to {folder}")
@@ -66,7 +66,7 @@ def read_command(words: list[str]) -> "RunConfig":
     """The recipe of a command line: YAML files merged left to right, then the `key.sub=value` words."""
     import os
 
-    from rl.recipe import load_recipe
+    from redraft.rl.config.recipe import load_recipe
 
     further = [word for word in words[1:] if word.endswith((".yaml", ".yml"))]
     files = [word for word in further if "=" not in word or os.path.isfile(word)]

@@ -1,11 +1,11 @@
 """Scored views: the noisy canvases that a likelihood estimator looks at, and what it scores in each."""
 
-from rl.views.edits import draft_view
-from rl.views.elbo import MaskLaw, elbo_views
-from rl.views.estimators import make_views
-from rl.views.supervised import supervised_view
-from rl.views.trajectory import StepLaw, trajectory_views
-from rl.views.view import View, draw, fingerprint, position_counter
+from redraft.rl.views.edits import draft_view
+from redraft.rl.views.elbo import MaskLaw, elbo_views
+from redraft.rl.views.make import make_views
+from redraft.rl.views.supervised import supervised_view
+from redraft.rl.views.trajectory import StepLaw, trajectory_views
+from redraft.rl.views.view import View, draw, fingerprint, position_counter
 
 __all__ = [
     "MaskLaw",

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from rl.batch import CanvasBatch
-from rl.views.view import View, block_counter, draw, position_counter, spread
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rl.views.view import View, block_counter, draw, position_counter, spread
 
 KEPT_WEIGHT = 0.5
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl.batch import CanvasBatch
-from rl.views.view import View, block_counter, draw, masked_view, position_counter, ranks, spread
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rl.views.view import View, block_counter, draw, masked_view, position_counter, ranks, spread
 
 Noise = Literal["exact_count", "bernoulli", "cyclic", "gauss", "coupled", "folded"]
 PAIRED: tuple[str, ...] = ("coupled", "folded")

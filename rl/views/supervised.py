@@ -2,8 +2,8 @@
 
 import torch
 
-from rl.batch import CanvasBatch
-from rl.views.view import View, block_counter, draw, position_counter, ranks, spread
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rl.views.view import View, block_counter, draw, position_counter, ranks, spread
 
 
 def supervised_view(

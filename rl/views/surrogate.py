@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import torch
 
-from rl.batch import CanvasBatch
-from rl.views.elbo import arc
-from rl.views.view import View, block_counter, draw, masked_view, position_counter, ranks, spread
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rl.views.elbo import arc
+from redraft.rl.views.view import View, block_counter, draw, masked_view, position_counter, ranks, spread
 
 COUPLED_LEVELS = (0.2, 0.8)
 

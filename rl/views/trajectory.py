@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 import torch
 
-from rl.batch import CanvasBatch
-from rl.views.view import View, draw, position_counter
-from rollout.trajectory import DecodeTrace
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rl.views.view import View, draw, position_counter
+from redraft.rollout.trajectory import DecodeTrace
 
 Actions = Literal["all", "unmask", "edit"]
 SURPRISAL_FLOOR = 0.5  # share of the uniform law in the surprisal law, which bounds the weights

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from rl.batch import CanvasBatch
-from rollout.sampling import uniform
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rollout.sampling import uniform
 
 Stream = Literal["rank", "level", "strata", "step", "prompt_mask", "draft", "keep", "wrong", "substitute"]
 _STREAMS: Final[tuple[str, ...]] = get_args(Stream)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from oracles.plain_forward import block_log_probs
-from rollout.config import DecodeConfig
-from rollout.trajectory import DecodeTrace
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.trajectory import DecodeTrace
 
 
 @dataclass(frozen=True)

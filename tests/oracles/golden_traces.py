@@ -3,8 +3,8 @@
 from typing import Any
 
 from oracles.golden_llada2 import BLOCK_LENGTH, EOS, MASK
-from rollout.config import DecodeConfig
-from rollout.trajectory import Completion, Prompt, SpecialTokens
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 TOKENS = SpecialTokens(mask=MASK, pad=0, stops=(EOS,))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rl.algorithm import AlgorithmConfig
+from redraft.rl.config.algorithm import AlgorithmConfig
 
 
 @dataclass(frozen=True)

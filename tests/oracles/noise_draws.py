@@ -5,8 +5,9 @@ import math
 import torch
 
 from oracles.tiny_policy import TOKENS
-from rl.batch import CanvasBatch, Experience, collate
-from rollout.trajectory import Completion, DecodeTrace, Prompt
+from redraft.rl.protocols import Experience
+from redraft.rl.views.canvas import CanvasBatch, collate
+from redraft.rollout.trajectory import Completion, DecodeTrace, Prompt
 
 EMPTY = DecodeTrace(TOKENS.mask, 0, (), (), (), (), (), ())
 

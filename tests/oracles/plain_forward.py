@@ -1,6 +1,6 @@
 """Token probabilities of one block by the ordinary forward: clean earlier blocks, then one noisy block.
 
-Nothing is shared with `rl.likelihood`: no composite input, no gathering, no padding, one row at a time.
+Nothing is shared with `rl.likelihood.score`: no composite input, no gathering, no padding, one row at a time.
 """
 
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from rl.batch import CanvasBatch
-from rl.views import View
-from rollout.trajectory import DecodeTrace
+from redraft.rl.views import View
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rollout.trajectory import DecodeTrace
 
 
 def block_log_probs(

@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from rollout.config import DecodeConfig
-from rollout.trajectory import Prompt, SpecialTokens
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.trajectory import Prompt, SpecialTokens
 
 Action = tuple[int, int, int, int, float, float]
 """Forward, position from the prompt's end, old, new, log-probability tempered and untempered."""

@@ -1,7 +1,7 @@
 """A LLaDA2 network of some thousand weights with several layers and heads, and a decode of it that edits often."""
 
-from rollout.config import DecodeConfig
-from rollout.trajectory import SpecialTokens
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.trajectory import SpecialTokens
 
 TOKENS = SpecialTokens(mask=1, pad=0, stops=(2,))
 SHAPE = {

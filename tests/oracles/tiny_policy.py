@@ -2,14 +2,14 @@
 
 import torch
 
-from rewards.term import RewardTerm
-from rl.algorithm import plain
-from rl.batch import Experience
-from rl.config import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
-from rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
-from rollout.decoder import decode
-from rollout.torch_engine import TorchEngine
-from rollout.trajectory import Prompt, SpecialTokens
+from redraft.rewards.term import RewardTerm
+from redraft.rl.config.algorithm import plain
+from redraft.rl.config.schema import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
+from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
+from redraft.rl.protocols import Experience
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.torch_engine import TorchEngine
+from redraft.rollout.trajectory import Prompt, SpecialTokens
 
 TOKENS = SpecialTokens(mask=7, pad=0, stops=(1,))
 DECODE = RolloutDecode(block_length=4, threshold=0.5, editing_threshold=0.3, max_post_steps=3, max_completion_length=9)

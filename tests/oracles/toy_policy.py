@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rollout.engine import Outcome, Pass
-from rollout.scores import DenseScores
+from redraft.rollout.engine.protocol import Outcome, Pass
+from redraft.rollout.engine.scores import DenseScores
 
 
 class ToyPolicy:
-    """Logits of a block as a smooth function of all tokens up to its end; implements `rollout.engine.Engine`."""
+    """Logits of a block as a smooth function of all tokens up to its end; an `engine.protocol.Engine`."""
 
     device = torch.device("cpu")
 

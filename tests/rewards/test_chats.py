@@ -2,7 +2,7 @@
 
 import pytest
 
-from rewards.chats import as_completion
+from redraft.rewards.chats import as_completion
 
 
 def said(content):

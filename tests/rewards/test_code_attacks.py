@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from code_rows import KINDS, fenced, human_eval, mbpp, require, score
-from rewards.code.reward import CodeOptions, check_one, make_job
+from redraft.rewards.library.code.reward import CodeOptions, check_one, make_job
 
 WRONG = "def truncate_number(number):\n    return 7.0\n"
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from conftest import ROOT
-from rewards.code.extract import find_code, prompt_code
+from redraft.rewards.library.code.extract import find_code, prompt_code
 
 PROMPT = 'from typing import List\n\n\ndef double(x: int) -> int:\n    """Twice x."""\n'
 BODY = "    return 2 * x\n"
@@ -76,7 +76,7 @@ def test_the_code_of_a_prompt_is_found_in_text_in_blocks_and_in_messages():
 @pytest.mark.parametrize("line", [" " * 50_000, "a" * 50_000, "a " * 25_000, "\n" * 50_000, "\n```" * 12_500])
 def test_a_fence_of_50_000_characters_takes_little_time(line):
     # In a process without the shape checks of the tests, which cost more than what is measured.
-    code = "import time\nfrom rewards.code.extract import find_code\nstarted = time.process_time()\n"
+    code = "import time\nfrom redraft.rewards.library.code.extract import find_code\nstarted = time.process_time()\n"
     code += f"find_code({'```' + line!r}, {PROMPT!r}, ('double',))\nprint(time.process_time() - started)"
     ended = subprocess.run([sys.executable, "-"], input=code, cwd=ROOT, capture_output=True, text=True, check=True)
     assert float(ended.stdout) < 2.0

@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from code_rows import fenced, score
-from rewards.code.fusion import _MAX_REPLY_BYTES
-from rewards.result import RewardError
+from redraft.rewards.library.code.fusion import _MAX_REPLY_BYTES
+from redraft.rewards.result import RewardError
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -5,11 +5,11 @@ import contextlib
 import pytest
 
 from code_rows import KINDS, fenced, require, score
-from rewards.code.reward import CodeOptions
-from rewards.result import RewardError
-from rewards.sandbox.choose import open_sandbox
-from rewards.sandbox.packages import NONE, Packages, check_packages
-from rewards.sandbox.program import SandboxError
+from redraft.rewards.library.code.reward import CodeOptions
+from redraft.rewards.result import RewardError
+from redraft.rewards.sandbox.choose import open_sandbox
+from redraft.rewards.sandbox.packages import NONE, Packages, check_packages
+from redraft.rewards.sandbox.program import SandboxError
 
 
 @pytest.fixture(params=KINDS)
@@ -61,7 +61,7 @@ def test_a_package_in_a_folder_that_nobody_else_may_read_is_importable(kind, tmp
     (tmp_path / "tiny").mkdir()
     (tmp_path / "tiny" / "__init__.py").write_text("value = 7\n")
     tmp_path.chmod(0o700)
-    monkeypatch.setattr("rewards.sandbox.packages._places", lambda name: [tmp_path / name])
+    monkeypatch.setattr("redraft.rewards.sandbox.packages._places", lambda name: [tmp_path / name])
     with contextlib.closing(open_sandbox(kind, allow_unsafe=True, packages=["tiny"])) as sandbox:
         check_packages(sandbox, sandbox.packages)
 

@@ -6,9 +6,9 @@ import pytest
 
 import code_reports as reports
 from code_rows import score
-from rewards.code.audit import quarantine
-from rewards.code.formats import COLUMNS, holds_tests
-from rewards.trial import gold_forms
+from redraft.rewards.library.code.audit import quarantine
+from redraft.rewards.library.code.formats import COLUMNS, holds_tests
+from redraft.rewards.scoring.trial import gold_forms
 
 
 def outcome(row, completion, **kwargs):

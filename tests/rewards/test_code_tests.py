@@ -2,12 +2,12 @@
 
 import pytest
 
-import rewards.code.reward
+import redraft.rewards.library.code.reward
 from code_rows import fenced, score
-from rewards.code.audit import quarantine
-from rewards.code.compare import same_output, same_value
-from rewards.code.reward import CodeOptions, check_one, code_tests, make_job
-from rewards.result import RewardError, Verdict
+from redraft.rewards.library.code.audit import quarantine
+from redraft.rewards.library.code.compare import same_output, same_value
+from redraft.rewards.library.code.reward import CodeOptions, check_one, code_tests, make_job
+from redraft.rewards.result import RewardError, Verdict
 
 ADD = fenced("def add(a, b):\n    return a + b\n")
 
@@ -229,7 +229,7 @@ def test_a_checker_that_dies_every_time_is_not_the_candidates_fault():
 
 
 def test_tests_that_hang_over_a_value_end_with_a_deadline(monkeypatch):
-    monkeypatch.setattr(rewards.code.reward, "_GRACE_S", -3.0)  # of 4 s of wall time
+    monkeypatch.setattr(redraft.rewards.library.code.reward, "_GRACE_S", -3.0)  # of 4 s of wall time
     row = asserts("for _ in range(add(1, 2)): pass", "assert True")
     assert outcome(row, "def add(a, b):\n    return 10 ** 12\n", timeout_s=1) == (0.0, "timeout")
     assert outcome(row, ADD) == (1.0, "ok")
@@ -240,13 +240,13 @@ def tries(monkeypatch):
     """Half a second of wall time for each second of CPU time; the wall times of all tries."""
     walls = []
 
-    def watched(pool, job, target="rewards.code.checker:check"):
+    def watched(pool, job, target="redraft.rewards.library.code.checker:check"):
         walls.append(job.wall_s)
         return check_one(pool, job, target)
 
-    monkeypatch.setattr(rewards.code.reward, "check_one", watched)
-    monkeypatch.setattr(rewards.code.reward, "_WALL_PER_CPU", 0.5)
-    monkeypatch.setattr(rewards.code.reward, "_WALL_MORE_S", -9.0)
+    monkeypatch.setattr(redraft.rewards.library.code.reward, "check_one", watched)
+    monkeypatch.setattr(redraft.rewards.library.code.reward, "_WALL_PER_CPU", 0.5)
+    monkeypatch.setattr(redraft.rewards.library.code.reward, "_WALL_MORE_S", -9.0)
     return walls
 
 
@@ -275,7 +275,7 @@ def test_code_that_sleeps_past_its_wall_time_gets_no_more_tries(row, tries):
 
 
 def test_a_call_makes_few_more_tries(tries, monkeypatch):
-    monkeypatch.setattr(rewards.code.reward, "_MOST_RETRIES", 1)
+    monkeypatch.setattr(redraft.rewards.library.code.reward, "_MOST_RETRIES", 1)
     verdicts = score(PROGRAM, [fenced("while True: pass\n")] * 3, timeout_s=1)
     assert [(verdict.score, str(verdict.status)) for verdict in verdicts] == [(0.0, "timeout")] * 3
     assert len(tries) == 3 + 1
@@ -283,7 +283,7 @@ def test_a_call_makes_few_more_tries(tries, monkeypatch):
 
 def test_64_programs_that_sleep_end_before_the_reward_timeout_of_a_run():
     job = make_job("p", ADD, PROGRAM, CodeOptions())
-    programs, workers, more_tries = 64, 2, rewards.code.reward._MOST_RETRIES
+    programs, workers, more_tries = 64, 2, redraft.rewards.library.code.reward._MOST_RETRIES
     assert job.wall_s == 8.0
     assert (programs / workers + more_tries) * job.wall_s < 300  # cluster.reward_timeout_s
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from rewards.code.wire import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, Record, WireError, dumps, loads
+from redraft.rewards.library.code.wire import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, Record, WireError, dumps, loads
 
 VALUES = [
     None,

@@ -1,7 +1,7 @@
 import pytest
 
-from rewards import RewardTerm, Verdict
-from rewards.combine import combine, is_failure, summed_parts
+from redraft.rewards import RewardTerm, Verdict
+from redraft.rewards.scoring.combine import combine, is_failure, summed_parts
 
 MASKED, FAILED = Verdict(None, "masked"), Verdict(None, "infra_error")
 

@@ -7,11 +7,11 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from rewards.dispatch import Dispatcher
-from rewards.mixture import Sample
-from rewards.result import RewardError, Scored
-from rewards.term import RewardTerm
-from rewards.worker import LocalRewards
+from redraft.rewards.result import RewardError, Scored
+from redraft.rewards.scoring.dispatch import Dispatcher
+from redraft.rewards.scoring.mixture import Sample
+from redraft.rewards.term import RewardTerm
+from redraft.rewards.worker import LocalRewards
 
 WAIT_S = 30
 

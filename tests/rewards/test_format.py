@@ -3,9 +3,9 @@ import time
 import pytest
 from trl.rewards import think_format_reward
 
-from rewards import RewardError, RewardMixture, RewardTerm, Sample, boxed_format, format_match
-from rewards.format import think_answer_format
-from rewards.text import answer_region, boxes, completion_text, extract_answer
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample, boxed_format, format_match
+from redraft.rewards.library.format import think_answer_format
+from redraft.rewards.text import answer_region, boxes, completion_text, extract_answer
 
 
 @pytest.mark.parametrize(

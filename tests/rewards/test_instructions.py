@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import pytest
 
-from rewards import RewardError, RewardMixture, RewardTerm, Sample
-from rewards.instructions import bind, check, follows, follows_loosely, ifeval
-from rewards.instructions.language import count_capital_words, sentences
-from rewards.instructions.table import FURTHER, IFEVAL, INSTRUCTIONS
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample
+from redraft.rewards.library.instructions import bind, check, follows, follows_loosely, ifeval
+from redraft.rewards.library.instructions.language import count_capital_words, sentences
+from redraft.rewards.library.instructions.table import FURTHER, IFEVAL, INSTRUCTIONS
 
 CASE_NAMES = {  # the official unit tests call some instructions by other names than the data does
     "detectable_format:exact_number_bullet_points": "detectable_format:number_bullet_lists",
@@ -375,7 +375,7 @@ def test_collapsed_white_space_changes_no_count_of_capital_words(benchmark):
 COLD_START = """
 import json, random, socket, sys, threading
 state = random.getstate()
-from rewards.instructions import bind, follows, follows_loosely
+from redraft.rewards.library.instructions import bind, follows, follows_loosely
 
 def refuse(*args, **kwargs):
     raise AssertionError("the network was asked")

@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from rewards import RewardError, RewardMixture, RewardTerm, Sample
-from rewards.endpoint import FAILURES_TO_GIVE_UP
-from rewards.judge import Cache
-from rewards.result import Verdict
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample
+from redraft.rewards.library.judge.endpoint import FAILURES_TO_GIVE_UP
+from redraft.rewards.library.judge.judge import Cache
+from redraft.rewards.result import Verdict
 
 GOOD = "The answers agree.\nScore: 1"
 
@@ -94,7 +94,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def _empty_cache(monkeypatch):
     # Ports come back, and with them the same questions. The package has a function of the module's name.
-    monkeypatch.setattr(sys.modules["rewards.judge"], "_CACHE", Cache(100))
+    monkeypatch.setattr(sys.modules["redraft.rewards.library.judge.judge"], "_CACHE", Cache(100))
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import random
 import pytest
 from trl.rewards import get_cosine_scaled_reward, get_repetition_penalty_reward, get_soft_overlong_punishment
 
-from rewards import RewardError, RewardMixture, RewardTerm, Sample
-from rewards.length import cosine_length, overlong_penalty, repetition_penalty, soft_overlong
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample
+from redraft.rewards.library.length import cosine_length, overlong_penalty, repetition_penalty, soft_overlong
 
 
 def texts(ids):

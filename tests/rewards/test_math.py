@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from rewards import RewardError, math_accuracy
-from rewards.answers.algebra import prepare_worker
-from rewards.answers.typeset import normalise
-from rewards.math import _pool, math_verdicts
-from rewards.process import WorkerPool
+from redraft.rewards import RewardError, math_accuracy
+from redraft.rewards.library.answers.algebra import prepare_worker
+from redraft.rewards.library.answers.typeset import normalise
+from redraft.rewards.library.math import _pool, math_verdicts
+from redraft.rewards.processes.process import WorkerPool
 
 HANGING_GOLD = "9^{9^{9^{9}}}"
 HANG, SLOW_GOLD = rf"\boxed{{{HANGING_GOLD}}}", "x+1"  # text cannot decide this pair, and sympy never ends on it
@@ -52,19 +52,19 @@ def test_all_500_math500_solutions_and_60_aime_gold_answers_score_one(shared_dat
 def test_math500_gold_answers_are_equal_to_themselves_by_computer_algebra_too(shared_data):
     """Text decides gold against gold; compare() must agree, or a right answer in other words could never score."""
     golds = [normalise(row["answer"]) for row in read_jsonl(shared_data / "math500/math500_test.jsonl")]
-    found = [_pool(2).call("rewards.answers.algebra:compare", (gold, gold), 5.0) for gold in golds]
+    found = [_pool(2).call("redraft.rewards.library.answers.algebra:compare", (gold, gold), 5.0) for gold in golds]
     assert found == ["ok"] * 500
 
 
 def test_warnings_turned_into_errors_do_not_turn_right_answers_into_wrong_ones(monkeypatch):
     monkeypatch.setenv("PYTHONWARNINGS", "error")
-    pool = WorkerPool(1, "rewards.answers.algebra:prepare_worker")
-    assert pool.call("rewards.answers.algebra:compare", ("x+1", "1+x"), 5.0) == "ok"
+    pool = WorkerPool(1, "redraft.rewards.library.answers.algebra:prepare_worker")
+    assert pool.call("redraft.rewards.library.answers.algebra:compare", ("x+1", "1+x"), 5.0) == "ok"
     pool.close()
 
 
 def test_a_math_verify_that_does_not_work_is_an_error_and_not_a_zero(monkeypatch):
-    monkeypatch.setattr("rewards.answers.algebra.compare", lambda gold, prediction: "wrong")
+    monkeypatch.setattr("redraft.rewards.library.answers.algebra.compare", lambda gold, prediction: "wrong")
     monkeypatch.setattr("resource.setrlimit", lambda *_: None)
     monkeypatch.setattr("warnings.simplefilter", lambda _: None)
     with pytest.raises(RewardError, match="math-verify does not work here: its self-test gave wrong, wrong"):
@@ -328,7 +328,7 @@ def test_killing_both_workers_in_the_middle_of_a_batch_changes_no_score():
 
 
 def test_a_worker_that_dies_on_one_answer_every_time_masks_it(monkeypatch):
-    monkeypatch.setattr("rewards.math._pool", lambda _: WorkerPool(1))
+    monkeypatch.setattr("redraft.rewards.library.math._pool", lambda _: WorkerPool(1))
     monkeypatch.setattr(WorkerPool, "call", lambda pool, _, args, timeout_s: pool.workers[0].call("os:_exit", (7,), 20))
     (verdict,) = math_verdicts(["p"], boxed("1+x"), ["x+1"])
     assert (verdict.score, verdict.status) == (None, "infra_error")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import ray
 
-from rewards.math import _pool, math_verdicts
-from rewards.process import WorkerPool, WorkerTimeoutError
+from redraft.rewards.library.math import _pool, math_verdicts
+from redraft.rewards.processes.process import WorkerPool, WorkerTimeoutError
 
 TIMEOUT_S = 1.5
 
@@ -190,7 +190,7 @@ def test_two_hanging_answers_cost_a_thousand_others_less_than_one_and_a_half_dea
         assert [v.status == "timeout" for v in verdicts] == [row in hanging for row in range(1_000)]
         return time.monotonic() - started
 
-    monkeypatch.setattr("rewards.math._pool", lambda _: SleepingPool(1))
+    monkeypatch.setattr("redraft.rewards.library.math._pool", lambda _: SleepingPool(1))
     clean_s = seconds({})
     for hanging in ({0, 1}, {0, 999}, {998, 999}):
         assert seconds(hanging) < 1.5 * deadline_s + clean_s

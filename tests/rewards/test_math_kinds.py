@@ -3,7 +3,7 @@
 import pytest
 
 from oracles.math_kinds import KINDS, cases
-from rewards.math import math_verdicts
+from redraft.rewards.library.math import math_verdicts
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from rewards.math import math_verdicts
+from redraft.rewards.library.math import math_verdicts
 
 FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$(.+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rewards import RewardError, RewardMixture, RewardTerm, Sample, status_counts
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample, status_counts
 
 USER_REWARDS = """
 import asyncio, os, sys, time

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rewards.process import (
+from redraft.rewards.processes.process import (
     RemoteError,
     Worker,
     WorkerClosedError,
@@ -291,7 +291,7 @@ def test_what_a_worker_started_dies_with_it(worker, tmp_path):
 
 PARENT = """
 import os, signal, sys, threading
-from rewards.process import Worker
+from redraft.rewards.processes.process import Worker
 worker = Worker()
 worker.call("os:getpid", (), timeout_s=20)
 print(worker.pid, flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rl.cli.main import app
+from redraft.rl.cli.main import app
 
 GROUPS = ("math_accuracy", "code_tests", "ifeval", "others")
 

@@ -5,8 +5,8 @@ import time
 import pytest
 
 from oracles.puzzles import fill_sudoku, solve_countdown
-from rewards import RewardError, RewardMixture, RewardTerm, Sample
-from rewards.puzzles import countdown, countdown_fault, sudoku, sudoku_solutions
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample
+from redraft.rewards.library.puzzles import countdown, countdown_fault, sudoku, sudoku_solutions
 
 PUZZLE, SOLUTION = "3102200002100320", "3142243142131324"
 SEVERAL = "1200340000000000"  # a puzzle with more than one solution

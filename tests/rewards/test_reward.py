@@ -6,17 +6,17 @@ from fractions import Fraction
 import pytest
 from pydantic import ValidationError
 
-from rewards import RewardError, RewardTerm, resolve, reward
-from rewards.result import InvalidResultError, Status, Verdict, as_verdicts
-from rewards.reward import importable_address
+from redraft.rewards import RewardError, RewardTerm, resolve, reward
+from redraft.rewards.result import InvalidResultError, Status, Verdict, as_verdicts
+from redraft.rewards.reward import importable_address
 
 
 def test_a_reward_is_found_by_its_registered_name():
-    assert resolve("boxed_format").__module__ == "rewards.format"
+    assert resolve("boxed_format").__module__ == "redraft.rewards.library.format"
 
 
 def test_a_reward_is_found_by_module_and_function():
-    assert resolve("rewards.format:boxed_format") is resolve("boxed_format")
+    assert resolve("redraft.rewards.library.format:boxed_format") is resolve("boxed_format")
 
 
 def test_a_reward_is_found_by_file_and_function(tmp_path):
@@ -30,9 +30,12 @@ def test_a_reward_is_found_by_file_and_function(tmp_path):
     [
         ("math_acuracy", r"no reward is named 'math_acuracy'; did you mean 'math_accuracy'\? valid: boxed_format, .*"),
         ("no_such_package.rewards:f", r"no module named 'no_such_package.rewards'"),
-        ("rewards.format:boxed_fromat", r"no 'boxed_fromat' in 'rewards.format'; did you mean 'boxed_format'\?"),
+        (
+            "redraft.rewards.library.format:boxed_fromat",
+            r"no 'boxed_fromat' in 'redraft.rewards.library.format'; did you mean 'boxed_format'\?",
+        ),
         ("/no/such/file.py:f", r"no file '/no/such/file.py'"),
-        ("rewards.text:MAX_COMPLETION_CHARS", r"is a int, not a function"),
+        ("redraft.rewards.text:MAX_COMPLETION_CHARS", r"is a int, not a function"),
     ],
 )
 def test_a_reward_that_is_not_there_is_one_clear_error(fn, message):

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from rewards.result import RewardError
-from rewards.sandbox import advice, bubblewrap, cgroup, choose, interpreter, landlock, seccomp
-from rewards.sandbox.cgroup import open_group
-from rewards.sandbox.choose import open_sandbox
-from rewards.sandbox.identity import Identity, claim
-from rewards.sandbox.program import Limits, SandboxError
-from rewards.sandbox.selftest import self_test
+from redraft.rewards.result import RewardError
+from redraft.rewards.sandbox import advice, bubblewrap, cgroup, choose, interpreter, landlock, seccomp
+from redraft.rewards.sandbox.cgroup import open_group
+from redraft.rewards.sandbox.choose import open_sandbox
+from redraft.rewards.sandbox.identity import Identity, claim
+from redraft.rewards.sandbox.program import Limits, SandboxError
+from redraft.rewards.sandbox.selftest import self_test
 from sandboxes import LAYERS, command, owner, processes, run, usable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
@@ -234,7 +234,7 @@ def test_an_old_interpreter_is_refused(monkeypatch):
 def test_each_slot_has_a_user_of_its_own_also_across_runs(tmp_path):
     slots = range(60600, 60603)
     first, second = claim(slots, tmp_path), claim(slots, tmp_path)
-    other_run = "import sys; from pathlib import Path; from rewards.sandbox.identity import claim\n"
+    other_run = "import sys; from pathlib import Path; from redraft.rewards.sandbox.identity import claim\n"
     other_run += f"print(claim(range(60600, 60603), Path({str(tmp_path)!r})).uid)"
     third = subprocess.run([sys.executable, "-c", other_run], capture_output=True, text=True, check=True).stdout
     assert [first.uid, second.uid, int(third)] == [60600, 60601, 60602]
@@ -247,7 +247,7 @@ def test_each_slot_has_a_user_of_its_own_also_across_runs(tmp_path):
 
 
 def test_a_root_that_is_not_allowed_other_users_says_so(tmp_path):
-    text = "import sys; from pathlib import Path; from rewards.sandbox.identity import claim\n"
+    text = "import sys; from pathlib import Path; from redraft.rewards.sandbox.identity import claim\n"
     text += f"claim(locks=Path({str(tmp_path)!r}))"
     # A namespace whose only user is root, as in some containers.
     answer = subprocess.run(["unshare", "--map-root-user", sys.executable, "-c", text], capture_output=True, text=True)

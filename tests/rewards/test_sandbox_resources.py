@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from rewards.sandbox.program import Limits
+from redraft.rewards.sandbox.program import Limits
 from sandboxes import LAYERS, LIMITS, command, processes, run, started, usable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
@@ -365,8 +365,8 @@ time.sleep(60)
 
 PARENT = """
 import sys, time
-from rewards.sandbox.choose import open_sandbox
-from rewards.sandbox.program import Limits
+from redraft.rewards.sandbox.choose import open_sandbox
+from redraft.rewards.sandbox.program import Limits
 sandbox = open_sandbox(sys.argv[1], allow_unsafe=True)
 program = sandbox.start("# {mark}\\nimport os, sys, time\\nos.write(int(sys.argv[1]), b'x')\\ntime.sleep(60)", Limits())
 program.channel.recv(1)

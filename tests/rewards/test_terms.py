@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from rewards import RewardError, RewardMixture, RewardTerm, Sample, names, resolve
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample, names, resolve
 
 REWARDS = """
 import os, time

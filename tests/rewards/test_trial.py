@@ -2,9 +2,9 @@
 
 import pytest
 
-from rewards import RewardError, RewardTerm
-from rewards.reward import ATTACKS
-from rewards.trial import GOLD, audit_rows, gold_forms, try_reward
+from redraft.rewards import RewardError, RewardTerm
+from redraft.rewards.reward import ATTACKS
+from redraft.rewards.scoring.trial import GOLD, audit_rows, gold_forms, try_reward
 
 ROWS = [{"prompt": "2+2=", "ground_truth": "4"}, {"prompt": "1/2 as a decimal", "ground_truth": "0.5"}]
 

@@ -6,8 +6,8 @@ import threading
 import pytest
 import trl.rewards
 
-from rewards import RewardError, RewardMixture, RewardTerm, Sample
-from rewards.trl import trl_reward
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample
+from redraft.rewards.adapters.trl import trl_reward
 
 COMPLETIONS = [
     r"<think>\nhalves\n</think>\nThe answer is \boxed{\frac{1}{2}}",

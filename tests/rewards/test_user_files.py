@@ -6,9 +6,9 @@ import threading
 
 import pytest
 
-from rewards import RewardError, RewardMixture, RewardTerm, Sample, resolve
-from rewards.runner import InlineRunner, RaisedError
-from rewards.verl import verl_score
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample, resolve
+from redraft.rewards.adapters.verl import verl_score
+from redraft.rewards.scoring.runner import InlineRunner, RaisedError
 
 
 def write(folder, **files):

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-import rewards.verl  # noqa: F401 - registers the name
-from rewards import RewardError, RewardMixture, RewardTerm, Sample
+import redraft.rewards.adapters.verl  # noqa: F401 - registers the name
+from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample
 
 USER_REWARDS = """
 import asyncio, signal

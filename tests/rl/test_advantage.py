@@ -2,7 +2,7 @@
 
 import pytest
 
-from rl.advantage import group_advantages
+from redraft.rl.experience.advantage import group_advantages
 
 
 def test_dr_grpo_subtracts_the_mean_and_divides_by_nothing():

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rl.alarm import AlarmConfig, CollapseAlarm, CollapseError, find_collapse
-from rl.checkpoint import newest_checkpoint
-from rl.cli.display import ConsoleDisplay
-from rl.recipe import load_recipe
-from rl.recorder import Recorder
-from rl.run import run_training
+from redraft.rl.cli.display import ConsoleDisplay
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.monitor.alarm import AlarmConfig, CollapseAlarm, CollapseError, find_collapse
+from redraft.rl.run import run_training
+from redraft.rl.run_folder.checkpoint import newest_checkpoint
+from redraft.rl.run_folder.recorder import Recorder
 from tiny import make_policy, write_recipe
 
 STEPS = 60

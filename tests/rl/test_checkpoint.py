@@ -9,7 +9,11 @@ import pytest
 import torch
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
-from rl.checkpoint import (
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.data.codec import Codec
+from redraft.rl.learner.worker import LearnerWorker
+from redraft.rl.models.registry import load_text_side
+from redraft.rl.run_folder.checkpoint import (
     MANIFEST,
     CheckpointNotFoundError,
     complete_checkpoints,
@@ -18,10 +22,6 @@ from rl.checkpoint import (
     read_state,
     save_checkpoint,
 )
-from rl.codec import Codec
-from rl.policy import load_text_side
-from rl.recipe import load_recipe
-from rl.worker import LearnerWorker
 from tiny import largest_file, make_policy, write_recipe
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rl.cli.main import main
+from redraft.rl.cli.main import main
 from tiny import SHAPE, make_policy, write_recipe
 
 
@@ -37,7 +37,7 @@ def place(tmp_path):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys, rl.cli.main\n"
+        "import sys, redraft.rl.cli.main\n"
         "heavy = {'torch', 'transformers', 'ray', 'datasets', 'numpy', 'pydantic', 'math_verify'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
@@ -154,20 +154,15 @@ def place_verbs(place):
         "generate": ["--model", place / "policy", "--prompts", rows, "--max-new-tokens", 8, "--block-length", 8],
         "export": [place / "policy"],
         "reward score": ["--fn", "boxed_format", "--data", rows],
-        "bench estimators": [],
-        "bench learning": [],
-        "bench decode": [],
     }
 
 
 FILES = {"generate", "reward score"}
 
 
-@pytest.mark.parametrize(
-    "verb", ["generate", "export", "reward score", "bench estimators", "bench learning", "bench decode"]
-)
+@pytest.mark.parametrize("verb", ["generate", "export", "reward score"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(place, redraft, monkeypatch, verb):
-    monkeypatch.setattr("rl.models.llada2.checkpoint._weight_files", None)  # nothing loads a policy
+    monkeypatch.setattr("redraft.rl.models.llada2.checkpoint._weight_files", None)  # nothing loads a policy
     words = place_verbs(place)[verb]
     (place / "taken").write_text("old\n")
     (place / "folder").mkdir()

@@ -9,10 +9,10 @@ import time
 import pytest
 import ray
 
-from rewards.mixture import Sample
-from rewards.result import RewardError
-from rl.actors import ClusterError
-from rl.cluster import (
+from redraft.rewards.result import RewardError
+from redraft.rewards.scoring.mixture import Sample
+from redraft.rl.cluster.actor_pool import ClusterError
+from redraft.rl.cluster.ray_parts import (
     RayLearner,
     RayRewards,
     RayRollouts,
@@ -21,13 +21,13 @@ from rl.cluster import (
     cluster,
     start_parts,
 )
-from rl.codec import Codec
-from rl.config import AlgorithmConfig
-from rl.data import load_rows
-from rl.experience import make_experience
-from rl.policy import load_text_side
-from rl.recipe import load_recipe
-from rollout.trajectory import in_order
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.data.codec import Codec
+from redraft.rl.data.load import load_rows
+from redraft.rl.experience.assemble import make_experience
+from redraft.rl.models.registry import load_text_side
+from redraft.rollout.trajectory import in_order
 from tiny import make_policy, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(

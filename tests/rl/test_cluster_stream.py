@@ -12,17 +12,17 @@ import ray
 from ray.exceptions import RayActorError, TaskCancelledError
 
 from alike import assert_alike
-from rewards.result import RewardError
-from rewards.worker import LocalRewards
-from rl.actors import ClusterError
-from rl.cluster import RayLearner, RayRewards, RayRollouts, cluster
-from rl.codec import Codec
-from rl.data import load_rows
-from rl.pipeline import Pipeline
-from rl.policy import load_rollout_policy, load_text_side
-from rl.recipe import load_recipe
-from rollout.trajectory import in_order
-from rollout.worker import RolloutWorker
+from redraft.rewards.result import RewardError
+from redraft.rewards.worker import LocalRewards
+from redraft.rl.cluster.actor_pool import ClusterError
+from redraft.rl.cluster.ray_parts import RayLearner, RayRewards, RayRollouts, cluster
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.data.codec import Codec
+from redraft.rl.data.load import load_rows
+from redraft.rl.experience.pipeline import Pipeline
+from redraft.rl.models.registry import load_rollout_policy, load_text_side
+from redraft.rollout.trajectory import in_order
+from redraft.rollout.worker import RolloutWorker
 from tiny import DECODE, make_policy, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(

@@ -8,9 +8,9 @@ import threading
 import datasets
 import pytest
 
-from rl.config import DataConfig
-from rl.data import DataError, load_rows, rows_fingerprint, step_indices
-from rl.data_files import read_jsonl
+from redraft.rl.config.schema import DataConfig
+from redraft.rl.data.files import read_jsonl
+from redraft.rl.data.load import DataError, load_rows, rows_fingerprint, step_indices
 
 
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path):

@@ -1,7 +1,7 @@
 """ELBO views: the laws of noise (docs/math.md eq 1 to 12) against enumeration.
 
 Every unbiased law is held to the enumerated ELBO (eq 3), block by block (eq 5); the best law of counts (eq 7)
-is a matter of variance, measured by `redraft bench estimators`.
+is a matter of variance, measured by `python -m benchmarks estimators`.
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ import torch
 from oracles.elbo import any_order, count_average, enumerated, level_integral, mask_table
 from oracles.noise_draws import batch_of, plain_row, repeated, within_four_errors
 from oracles.tiny_policy import TOKENS, rollouts, tiny_model
-from rl.batch import CanvasBatch
-from rl.config import AlgorithmConfig
-from rl.views import MaskLaw, elbo_views, make_views
-from rl.views.elbo import arc, count_law, mask_count
+from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.views import MaskLaw, elbo_views, make_views
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rl.views.elbo import arc, count_law, mask_count
 
 MASK = TOKENS.mask
 LAWS = {

@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 import torch
 
-from rewards.result import Scored, Verdict
-from rl.config import AlgorithmConfig
-from rl.experience import completion_metrics, make_experience, shuffled
-from rl.reward_metrics import MaskedSteps, reward_metrics
-from rl.seeding import derive_seed
-from rollout.trajectory import Completion, DecodeTrace, Prompt
+from redraft.rewards.result import Scored, Verdict
+from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.experience.assemble import completion_metrics, make_experience, shuffled
+from redraft.rl.experience.metrics import MaskedSteps, reward_metrics
+from redraft.rl.seeding import derive_seed
+from redraft.rollout.trajectory import Completion, DecodeTrace, Prompt
 
 DR_GRPO, LEAVE_ONE_OUT = AlgorithmConfig(advantage="dr_grpo"), AlgorithmConfig(advantage="leave_one_out")
 PROMPTS = [Prompt(f"p{i}", (1, 2), seed=10 + i, group=i // 3) for i in range(6)]

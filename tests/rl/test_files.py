@@ -11,8 +11,9 @@ import pytest
 import typer
 from typer.main import get_command
 
-from rl.cli.main import app
-from rl.files import check_output_file, check_output_folder, expand, output_file
+from benchmarks.__main__ import app as benchmarks
+from redraft.rl.cli.main import app
+from redraft.rl.files import check_output_file, check_output_folder, expand, output_file
 
 
 def write(path, text="new\n"):
@@ -57,7 +58,7 @@ def test_an_ended_process_leaves_the_earlier_file_and_no_other(tmp_path, number)
     out = tmp_path / "out.jsonl"
     out.write_text("old\n")
     code = (  # a test run in the background hands ignored signals down
-        "import signal, time\nfrom rl.files import output_file\n"
+        "import signal, time\nfrom redraft.rl.files import output_file\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
         f"with output_file({str(out)!r}) as file:\n    file.write('half')\n"
         "    print('begun', flush=True)\n    time.sleep(60)"
@@ -143,7 +144,7 @@ def test_devices_are_written_and_stay_devices():
 @pytest.mark.parametrize("kind", ["pipe", "file"])
 def test_stdout_gets_the_rows_between_what_is_printed_before_and_after(tmp_path, place, kind):
     code = (
-        "from rl.files import output_file\nprint('before', flush=True)\n"
+        "from redraft.rl.files import output_file\nprint('before', flush=True)\n"
         f"with output_file({place!r}) as file:\n    file.write('row\\n')\nprint('after')\n"
     )
     command = [sys.executable, "-c", code]
@@ -207,14 +208,12 @@ def options():
             yield from walk(found, f"{name} {sub}")
         yield from ((f"{name} {parameter.name}", parameter) for parameter in command.params if parameter.name in PATHS)
 
-    return dict(walk(get_command(app), "redraft"))
+    return dict([*walk(get_command(app), "redraft"), *walk(get_command(benchmarks), "benchmarks")])
 
 
 def test_every_path_on_a_command_line_knows_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
-    found = {
-        name: parameter for name, parameter in options().items() if name != "redraft bench decode prompts"
-    }  # a count
+    found = {name: parameter for name, parameter in options().items() if name != "benchmarks decode prompts"}  # a count
     assert len(found) >= 12
     for name, parameter in found.items():
         assert str(parameter.process_value(typer.Context(get_command(app)), "~/x")) == "/home/me/x", name

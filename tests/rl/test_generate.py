@@ -5,11 +5,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from rl.cli.main import app
-from rl.data import DataError
-from rl.generate import GenerateJob, run_generate
-from rl.policy import build_policy, save_policy
-from rollout.config import DecodeConfig
+from redraft.rl.cli.main import app
+from redraft.rl.data.load import DataError
+from redraft.rl.models.registry import build_policy, save_policy
+from redraft.rl.stages.generate import GenerateJob, run_generate
+from redraft.rollout.config import DecodeConfig
 from tiny import SHAPE
 
 

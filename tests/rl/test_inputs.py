@@ -5,14 +5,14 @@ import shutil
 
 import pytest
 
-from rewards.term import RewardTerm
-from rl.audit import read_quarantine
-from rl.checkpoint import read_state
-from rl.data import DataError
-from rl.inputs import check_inputs, reward_files, run_inputs
-from rl.recipe import RecipeError, load_recipe
-from rl.recorder import Recorder
-from rl.run import run_training
+from redraft.rewards.term import RewardTerm
+from redraft.rl.config.recipe import RecipeError, load_recipe
+from redraft.rl.data.load import DataError
+from redraft.rl.preflight.quarantine import read_quarantine
+from redraft.rl.run import run_training
+from redraft.rl.run_folder.checkpoint import read_state
+from redraft.rl.run_folder.inputs import check_inputs, reward_files, run_inputs
+from redraft.rl.run_folder.recorder import Recorder
 from tiny import DECODE, make_policy, write_recipe
 
 ROWS = [{"prompt": "1+1=", "ground_truth": "2"}, {"prompt": "1+2=", "ground_truth": "3"}]
@@ -187,7 +187,7 @@ SFT = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_
 
 
 def test_a_recipe_with_a_path_and_a_warm_start_goes_on_from_what_redraft_sft_made(tmp_path, policies):
-    from rl.run import run_sft
+    from redraft.rl.run import run_sft
 
     shutil.copytree(policies[0], tmp_path / "policy")
     sections = {"sft": SFT, "evaluation": None}

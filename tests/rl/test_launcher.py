@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from rl import launcher
-from rl.cli.main import main
-from rl.launcher import RayAddressError, check_ray_address, forget_launcher
+from redraft.rl.cli.main import main
+from redraft.rl.preflight import launcher
+from redraft.rl.preflight.launcher import RayAddressError, check_ray_address, forget_launcher
 from tiny import SHAPE, write_recipe
 
 LEFT = {"RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
@@ -31,7 +31,7 @@ def test_only_variables_of_launchers_are_forgotten():
 def test_a_command_is_one_process_whatever_a_launcher_left(tmp_path, verb, left):
     sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 1, "batch_size": 2}
     path = write_recipe(tmp_path, model={"init": SHAPE}, sft=sft, evaluation=None, report_to=["tensorboard"])
-    command = [sys.executable, "-m", "rl.cli.main", verb, path, "trainer.total_steps=1", "trainer.save_steps=1"]
+    command = [sys.executable, "-m", "redraft.rl.cli.main", verb, path, "trainer.total_steps=1", "trainer.save_steps=1"]
     done = subprocess.run(command, env={**os.environ, **left}, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     assert f"ignoring {', '.join(sorted(left))} of another launcher" in done.stderr

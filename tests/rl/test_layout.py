@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from oracles.tiny_policy import tiny_model
-from rl.policy import lay_out_for_cpu, load_rollout_policy, save_policy
-from rl.weight_sync import fingerprint, snapshot
+from redraft.rl.models.registry import lay_out_for_cpu, load_rollout_policy, save_policy
+from redraft.rollout.weight_sync import fingerprint, snapshot
 from tiny import make_policy
 
 

@@ -15,17 +15,18 @@ from oracles.elbo import enumerated, mask_table
 from oracles.losses import Batch, Row, Scored, loss
 from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, nudge, rollouts, run_config, tiny_model
-from rl.batch import Experience, collate, split_by_tokens
-from rl.config import RunConfig
-from rl.learner import Learner
-from rl.likelihood import score_view
-from rl.minibatches import learned_rows, minibatches
-from rl.models.llada2 import LLaDA2Model
-from rl.optim import freeze_router, make_optimizer, set_learning_rate
-from rl.presets import PRESETS
-from rl.views import make_views
-from rl.views import view as view_module
-from rollout.trajectory import Completion, Prompt, SpecialTokens
+from redraft.rl.config.presets import PRESETS
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.learner.learner import Learner
+from redraft.rl.learner.minibatches import learned_rows, minibatches
+from redraft.rl.learner.optim import freeze_router, make_optimizer, set_learning_rate
+from redraft.rl.likelihood.score import score_view
+from redraft.rl.models.llada2 import LLaDA2Model
+from redraft.rl.protocols import Experience
+from redraft.rl.views import make_views
+from redraft.rl.views import view as view_module
+from redraft.rl.views.canvas import collate, split_by_tokens
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 SHORT = DECODE.model_copy(update={"max_completion_length": 6, "temperature": 0.8})
 LENGTHS = [0, 5, 9, 2]

@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from oracles.all_trajectories import Sampler
 from oracles.plain_forward import action_log_probs, block_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, rollouts, tiny_model
-from rl.batch import CanvasBatch, collate, lay_out
-from rl.likelihood import score_view
-from rl.views import StepLaw, View, trajectory_views
-from rollout.decoder import decode
-from rollout.torch_engine import TorchEngine
-from rollout.trajectory import SpecialTokens
+from redraft.rl.likelihood.score import score_view
+from redraft.rl.views import StepLaw, View, trajectory_views
+from redraft.rl.views.canvas import CanvasBatch, collate, lay_out
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.torch_engine import TorchEngine
+from redraft.rollout.trajectory import SpecialTokens
 
 MASK = TOKENS.mask
 SHAPES = {

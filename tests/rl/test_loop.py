@@ -6,18 +6,18 @@ import shutil
 
 import pytest
 
-from rl.codec import Codec
-from rl.data import DataError, load_rows
-from rl.held_out import load_held_out
-from rl.loop import Parts, RunData, train
-from rl.policy import load_text_side
-from rl.presets import PRESETS
-from rl.recipe import RecipeError, load_recipe
-from rl.recorder import Recorder
-from rl.resume import Progress
-from rl.run import backend, run_training
-from rl.run_files import WriteError
-from rl.warmstart import run_warm_start
+from redraft.rl.config.presets import PRESETS
+from redraft.rl.config.recipe import RecipeError, load_recipe
+from redraft.rl.data.codec import Codec
+from redraft.rl.data.held_out import load_held_out
+from redraft.rl.data.load import DataError, load_rows
+from redraft.rl.loop import Parts, RunData, train
+from redraft.rl.models.registry import load_text_side
+from redraft.rl.progress import Progress
+from redraft.rl.run import backend, run_training
+from redraft.rl.run_folder.files import WriteError
+from redraft.rl.run_folder.recorder import Recorder
+from redraft.rl.stages.warm_start import run_warm_start
 from tiny import DECODE, SHAPE, make_policy, recipe, write_recipe
 
 
@@ -206,7 +206,7 @@ def test_a_warm_start_that_cannot_be_written_leaves_no_partial_policy(tmp_path, 
         (path / "model.safetensors").write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("rl.warmstart.save_policy", full)
+    monkeypatch.setattr("redraft.rl.stages.warm_start.save_policy", full)
     data = {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}
     with pytest.raises(WriteError, match=r"cannot write .*: No space left on device; complete checkpoints: none"):
         run(tmp_path, model={"init": SHAPE}, sft={"data": data, "max_steps": 1, "batch_size": 2})

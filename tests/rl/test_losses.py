@@ -1,11 +1,11 @@
-"""Every function of `rl.losses` on numbers that can be checked by hand, so that every branch fires."""
+"""Every function of `rl.objective.losses` on numbers that can be checked by hand, so that every branch fires."""
 
 import math
 
 import pytest
 import torch
 
-from rl.losses import (
+from redraft.rl.objective.losses import (
     HEADROOM,
     bounded_exp,
     cispo_surrogate,

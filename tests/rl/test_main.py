@@ -8,8 +8,8 @@ import pytest
 import torch
 from ray.exceptions import RaySystemError, RayTaskError
 
-from rewards.result import RewardError
-from rl.cli import main as module
+from redraft.rewards.result import RewardError
+from redraft.rl.cli import main as module
 
 HEAVY = "{'torch', 'transformers', 'ray', 'datasets', 'numpy', 'math_verify', 'rich', 'yaml'}"
 
@@ -34,7 +34,7 @@ def ending(monkeypatch, capsys):
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["generate", "--help"]])
 def test_showing_help_imports_nothing_heavy(words):
     code = (
-        f"import sys\nsys.argv = ['redraft', *{words}]\nfrom rl.cli.main import main\n"
+        f"import sys\nsys.argv = ['redraft', *{words}]\nfrom redraft.rl.cli.main import main\n"
         f"try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
         f"heavy = {HEAVY} & set(sys.modules)\nassert not heavy, heavy"
     )
@@ -46,7 +46,9 @@ def test_help_takes_less_than_half_a_second():
     times = []
     for _ in range(3):
         before = os.times()
-        subprocess.run([sys.executable, "-m", "rl.cli.main", "train", "--help"], check=True, capture_output=True)
+        subprocess.run(
+            [sys.executable, "-m", "redraft.rl.cli.main", "train", "--help"], check=True, capture_output=True
+        )
         after = os.times()
         times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert min(times) < 0.5  # processor time: what else the machine does is not our help's fault

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention.flex_attention import create_mask
 
 from oracles.tiny_policy import tiny_model
-from rl.masks import CompositeLayout, composite_mask, dense_mask, flex_mask
+from redraft.rl.likelihood.composite import CompositeLayout, composite_mask, dense_mask, flex_mask
 
 CPU = torch.device("cpu")
 LAYOUTS = {

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from rewards.result import Status
-from rl.recipe import load_recipe
-from rl.recorder import Recorder
-from rl.run import run_training
+from redraft.rewards.result import Status
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.run import run_training
+from redraft.rl.run_folder.recorder import Recorder
 from tiny import SHAPE, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 LABELS = {
     *("tokens/forward", "benchmarks/results", "runs/bench_learning"),  # of the console line; folders
-    *("tokens/s", "edits/token", "experts/layer", "ms/pass", "calls/pass"),  # columns of `redraft bench decode`
+    *("tokens/s", "edits/token", "experts/layer", "ms/pass", "calls/pass"),  # columns of `python -m benchmarks decode`
 }
 NAME = re.compile(r"[a-z]+/[a-z0-9_]+")
 

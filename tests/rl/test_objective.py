@@ -9,9 +9,9 @@ import math
 import pytest
 import torch
 
-from rl.config import AlgorithmConfig
-from rl.objective import policy_loss
-from rl.terms import Normaliser, Policies, make_units
+from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.objective.policy_loss import policy_loss
+from redraft.rl.objective.terms import Normaliser, Policies, make_units
 from tests.hand_terms import TERMS, config, doubles, logs, losses, make_terms
 
 

@@ -9,9 +9,9 @@ import math
 import pytest
 import torch
 
-from rl.advantage import group_advantages
-from rl.algorithm import AlgorithmConfig
-from rl.terms import LogProbs, Policies, Terms
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.experience.advantage import group_advantages
+from redraft.rl.objective.terms import LogProbs, Policies, Terms
 from tests.hand_terms import TERMS, config, doubles, logs, losses, make_terms
 
 # --- normalisers, clip ranges, anchor -----------------------------------------------------------------------------

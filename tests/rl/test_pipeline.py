@@ -7,15 +7,15 @@ from concurrent.futures import Future
 
 import pytest
 
-from rewards.mixture import RewardMixture, Scored
-from rewards.result import RewardError
-from rewards.term import RewardTerm
-from rewards.worker import LocalRewards
-from rl.codec import Codec
-from rl.pipeline import Pipeline, covered_s, largest_scope
-from rl.protocols import RewardPool, RolloutPool
-from rollout.config import DecodeConfig
-from rollout.trajectory import Completion, DecodeTrace
+from redraft.rewards.result import RewardError
+from redraft.rewards.scoring.mixture import RewardMixture, Scored
+from redraft.rewards.term import RewardTerm
+from redraft.rewards.worker import LocalRewards
+from redraft.rl.data.codec import Codec
+from redraft.rl.experience.pipeline import Pipeline, covered_s, largest_scope
+from redraft.rl.protocols import RewardPool, RolloutPool
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.trajectory import Completion, DecodeTrace
 
 DECODE = DecodeConfig(block_length=4, max_completion_length=4)
 ORDER = [3, 0, 5, 1, 2, 4]  # in which the completions of two groups of three are done
@@ -151,7 +151,7 @@ def test_a_broken_reward_stops_the_decoding_with_its_own_words_and_withdraws_wha
 
 
 def test_scores_that_never_come_stop_the_step(monkeypatch):
-    monkeypatch.setattr("rl.pipeline.GRACE_S", 0.0)
+    monkeypatch.setattr("redraft.rl.experience.pipeline.GRACE_S", 0.0)
     with pytest.raises(RewardError, match=r"2 completions wait for a score, and none came within 0.1 s; see cluster"):
         run(Rollouts(), Rewards(lambda number: number not in (2, 5)), timeout_s=0.1)
 

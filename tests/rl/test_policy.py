@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from rl.policy import (
+from redraft.rl.models.registry import (
     build_policy,
     load_policy,
     load_text_side,

@@ -6,14 +6,14 @@ import logging
 import pytest
 import torch
 
-import rl.preflight
-from rewards.result import RewardError
-from rewards.term import RewardTerm
-from rl.data import DataError
-from rl.preflight import check_evaluation, check_machine, check_reward_calls, check_run
-from rl.recipe import load_recipe
-from rl.reward_gate import check_calls, check_measure
-from rl.rows import PlacedRow
+import redraft.rl.preflight.checks
+from redraft.rewards.result import RewardError
+from redraft.rewards.term import RewardTerm
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.data.load import DataError
+from redraft.rl.data.rows import PlacedRow
+from redraft.rl.preflight.checks import check_evaluation, check_machine, check_reward_calls, check_run
+from redraft.rl.preflight.verifiers import check_calls, check_measure
 from tiny import SHAPE, make_policy, write_recipe
 
 REWARDS = """
@@ -201,7 +201,7 @@ def test_rewards_meet_training_and_evaluation_rows(config, rewards):
 def test_what_the_machine_lacks_is_named(tmp_path, monkeypatch, words, missing, message):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for module in (rl.preflight, rl.preflight.require_vllm.__globals__):
+    for module in (redraft.rl.preflight.checks, redraft.rl.preflight.checks.require_vllm.__globals__):
         there = {"find_spec": lambda name: None if name == missing else object()}
         (monkeypatch.setitem if isinstance(module, dict) else monkeypatch.setattr)(
             module, "find_spec", there["find_spec"]
@@ -215,7 +215,9 @@ def test_what_the_machine_lacks_is_named(tmp_path, monkeypatch, words, missing, 
 
 def test_a_cluster_elsewhere_has_its_own_gpus(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(rl.preflight, "check_ray_address", lambda: asked.append("joined"))  # the cluster answers
+    monkeypatch.setattr(
+        redraft.rl.preflight.checks, "check_ray_address", lambda: asked.append("joined")
+    )  # the cluster answers
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")
     check_machine(load_recipe([write_recipe(tmp_path)], ["cluster.backend=ray", "cluster.learner_gpus=8"]))
     assert asked == ["joined"]

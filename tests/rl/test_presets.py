@@ -4,10 +4,10 @@ from typing import get_args
 
 import pytest
 
+from benchmarks.learning.algorithms import read_variants
 from conftest import ROOT
-from rl.algorithm import AlgorithmConfig, plain
-from rl.bench.algorithms import read_variants
-from rl.presets import NEUTRAL, PRESETS
+from redraft.rl.config.algorithm import AlgorithmConfig, plain
+from redraft.rl.config.presets import NEUTRAL, PRESETS
 
 BASE = {
     "estimator": "trajectory_sampled", "num_mc": 2, "step_sampling": "uniform", "shrink": 1, "merge": 0,

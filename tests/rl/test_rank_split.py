@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from rl.config import AlgorithmConfig
-from rl.objective import policy_loss
-from rl.presets import PRESETS
-from rl.terms import Normaliser, Policies, Terms
+from redraft.rl.config.presets import PRESETS
+from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.objective.policy_loss import policy_loss
+from redraft.rl.objective.terms import Normaliser, Policies, Terms
 
 
 def random_case(algorithm: AlgorithmConfig) -> tuple[Terms, list[torch.Tensor]]:

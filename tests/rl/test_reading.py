@@ -5,11 +5,11 @@ import logging
 
 import pytest
 
-from rl.data import DataError
-from rl.policy import plan_policy
-from rl.reading import Reader, Survey, check_prompts
-from rl.rows import PlacedRow
-from rollout.config import DecodeConfig
+from redraft.rl.data.load import DataError
+from redraft.rl.data.reading import Reader, Survey, check_prompts
+from redraft.rl.data.rows import PlacedRow
+from redraft.rl.models.registry import plan_policy
+from redraft.rollout.config import DecodeConfig
 from tiny import SHAPE
 
 DECODE = DecodeConfig(block_length=8, max_completion_length=8)
@@ -74,7 +74,7 @@ def test_a_token_that_the_policy_lacks_is_named(reader):
 
 def test_each_distinct_prompt_is_encoded_once(reader, monkeypatch):
     encoded = []
-    monkeypatch.setattr("rl.reading.encode_prompt", lambda _, prompt: encoded.append(prompt) or [1])
+    monkeypatch.setattr("redraft.rl.data.reading.encode_prompt", lambda _, prompt: encoded.append(prompt) or [1])
     check_prompts([{"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"}], reader, DECODE, "rows")
     assert encoded == ["a", "b"]
 

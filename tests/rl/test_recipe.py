@@ -4,9 +4,9 @@ import typing
 import pytest
 import yaml
 
-from rl.config import LocalPath, RunConfig
-from rl.recipe import RecipeError, dump_recipe, load_recipe
-from rl.settle import alternatives, section_type
+from redraft.rl.config.recipe import RecipeError, dump_recipe, load_recipe
+from redraft.rl.config.scalars import alternatives, section_type
+from redraft.rl.config.schema import LocalPath, RunConfig
 from tiny import recipe, write_recipe
 
 

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from rl.recipe import load_recipe
-from rl.recorder import Recorder
-from rl.run_files import WriteError
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.run_folder.files import WriteError
+from redraft.rl.run_folder.recorder import Recorder
 from tiny import largest_file, write_recipe
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from rl.checkpoint import newest_checkpoint
+from redraft.rl.run_folder.checkpoint import newest_checkpoint
 from tiny import make_policy, write_recipe
 
-COMMAND = [sys.executable, "-m", "rl.cli.main", "train"]
+COMMAND = [sys.executable, "-m", "redraft.rl.cli.main", "train"]
 DEADLINE_S = 240
 CHANGING = ("time/", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from rl.checkpoint import complete_checkpoints
-from rl.presets import PRESETS
-from rl.recipe import load_recipe
-from rl.recorder import Recorder
-from rl.run import run_training
-from rl.run_files import WriteError
+from redraft.rl.config.presets import PRESETS
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.run import run_training
+from redraft.rl.run_folder.checkpoint import complete_checkpoints
+from redraft.rl.run_folder.files import WriteError
+from redraft.rl.run_folder.recorder import Recorder
 from tiny import largest_file, make_policy, write_recipe
 
 CHANGING = ("time/", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")

@@ -5,13 +5,13 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from rewards import RewardError, RewardTerm
-from rl.audit import find_unfit, read_quarantine, write_quarantine
-from rl.cli.main import app
-from rl.config import RewardTestConfig
-from rl.data import load_rows
-from rl.recipe import load_recipe
-from rl.reward_gate import check_rewards
+from redraft.rewards import RewardError, RewardTerm
+from redraft.rl.cli.main import app
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.config.schema import RewardTestConfig
+from redraft.rl.data.load import load_rows
+from redraft.rl.preflight.quarantine import find_unfit, read_quarantine, write_quarantine
+from redraft.rl.preflight.verifiers import check_rewards
 from tiny import make_policy, write_recipe
 
 NAIVE = "def naive(completions, ground_truth):\n    return [1.0 for _ in completions]\n"

@@ -5,7 +5,7 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from rl.cli.reward import app
+from redraft.rl.cli.reward import app
 
 NONE = "line 2: no `completion` to score; columns: "
 SHAPE = "line 2: a completion is text or a list of messages, got "

@@ -3,13 +3,13 @@
 import pytest
 
 from oracles.tiny_policy import TOKENS, run_config
-from rl.cli.main import main
-from rl.recipe import RecipeError, load_recipe
-from rl.rollout_workers import rollout_worker
-from rollout.config import Limits
-from rollout.vllm_engine import VLLMRolloutWorker
-from rollout.vllm_options import WorkerOptions
-from rollout.worker import RolloutWorker
+from redraft.rl.cli.main import main
+from redraft.rl.cluster.rollout_worker import rollout_worker
+from redraft.rl.config.recipe import RecipeError, load_recipe
+from redraft.rollout.config import Limits
+from redraft.rollout.vllm.engine import VLLMRolloutWorker
+from redraft.rollout.vllm.options import WorkerOptions
+from redraft.rollout.worker import RolloutWorker
 from tiny import make_policy, write_recipe
 
 
@@ -27,14 +27,14 @@ def test_the_torch_engine_is_the_default_and_gets_the_recipes_limits():
 
 
 def test_a_vllm_worker_is_told_how_to_make_the_policy(monkeypatch):
-    monkeypatch.setattr("rollout.vllm_engine.find_spec", lambda name: object())
+    monkeypatch.setattr("redraft.rollout.vllm.engine.find_spec", lambda name: object())
     config = with_rollout(engine="vllm", slots=5)
     worker = rollout_worker("folder", config, TOKENS, threads=None)
     options, limits, threads = worker.args
     assert worker.func is VLLMRolloutWorker
     assert (limits.slots, threads) == (5, None)
     assert WorkerOptions.read(options.model_dump(mode="json")) == WorkerOptions(
-        make_policy="rl.policy:load_rollout_policy",
+        make_policy="redraft.rl.models.registry:load_rollout_policy",
         path="folder",
         dtype=config.model.dtype,
         device=config.model.device,
@@ -44,7 +44,7 @@ def test_a_vllm_worker_is_told_how_to_make_the_policy(monkeypatch):
 
 
 def test_a_missing_vllm_ends_the_run_before_anything_is_trained(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("rollout.vllm_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("redraft.rollout.vllm.engine.find_spec", lambda name: None)
     make_policy(tmp_path / "policy")
     recipe = write_recipe(tmp_path)
     monkeypatch.setattr("sys.argv", ["redraft", "train", str(recipe), "rollout.engine=vllm"])

@@ -9,16 +9,17 @@ from torch import Tensor
 
 from oracles.plain_forward import states_before
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, run_config, tiny_model
-from rl.batch import CanvasBatch, Experience, collate
-from rl.learner import Learner
-from rl.likelihood import score_view
-from rl.models.llada2 import LLaDA2Model, init_weights
-from rl.route_tape import RouteTape
-from rl.routes import earlier_routes, trajectory_routes
-from rl.views import MaskLaw, StepLaw, View, elbo_views, trajectory_views
-from rollout.blocks import block_causal_mask
-from rollout.decoder import decode
-from rollout.torch_engine import TorchEngine
+from redraft.rl.learner.learner import Learner
+from redraft.rl.likelihood.routes import earlier_routes, trajectory_routes
+from redraft.rl.likelihood.score import score_view
+from redraft.rl.models.llada2 import LLaDA2Model, init_weights
+from redraft.rl.models.route_tape import RouteTape
+from redraft.rl.protocols import Experience
+from redraft.rl.views import MaskLaw, StepLaw, View, elbo_views, trajectory_views
+from redraft.rl.views.canvas import CanvasBatch, collate
+from redraft.rollout.blocks import block_causal_mask
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.torch_engine import TorchEngine
 
 MASK, BLOCK, LAYERS, K = TOKENS.mask, DECODE.block_length, 2, 2
 SHAPES = {

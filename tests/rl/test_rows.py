@@ -5,9 +5,9 @@ import pickle
 
 import pytest
 
-from rl.config import DataConfig
-from rl.data import DataError, load_rows
-from rl.rows import PlacedRow, check_row, place_of
+from redraft.rl.config.schema import DataConfig
+from redraft.rl.data.load import DataError, load_rows
+from redraft.rl.data.rows import PlacedRow, check_row, place_of
 
 USER = {"role": "user", "content": "hello"}
 

@@ -9,13 +9,13 @@ import sys
 import psutil
 import pytest
 
-from rl.run_files import WriteError
-from rl.run_lock import LOCK, RunLockedError, run_lock
+from redraft.rl.run_folder.files import WriteError
+from redraft.rl.run_folder.lock import LOCK, RunLockedError, run_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from rl.run_lock import run_lock
+from redraft.rl.run_folder.lock import run_lock
 with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
@@ -144,9 +144,9 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 
 def test_train_resume_and_sft_are_refused_before_they_read_or_write_anything(tmp_path):
-    from rl.recipe import load_recipe
-    from rl.recorder import Recorder
-    from rl.run import run_sft, run_training
+    from redraft.rl.config.recipe import load_recipe
+    from redraft.rl.run import run_sft, run_training
+    from redraft.rl.run_folder.recorder import Recorder
     from tiny import write_recipe
 
     config = load_recipe([write_recipe(tmp_path, data={"path": str(tmp_path / "not there.jsonl")})], [])

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import torch
 
-from rl.seeding import SEED_BITS, derive_seed, make_generator
+from redraft.rl.seeding import SEED_BITS, derive_seed, make_generator
 
 
 def test_seeds_are_the_same_in_every_process_and_version():

@@ -9,13 +9,13 @@ from transformers import TrainingArguments
 from oracles.noise_draws import batch_of, plain_row
 from oracles.plain_forward import view_log_probs
 from oracles.tiny_policy import TOKENS, tiny_model
-from rl.config import DataConfig, SFTConfig
-from rl.data import DataError
-from rl.policy import plan_policy
-from rl.reading import Reader
-from rl.sft import Demonstration, MixtureLoss, TrainOptions, _arguments, encode_rows, train_supervised
-from rl.views import supervised_view
-from rollout.trajectory import Completion, DecodeTrace
+from redraft.rl.config.schema import DataConfig, SFTConfig
+from redraft.rl.data.load import DataError
+from redraft.rl.data.reading import Reader
+from redraft.rl.models.registry import plan_policy
+from redraft.rl.stages.sft import Demonstration, MixtureLoss, TrainOptions, _arguments, encode_rows, train_supervised
+from redraft.rl.views import supervised_view
+from redraft.rollout.trajectory import Completion, DecodeTrace
 from tiny import SHAPE
 
 MASK = TOKENS.mask

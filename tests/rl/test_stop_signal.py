@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from rl.stop_signal import hangup_ignored, stop_signal
+from redraft.rl.cluster.stop_signal import hangup_ignored, stop_signal
 
 
 def send(*numbers):

@@ -4,7 +4,7 @@ import torch
 
 from oracles.noise_draws import batch_of, plain_row
 from oracles.tiny_policy import TOKENS
-from rl.views import supervised_view
+from redraft.rl.views import supervised_view
 
 MASK = TOKENS.mask
 

@@ -1,8 +1,8 @@
 import pytest
 
-from rl.config import DataConfig
-from rl.data import load_rows
-from rl.tasks import add_without_carry, arithmetic, gsm8k, gsm8k_calculator, rename
+from redraft.rl.config.schema import DataConfig
+from redraft.rl.data.load import load_rows
+from redraft.rl.data.tasks import add_without_carry, arithmetic, gsm8k, gsm8k_calculator, rename
 
 
 def test_arithmetic_splits_are_disjoint_and_complete():

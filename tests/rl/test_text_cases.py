@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from rl.cli.main import main
-from rl.policy import load_text_side
+from redraft.rl.cli.main import main
+from redraft.rl.models.registry import load_text_side
 from tiny import SHAPE, make_policy, write_recipe
 
 TEMPLATE = (

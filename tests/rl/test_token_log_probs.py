@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rl import token_log_probs as module
-from rl.token_log_probs import columns_per_slice, token_log_probs
+from redraft.rl.likelihood import vocabulary as module
+from redraft.rl.likelihood.vocabulary import columns_per_slice, token_log_probs
 
 N, VOCAB, HIDDEN, MASK = 13, 37, 6, 20
 CHUNKS = [1, 5, 8, 20, 21, 37, 64, None]  # 20 and 21: the mask token begins a slice, and ends one

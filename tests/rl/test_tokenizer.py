@@ -5,8 +5,8 @@ import string
 
 import pytest
 
-from rl.tokenizer import CHARACTERS, build_character_tokenizer
-from rollout.chat import decode_text, encode_text, load_tokenizer
+from redraft.rl.models.character_tokenizer import CHARACTERS, build_character_tokenizer
+from redraft.rollout.chat import decode_text, encode_text, load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,9 @@ import logging
 
 import pytest
 
-from rl.recipe import load_recipe
-from rl.recorder import Recorder
-from rl.tracking import Mirror, Start, _trackio, _wandb, open_trackers
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.monitor.trackers import Mirror, Start, _trackio, _wandb, open_trackers
+from redraft.rl.run_folder.recorder import Recorder
 from tiny import write_recipe
 
 

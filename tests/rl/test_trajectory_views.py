@@ -10,14 +10,15 @@ from oracles.noise_draws import batch_of, plain_row, repeated, within_four_error
 from oracles.plain_forward import states_before
 from oracles.tiny_policy import TOKENS, rollouts, tiny_model
 from oracles.toy_policy import ToyPolicy, ToySession
-from rl.batch import CanvasBatch, Experience, collate
-from rl.config import AlgorithmConfig
-from rl.views import StepLaw, View, make_views, trajectory_views
-from rl.views import view as view_module
-from rollout.config import DecodeConfig
-from rollout.decoder import decode
-from rollout.engine import Outcome, Pass
-from rollout.trajectory import Completion, DecodeTrace, Prompt, SpecialTokens
+from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.protocols import Experience
+from redraft.rl.views import StepLaw, View, make_views, trajectory_views
+from redraft.rl.views import view as view_module
+from redraft.rl.views.canvas import CanvasBatch, collate
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.protocol import Outcome, Pass
+from redraft.rollout.trajectory import Completion, DecodeTrace, Prompt, SpecialTokens
 
 MASK = TOKENS.mask
 TOY_TOKENS = SpecialTokens(mask=11, pad=0, stops=(3, 7))

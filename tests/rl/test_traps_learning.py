@@ -20,16 +20,16 @@ import torch
 from oracles.noise_draws import batch_of, plain_row
 from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, flat_gradient, nudge, rollouts, run_config, tiny_model
-from rl.codec import Codec
-from rl.config import AlgorithmConfig, RolloutConfig, RolloutDecode
-from rl.experience import completion_metrics, make_experience
-from rl.learner import Learner
-from rl.policy import build_policy
-from rl.presets import PRESETS
-from rl.views import make_views
-from rollout.config import DecodeConfig
-from rollout.decoder import decode
-from rollout.torch_engine import TorchEngine
+from redraft.rl.config.presets import PRESETS
+from redraft.rl.config.schema import AlgorithmConfig, RolloutConfig, RolloutDecode
+from redraft.rl.data.codec import Codec
+from redraft.rl.experience.assemble import completion_metrics, make_experience
+from redraft.rl.learner.learner import Learner
+from redraft.rl.models.registry import build_policy
+from redraft.rl.views import make_views
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.torch_engine import TorchEngine
 from tiny import DECODE as TEXT_DECODE
 from tiny import SHAPE
 

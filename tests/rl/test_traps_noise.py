@@ -21,10 +21,10 @@ from conftest import ROOT
 from oracles.elbo import enumerated, mask_table
 from oracles.noise_draws import batch_of, plain_row, repeated, within_four_errors
 from oracles.tiny_policy import TOKENS, flat_gradient, nudge, rollouts, run_config, tiny_model
-from rl.learner import Learner
-from rl.likelihood import score_view
-from rl.views import MaskLaw, elbo_views, supervised_view
-from rl.views.surrogate import spaced_views
+from redraft.rl.learner.learner import Learner
+from redraft.rl.likelihood.score import score_view
+from redraft.rl.views import MaskLaw, elbo_views, supervised_view
+from redraft.rl.views.surrogate import spaced_views
 
 MASK = TOKENS.mask
 ELBO = {"estimator": "elbo", "ratio": "sequence"}

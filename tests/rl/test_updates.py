@@ -8,12 +8,12 @@ import torch
 
 from oracles.noise_draws import plain_row
 from oracles.tiny_policy import DECODE, TOKENS, flat_gradient, rollouts, run_config, tiny_model
-from rl import learner as learner_module
-from rl.algorithm import AlgorithmConfig
-from rl.batch import Experience
-from rl.learner import Learner
-from rl.minibatches import learned_rows, minibatches
-from rl.presets import PRESETS
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.presets import PRESETS
+from redraft.rl.learner import learner as learner_module
+from redraft.rl.learner.learner import Learner
+from redraft.rl.learner.minibatches import learned_rows, minibatches
+from redraft.rl.protocols import Experience
 
 SHORT = DECODE.model_copy(update={"max_completion_length": 6})
 DPO = {"estimator": "elbo", "ratio": "sequence", "num_mc": 2, "loss_type": "dpo", "dpo_beta": 2.0}

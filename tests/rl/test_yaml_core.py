@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rl.yaml_core import Plain, YamlError, dump_yaml, parse_yaml
+from redraft.rl.config.yaml_core import Plain, YamlError, dump_yaml, parse_yaml
 
 INTEGER = re.compile(r"[-+]?[0-9]+")
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from rollout.blocks import block_causal_mask, num_blocks, padded_length
+from redraft.rollout.blocks import block_causal_mask, num_blocks, padded_length
 
 
 @pytest.mark.parametrize(("length", "blocks"), [(0, 0), (1, 1), (31, 1), (32, 1), (33, 2), (64, 2)])

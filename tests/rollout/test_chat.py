@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from oracles.word_tokenizer import make_tokenizer
-from rollout.chat import count_controls, decode_text, encode_prompt, known_controls, load_tokenizer
-from rollout.special_ids import TURN_END, special_tokens
+from redraft.rollout.chat import count_controls, decode_text, encode_prompt, known_controls, load_tokenizer
+from redraft.rollout.special_ids import TURN_END, special_tokens
 
 
 def test_a_saved_tokenizer_is_loaded(tmp_path: Path):
@@ -134,7 +134,7 @@ def test_control_tokens_of_plain_text_are_control_tokens_and_can_be_counted(char
 @pytest.fixture
 def characters():
     """The built-in tokenizer with a chat template that ends turns with a control token."""
-    from rl.tokenizer import build_character_tokenizer
+    from redraft.rl.models.character_tokenizer import build_character_tokenizer
 
     tokenizer = build_character_tokenizer()
     tokenizer.chat_template = (

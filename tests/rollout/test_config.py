@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from rollout.config import PRESETS, DecodeConfig
+from redraft.rollout.config import PRESETS, DecodeConfig
 
 
 @pytest.mark.parametrize(("name", "threshold", "editing"), [("q", 0.7, 0.5), ("s", 0.5, 0.0), ("llada2.0", 0.95, 1.0)])

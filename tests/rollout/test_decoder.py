@@ -8,10 +8,10 @@ import torch
 
 from oracles.slow_decode import slow_decode
 from oracles.toy_policy import ToyPolicy
-from rollout.config import DecodeConfig
-from rollout.decoder import decode, stream
-from rollout.sampling import seed_tensor, uniform
-from rollout.trajectory import Completion, Prompt, SpecialTokens
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.decoding.decoder import decode, stream
+from redraft.rollout.sampling import seed_tensor, uniform
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 TOKENS = SpecialTokens(mask=11, pad=0, stops=(3, 7))
 GREEDY = [

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from oracles.toy_policy import ToyPolicy
-from rollout.config import DecodeConfig
-from rollout.decoder import Decoder, decode
-from rollout.slots import FUSED_BLOCKS, PREFILL_BLOCKS
-from rollout.trajectory import Prompt, SpecialTokens, in_order
-from rollout.watchdog import StepTimeout, Watchdog
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.decoding.decoder import Decoder, decode
+from redraft.rollout.decoding.slots import FUSED_BLOCKS, PREFILL_BLOCKS
+from redraft.rollout.trajectory import Prompt, SpecialTokens, in_order
+from redraft.rollout.watchdog import StepTimeout, Watchdog
 
 TOKENS = SpecialTokens(mask=11, pad=0, stops=(3, 7))
 CONFIG = DecodeConfig(
@@ -182,7 +182,7 @@ def test_out_of_memory_halves_the_slots_once_with_a_warning_and_loses_nothing(er
     assert sorted(index for index, _ in streamed) == list(range(9))
     assert in_order(streamed) == decode(toy(), prompts, CONFIG, TOKENS)
     assert caplog.record_tuples == [
-        ("rollout.decoder", logging.WARNING, "out of memory; going on with 4 slots instead of 8")
+        ("redraft.rollout.decoding.decoder", logging.WARNING, "out of memory; going on with 4 slots instead of 8")
     ]
     policy.most = 3
     with pytest.raises(type(error)) as failure:

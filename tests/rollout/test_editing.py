@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from oracles.slow_decode import denoise_block
-from rollout.config import DecodeConfig
-from rollout.editing import StepRules, denoise, edit_set, propose, unmask_set
-from rollout.scores import DenseScores, HeadScores, read, suppress_mask_
-from rollout.trajectory import SpecialTokens
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.decoding.editing import StepRules, denoise, edit_set, propose, unmask_set
+from redraft.rollout.engine.scores import DenseScores, HeadScores, read, suppress_mask_
+from redraft.rollout.trajectory import SpecialTokens
 
 MASK = 4
 CPU = torch.device("cpu")

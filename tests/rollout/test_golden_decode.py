@@ -7,9 +7,9 @@ import torch
 
 from oracles.golden_llada2 import golden_cases, golden_folder
 from oracles.golden_traces import TOKENS, assert_matches, config_of, prompt_of
-from rl.models.llada2.checkpoint import load_pretrained
-from rollout.decoder import decode
-from rollout.torch_engine import TorchEngine
+from redraft.rl.models.llada2.checkpoint import load_pretrained
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.torch_engine import TorchEngine
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ import torch
 
 from alike import assert_alike
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, tiny_model
-from rollout.decoder import decode
-from rollout.engine import Pass
-from rollout.graphs import GraphedBody, entry_size, table_size
-from rollout.slots import PREFILL_BLOCKS
-from rollout.torch_engine import TorchEngine
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.decoding.slots import PREFILL_BLOCKS
+from redraft.rollout.engine.graphs import GraphedBody, entry_size, table_size
+from redraft.rollout.engine.protocol import Pass
+from redraft.rollout.engine.torch_engine import TorchEngine
 
 
 class FixedMemory:

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from rollout.pages import SPARE_PAGE, Pages
+from redraft.rollout.engine.pages import SPARE_PAGE, Pages
 
 
 def test_pages_of_whole_prompt_blocks_are_shared_and_the_rest_is_not():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rollout.sampling import draw, seed_tensor, truncate, uniform
+from redraft.rollout.sampling import draw, seed_tensor, truncate, uniform
 
 ONE = torch.ones(1, dtype=torch.float64)
 

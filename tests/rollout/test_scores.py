@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rollout.scores import DenseScores, Head, HeadScores, Reading, read
+from redraft.rollout.engine.scores import DenseScores, Head, HeadScores, Reading, read
 
 VOCAB, MASK = 200, 77
 EVERYWHERE = torch.ones(3, 4, dtype=torch.bool)

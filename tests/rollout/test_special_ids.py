@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from oracles.word_tokenizer import make_tokenizer
-from rollout.special_ids import special_tokens
-from rollout.trajectory import SpecialTokens
+from redraft.rollout.special_ids import special_tokens
+from redraft.rollout.trajectory import SpecialTokens
 
 PAD, MASK, END, HELLO, TURN = 0, 1, 2, 5, 7  # of the word tokenizer
 

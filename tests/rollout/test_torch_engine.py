@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from oracles.plain_forward import states_before
 from oracles.small_moe import SAMPLED, SHAPE, TOKENS
-from rl.models.llada2.config import LLaDA2Config
-from rl.models.llada2.model import LLaDA2Model, init_weights
-from rollout.blocks import block_causal_mask
-from rollout.config import DecodeConfig
-from rollout.decoder import decode
-from rollout.engine import Outcome, Pass
-from rollout.paged_cache import CacheShape
-from rollout.slots import Slots
-from rollout.torch_engine import TorchEngine
-from rollout.trajectory import Completion, Prompt, SpecialTokens
+from redraft.rl.models.llada2.config import LLaDA2Config
+from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
+from redraft.rollout.blocks import block_causal_mask
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.decoding.slots import Slots
+from redraft.rollout.engine.paged_cache import CacheShape
+from redraft.rollout.engine.protocol import Outcome, Pass
+from redraft.rollout.engine.torch_engine import TorchEngine
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 RECORDED = SAMPLED.model_copy(update={"record_routes": True})
 
@@ -98,7 +98,7 @@ def audited(monkeypatch):
         model = llada2()
         for name, value in {"model": model, "fused_commits": 0, "compared": 0, "reopened": 0}.items():
             monkeypatch.setattr(AuditedSlots, name, value, raising=False)
-        monkeypatch.setattr("rollout.decoder.Slots", AuditedSlots)
+        monkeypatch.setattr("redraft.rollout.decoding.decoder.Slots", AuditedSlots)
         completions = decode(TorchEngine(model), ragged_prompts(), config, TOKENS, slots=3)
         assert AuditedSlots.compared == sum(completion.num_forwards for completion in completions)
         return completions

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from rollout.trajectory import Completion, DecodeTrace, Edit, Prompt, RolloutGroup, group_rollouts
+from redraft.rollout.trajectory import Completion, DecodeTrace, Edit, Prompt, RolloutGroup, group_rollouts
 
 MASK = 9
 # Forward 0 fills slots 0 and 2; 1 fills slot 1 and edits slot 0; 2 redraws slots 0 (kept) and 2 (changed).
@@ -57,5 +57,5 @@ def test_a_completion_at_the_wrong_place_is_an_error():
 
 
 def test_trajectories_chat_and_config_load_no_torch():
-    code = "import sys, rollout.trajectory, rollout.config, rollout.chat; sys.exit('torch' in sys.modules)"
+    code = "import sys; from redraft.rollout import trajectory, config, chat; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from alike import assert_alike
-from rollout.config import DecodeConfig, Limits
-from rollout.trajectory import Prompt
+from redraft.rollout.config import DecodeConfig, Limits
+from redraft.rollout.trajectory import Prompt
 from vllm_setup import (
     MARKS,
     SAMPLED,

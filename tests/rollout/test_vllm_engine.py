@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from alike import assert_alike
-from rl.policy import build_bare_policy, load_rollout_policy
-from rl.weight_sync import WeightSyncError, WeightUpdate, snapshot
-from rollout.config import DecodeConfig, Limits
-from rollout.request import Request
-from rollout.trajectory import Completion, Prompt
-from rollout.vllm_engine import VLLMEngine, VLLMRolloutWorker, fetch_traces
-from rollout.watchdog import StepTimeout
-from rollout.worker import RolloutWorker
+from redraft.rl.models.registry import build_bare_policy, load_rollout_policy
+from redraft.rollout.config import DecodeConfig, Limits
+from redraft.rollout.request import Request
+from redraft.rollout.trajectory import Completion, Prompt
+from redraft.rollout.vllm.engine import VLLMEngine, VLLMRolloutWorker, fetch_traces
+from redraft.rollout.watchdog import StepTimeout
+from redraft.rollout.weight_sync import WeightSyncError, WeightUpdate, snapshot
+from redraft.rollout.worker import RolloutWorker
 from vllm_setup import (
     MARKS,
     SAMPLED,
@@ -162,7 +162,7 @@ def test_wrong_weights_raise_and_right_ones_can_follow(engine, newer_path):
 
 def begin(engine: VLLMEngine, steps: int) -> list[str]:
     """Makes all requests by hand and takes them some steps far; returns vLLM's ids."""
-    from rollout.vllm_request import to_params
+    from redraft.rollout.vllm.request import to_params
 
     core, ids = engine.llm.llm_engine, []
     for prompt in PROMPTS:

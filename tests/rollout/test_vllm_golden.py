@@ -6,8 +6,8 @@ import pytest
 
 from oracles.golden_llada2 import golden_cases, golden_folder
 from oracles.golden_traces import TOKENS, assert_matches, config_of, prompt_of
-from rollout.config import DecodeConfig, Limits
-from rollout.vllm_engine import VLLMEngine, fetch_traces
+from redraft.rollout.config import DecodeConfig, Limits
+from redraft.rollout.vllm.engine import VLLMEngine, fetch_traces
 from vllm_setup import MARKS, by_vllm, count_preemptions, import_vllm, options_for
 
 import_vllm()

@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from rl.policy import build_bare_policy
-from rl.weight_sync import WeightSyncError, WeightUpdate, snapshot
-from rollout.config import DecodeConfig, Limits
-from rollout.request import Request
-from rollout.slots import Slots, SlotSize
-from rollout.torch_engine import TorchEngine
-from rollout.trajectory import Prompt
-from rollout.vllm_engine import VLLMEngine, VLLMRolloutWorker, engine_arguments
-from rollout.vllm_options import WorkerOptions
-from rollout.vllm_policy import Asleep, ResidentPolicy
-from rollout.weights import PendingWeights, weights_file
+from redraft.rl.models.registry import build_bare_policy
+from redraft.rollout.config import DecodeConfig, Limits
+from redraft.rollout.decoding.slots import Slots, SlotSize
+from redraft.rollout.engine.torch_engine import TorchEngine
+from redraft.rollout.request import Request
+from redraft.rollout.trajectory import Prompt
+from redraft.rollout.vllm.engine import VLLMEngine, VLLMRolloutWorker, engine_arguments
+from redraft.rollout.vllm.options import WorkerOptions
+from redraft.rollout.vllm.policy import Asleep, ResidentPolicy
+from redraft.rollout.weight_sync import WeightSyncError, WeightUpdate, snapshot
+from redraft.rollout.weights import PendingWeights, weights_file
 from vllm_setup import LIMITS, SAMPLED, SHAPE, TOKENS, make_policy, options_for
 
 
@@ -38,7 +38,7 @@ def newer(version: int = 7) -> WeightUpdate:
 @pytest.mark.parametrize("make", [VLLMEngine, VLLMRolloutWorker])
 def test_without_vllm_there_is_one_error_that_says_how_to_install_it(path, monkeypatch, make):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("rollout.vllm_engine.find_spec", lambda name: None)
+    monkeypatch.setattr("redraft.rollout.vllm.engine.find_spec", lambda name: None)
     with pytest.raises(ImportError) as caught:
         make(options_for(path), LIMITS)
     assert "pip install 'redraft[vllm]'" in str(caught.value)
@@ -87,7 +87,7 @@ def test_memory_for_pages_is_what_is_wanted_as_far_as_there_is_some(path, monkey
     resident = ResidentPolicy(options_for(path))
     assert resident.page_bytes == 2 * 3 * 2 * 8 * 8 * 4  # keys and values, 3 layers, 2 heads of 8, 8 bytes, 4 tokens
     assert resident.memory_for(10) == 10 * resident.page_bytes
-    monkeypatch.setattr("rollout.vllm_policy.free_host_bytes", lambda: 12 * resident.page_bytes)
+    monkeypatch.setattr("redraft.rollout.vllm.policy.free_host_bytes", lambda: 12 * resident.page_bytes)
     assert resident.memory_for(10) == 6 * resident.page_bytes
     monkeypatch.setattr(TorchEngine, "max_pages", lambda self, block_length: 7)  # as on a GPU
     assert resident.memory_for(10) == 8 * resident.page_bytes

@@ -31,12 +31,13 @@ def test_a_core_in_a_process_of_its_own_decodes_alike_and_takes_weights_from_a_f
     script = f"""
 import pickle, sys
 from vllm_setup import *
-from rl.weight_sync import snapshot
+from redraft.rollout.weight_sync import snapshot
 if __name__ == "__main__":
     import_vllm()
     engine = VLLMEngine(options_for({path!r}), LIMITS, multiprocess=True)
     first = by_vllm(engine, ragged_prompts(), SAMPLED)
-    version = engine.sync(snapshot(__import__("rl.policy").policy.load_policy({newer_path!r}, "float64", "cpu"), 6))
+    from redraft.rl.models.registry import load_policy
+    version = engine.sync(snapshot(load_policy({newer_path!r}, "float64", "cpu"), 6))
     second = by_vllm(engine, ragged_prompts(), SAMPLED)
     engine.close()
     sys.stdout.buffer.write(b"RESULT" + pickle.dumps((first, version, second)))
@@ -56,7 +57,9 @@ def test_the_plugin_is_found_through_an_entry_point_and_may_register_twice(path,
     metadata = tmp_path / "redraft_plugin-0.dist-info"
     metadata.mkdir()
     (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: redraft-plugin\nVersion: 0\n")
-    (metadata / "entry_points.txt").write_text("[vllm.general_plugins]\nredraft = rollout.vllm_plugin:register\n")
+    (metadata / "entry_points.txt").write_text(
+        "[vllm.general_plugins]\nredraft = redraft.rollout.vllm.plugin:register\n"
+    )
     script = f"""
 from vllm.plugins import load_general_plugins
 load_general_plugins()
@@ -65,7 +68,7 @@ from vllm import ModelRegistry
 config = get_config({path!r}, trust_remote_code=False)
 assert config.mask_token_id == 1 and config.hidden_size == 16, config
 assert set(config.architectures) <= set(ModelRegistry.get_supported_archs())
-from rollout.vllm_plugin import register
+from redraft.rollout.vllm.plugin import register
 register()
 print("REGISTERED")
 """

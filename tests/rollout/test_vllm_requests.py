@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 
 from alike import assert_alike
-from rollout.config import DecodeConfig
-from rollout.request import Request
-from rollout.trajectory import Prompt, SpecialTokens
-from rollout.vllm_engine import VLLMEngine, fetch_traces
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.request import Request
+from redraft.rollout.trajectory import Prompt, SpecialTokens
+from redraft.rollout.vllm.engine import VLLMEngine, fetch_traces
 from vllm_setup import (
     LIMITS,
     MARKS,
@@ -60,7 +60,7 @@ def generate(engine, prompt=PROMPT, **settings):
     ],
 )
 def test_a_request_comes_back_from_sampling_params_as_it_was(config):
-    from rollout.vllm_request import to_params, to_request
+    from redraft.rollout.vllm.request import to_params, to_request
 
     request = Request(Prompt("x", (3, 4, 5), seed=7), config)
     params = to_params(request, TOKENS.stops)
@@ -70,7 +70,7 @@ def test_a_request_comes_back_from_sampling_params_as_it_was(config):
 def test_sampling_params_override_the_engine_and_extra_args_override_both(path):
     from vllm import SamplingParams
 
-    from rollout.vllm_request import to_request
+    from redraft.rollout.vllm.request import to_request
 
     extra = {"decode": {"threshold": 0.9, "top_k": 7}}
     params = SamplingParams(temperature=0.6, top_k=5, top_p=0.4, max_tokens=9, seed=11, extra_args=extra)
@@ -195,7 +195,7 @@ def test_completions_that_nobody_fetches_are_bounded(path):
 
 
 def test_an_aborted_request_leaves_no_trace(engine):
-    from rollout.vllm_request import to_params
+    from redraft.rollout.vllm.request import to_params
 
     core = engine.llm.llm_engine
     params = to_params(Request(PROMPT, SAMPLED), TOKENS.stops)
@@ -211,8 +211,8 @@ def test_an_aborted_request_leaves_no_trace(engine):
 def test_text_goes_in_and_out_where_the_folder_has_a_tokenizer(tmp_path):
     """As vLLM's users do it: `vllm.LLM` with our arguments, text prompts, a stop string."""
     import tiny
-    from rl.policy import load_text_side
-    from rollout.chat import decode_text, encode_prompt
+    from redraft.rl.models.registry import load_text_side
+    from redraft.rollout.chat import decode_text, encode_prompt
 
     path = str(tiny.make_policy(tmp_path / "text", dtype="float64"))
     tokenizer, tokens = load_text_side(path)

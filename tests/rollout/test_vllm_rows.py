@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from rollout.slots import Ended, Slots, SlotSize
-from rollout.vllm_policy import Asleep
+from redraft.rollout.decoding.slots import Ended, Slots, SlotSize
+from redraft.rollout.vllm.policy import Asleep
 from vllm_setup import MARKS, TOKENS, import_vllm, options_for
 
 import_vllm()
@@ -49,7 +49,7 @@ class NotedSlots(Slots):
 
 @pytest.fixture
 def rows():
-    from rollout.vllm_rows import Rows
+    from redraft.rollout.vllm.rows import Rows
 
     return Rows(NotedSlots(), options_for("unused"), num_pages=40, max_length=64)
 

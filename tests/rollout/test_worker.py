@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from oracles.tiny_policy import DECODE, TOKENS, tiny_model
-from rl.models.llada2 import init_weights
-from rollout.config import Limits
-from rollout.trajectory import Completion, Prompt, in_order
-from rollout.worker import RolloutWorker
+from redraft.rl.models.llada2 import init_weights
+from redraft.rollout.config import Limits
+from redraft.rollout.trajectory import Completion, Prompt, in_order
+from redraft.rollout.worker import RolloutWorker
 
 
 class SeededPolicy:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_attention
 
-from rl.models.llada2.config import LLaDA2Config
+from redraft.rl.models.llada2.config import LLaDA2Config
 
 Mask = Bool[Tensor, "#b #q k"] | BlockMask
 

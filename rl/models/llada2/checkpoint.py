@@ -13,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rl.models.llada2.companions import present_auto_map, read_companions
-from rl.models.llada2.config import CONFIG_FILE, LLaDA2Config
-from rl.models.llada2.model import LLaDA2Model
+from redraft.rl.models.llada2.companions import present_auto_map, read_companions
+from redraft.rl.models.llada2.config import CONFIG_FILE, LLaDA2Config
+from redraft.rl.models.llada2.model import LLaDA2Model
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer_config.json"

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from rl.models.llada2.attention import (
+from redraft.rl.models.llada2.attention import (
     Attention,
     KeyValueCache,
     Mask,
@@ -15,11 +15,11 @@ from rl.models.llada2.attention import (
     rotary_tables,
     usable_mask,
 )
-from rl.models.llada2.config import LLaDA2Config
-from rl.models.llada2.moe import GatedMLP, MoE
-from rl.route_tape import Routes, RouteTape
-from rollout.blocks import block_causal_mask
-from rollout.paged_cache import CacheShape
+from redraft.rl.models.llada2.config import LLaDA2Config
+from redraft.rl.models.llada2.moe import GatedMLP, MoE
+from redraft.rl.models.route_tape import Routes, RouteTape
+from redraft.rollout.blocks import block_causal_mask
+from redraft.rollout.engine.paged_cache import CacheShape
 
 
 class DecoderLayer(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rl.models.llada2 import (
+from redraft.rl.models.llada2 import (
     CheckpointError,
     LLaDA2Config,
     LLaDA2Model,

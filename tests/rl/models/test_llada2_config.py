@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from rl.models.llada2 import LLADA2_FLASH, LLADA2_MINI, LLaDA2Config
+from redraft.rl.models.llada2 import LLADA2_FLASH, LLADA2_MINI, LLaDA2Config
 
 PUBLISHED = {**LLADA2_MINI.to_dict(), "rotary_dim": 64, "torch_dtype": "bfloat16", "rope_scaling": None, "auto_map": {}}
 

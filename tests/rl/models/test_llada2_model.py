@@ -9,10 +9,10 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from oracles.llada2_reference import rotate_pairs
-from rl.models.llada2 import LLADA2_FLASH, LLADA2_MINI, LLaDA2Config, LLaDA2Model, init_weights, load_pretrained
-from rl.models.llada2 import attention as attention_module
-from rl.models.llada2.attention import attend, mask_tiles, rotary_tables, rotate
-from rollout.blocks import block_causal_mask
+from redraft.rl.models.llada2 import LLADA2_FLASH, LLADA2_MINI, LLaDA2Config, LLaDA2Model, init_weights, load_pretrained
+from redraft.rl.models.llada2 import attention as attention_module
+from redraft.rl.models.llada2.attention import attend, mask_tiles, rotary_tables, rotate
+from redraft.rollout.blocks import block_causal_mask
 
 GOLDEN = Path(os.environ.get("REDRAFT_GOLDEN", Path(__file__).parents[4] / "shared" / "golden")) / "llada2_tiny"
 needs_golden = pytest.mark.skipif(

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from oracles.llada2_reference import experts_by_loop, sigmoid_route
-from rl.models.llada2 import LLADA2_MINI, LLaDA2Config
-from rl.models.llada2.moe import Experts, MoE, Router, choose, weigh
+from redraft.rl.models.llada2 import LLADA2_MINI, LLaDA2Config
+from redraft.rl.models.llada2.moe import Experts, MoE, Router, choose, weigh
 
 
 def small_config(**changes) -> LLaDA2Config:

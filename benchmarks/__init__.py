@@ -1,0 +1,1 @@
+"""Benchmarks of Redraft: python -m benchmarks. They import the product and are not installed."""

@@ -1,0 +1,1 @@
+"""What several benchmarks share: records, timing, small fixtures."""

@@ -1,0 +1,1 @@
+"""How fast the decoder is, against plain decoding and against memory bandwidth."""

@@ -1,0 +1,1 @@
+"""Which algorithms learn, at one budget of forwards."""

@@ -1,0 +1,1 @@
+"""How many right answers the math reward finds, and how many wrong ones it pays."""

@@ -1,0 +1,1 @@
+"""What rewards cost, and whether they hold out."""

@@ -1,0 +1,1 @@
+"""Reward functions written for other libraries, unchanged: TRL and verl."""

@@ -1,0 +1,114 @@
+"""Whether a candidate's value, or what it printed, is what was asked for. All values are exact built-in types.
+
+A tolerance is for floats. A whole number in the data (an integer value, or digits without a point in text) is exact,
+whatever the tolerance: a float may equal it, and nothing near it does.
+"""
+
+import math
+import re
+import sys
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from redraft.rewards.library.code.formats import is_integer_text
+
+# A number stands on its own: not in a word, a hexadecimal number, a version, a date. ASCII, as programs print it.
+_NUMBER = re.compile(r"(?<![\w.])([+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]++)?)(?!\w|\.[0-9])")
+_WHOLE = re.compile(r"([+-]?)0*+([0-9]++)(?:\.0*+)?")
+_MAX_FLOAT_CHARS = 400
+
+
+def same_value(found: Any, wanted: Any, tolerance: float | None) -> bool:
+    """Whether two values are the same; a tuple counts as a list where a list is wanted, True never as 1.
+
+    Args:
+        found: From the candidate.
+        wanted: From the data.
+        tolerance: Relative and absolute tolerance of floats; None for none.
+    """
+    found = _without_array(found)
+    if isinstance(wanted, list | tuple):
+        kinds = (list, tuple) if isinstance(wanted, list) else (tuple,)
+        return (
+            isinstance(found, kinds)
+            and len(found) == len(wanted)
+            and all(same_value(*pair, tolerance) for pair in zip(found, wanted, strict=True))
+        )
+    if isinstance(wanted, dict):
+        return isinstance(found, dict) and _same_items(found, wanted, tolerance)
+    if isinstance(wanted, bool) or isinstance(found, bool):
+        return found is wanted
+    if isinstance(wanted, float):
+        return isinstance(found, int | float | Fraction | Decimal) and _close(found, wanted, tolerance)
+    return bool(found == wanted)
+
+
+def _without_array(value: Any) -> Any:
+    numpy = sys.modules.get("numpy")
+    return value.tolist() if numpy is not None and isinstance(value, numpy.ndarray) else value
+
+
+def _same_items(found: dict[Any, Any], wanted: dict[Any, Any], tolerance: float | None) -> bool:
+    """Whether two mappings are the same; integers of the candidate's count as the texts that JSON makes of keys."""
+    if found.keys() != wanted.keys() and wanted and all(map(is_integer_text, wanted)):
+        found = {str(key) if type(key) is int else key: value for key, value in found.items()}
+    return found.keys() == wanted.keys() and all(
+        same_value(found[key], value, tolerance) for key, value in wanted.items()
+    )
+
+
+def _close(found: Any, wanted: float, tolerance: float | None) -> bool:
+    try:
+        if found == wanted or (math.isnan(wanted) and found != found):
+            return True
+        return tolerance is not None and math.isclose(found, wanted, rel_tol=tolerance, abs_tol=tolerance)
+    except (ArithmeticError, ValueError):  # a number beyond every float, or a Decimal that is none
+        return False
+
+
+def same_output(found: str, wanted: str, tolerance: float | None) -> bool:
+    """Whether a program printed what was wanted: the same number of lines, each equal up to white space at its end.
+
+    White space at both ends of the output does not count. With a tolerance, lines are compared word by word, and the
+    numbers in them that the data writes with a point or an exponent as floats.
+    """
+    left, right = ([line.rstrip() for line in text.strip().split("\n")] for text in (found, wanted))
+    if len(left) != len(right):
+        return False
+    return all(
+        one == other or (tolerance is not None and _same_words(one.split(), other.split(), tolerance))
+        for one, other in zip(left, right, strict=True)
+    )
+
+
+def _same_words(found: list[str], wanted: list[str], tolerance: float) -> bool:
+    return len(found) == len(wanted) and all(
+        one == other or _same_word(one, other, tolerance) for one, other in zip(found, wanted, strict=True)
+    )
+
+
+def _same_word(found: str, wanted: str, tolerance: float) -> bool:
+    """Compares the numbers in two words, ``x=0.5,``, and what is between them."""
+    left, right = _NUMBER.split(found), _NUMBER.split(wanted)
+    return (
+        len(left) == len(right)
+        and left[::2] == right[::2]
+        and all(_same_number(one, other, tolerance) for one, other in zip(left[1::2], right[1::2], strict=True))
+    )
+
+
+def _same_number(found: str, wanted: str, tolerance: float) -> bool:
+    whole = _WHOLE.fullmatch(wanted)
+    if whole and "." not in wanted:
+        other = _WHOLE.fullmatch(found)
+        return other is not None and _signed(whole) == _signed(other)
+    if max(len(found), len(wanted)) > _MAX_FLOAT_CHARS:
+        return found == wanted
+    left, right = float(found), float(wanted)
+    return math.isfinite(left) and math.isclose(left, right, rel_tol=tolerance, abs_tol=tolerance)
+
+
+def _signed(whole: re.Match[str]) -> tuple[bool, str]:
+    """A whole number without its zeros in front, as text: it may have a million digits."""
+    return whole[1] == "-" and whole[2] != "0", whole[2]

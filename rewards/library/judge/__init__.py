@@ -1,0 +1,1 @@
+"""The reward judge: a model behind an OpenAI-compatible endpoint grades the completion."""

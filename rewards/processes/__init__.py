@@ -1,0 +1,1 @@
+"""Warm worker processes with a deadline kept by the parent."""

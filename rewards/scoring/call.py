@@ -1,0 +1,116 @@
+"""Calling a reward function once: which arguments it gets, sync or async, in this process or for a parent elsewhere."""
+
+import asyncio
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from redraft.rewards.notes import LOGGERS, Notes
+from redraft.rewards.result import InvalidResultError, RewardError, Verdict, as_verdicts
+from redraft.rewards.reward import Declared, declaration, resolve
+from redraft.rewards.user_files import beside
+
+PARTS = "parts"
+BATCH_ARGUMENTS = ("prompts", "completions", "completion_ids", PARTS)
+"""What rewards get from the rollout, and (`parts`) the scores of the other terms; data columns have other names."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a reward function takes, and what it declares.
+
+    Attributes:
+        names: Its arguments.
+        required: Those without a default.
+        options: Those whose default is a value: the recipe's, which no data column of the same name may fill.
+        takes_any: Whether it takes others too.
+        declared: By `rewards.reward.reward`.
+    """
+
+    names: Sequence[str]
+    required: Sequence[str]
+    options: Sequence[str]
+    takes_any: bool
+    declared: Declared
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "Signature":
+        """Read the signature of a function."""
+        parameters = inspect.signature(function).parameters.values()
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        return cls(
+            names=tuple(p.name for p in named),
+            required=tuple(p.name for p in named if p.default is p.empty),
+            options=tuple(p.name for p in named if p.default is not p.empty and p.default is not None),
+            takes_any=any(p.kind is p.VAR_KEYWORD for p in parameters),
+            declared=declaration(function),
+        )
+
+    @property
+    def needs_parts(self) -> bool:
+        """It scores by what other terms said of the same completion."""
+        return PARTS in self.names
+
+    def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
+        """Raise RewardError for a recipe's kwarg that the function does not take."""
+        for name in kwargs:
+            if name in BATCH_ARGUMENTS or not (self.takes_any or name in self.names):
+                own = ", ".join(name for name in self.names if name not in BATCH_ARGUMENTS)
+                raise RewardError(f"kwargs.{name} is no argument a recipe can give; valid: {own or 'none'}")
+
+    def select(self, batch: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of one call: those of the batch that the function accepts, and the recipe's kwargs.
+
+        Raises:
+            RewardError: A required argument is in neither.
+        """
+        known = [name for name in batch if name not in self.options and (self.takes_any or name in self.names)]
+        accepted = {name: batch[name] for name in known}
+        arguments = accepted | dict(kwargs)
+        missing = [name for name in self.required if name not in arguments and name not in LOGGERS]
+        if missing:
+            columns = ", ".join(sorted(set(batch) - set(BATCH_ARGUMENTS)))
+            hint = "; only TRL's trainer has a trainer_state: make None its default" * ("trainer_state" in missing)
+            raise RewardError(
+                f"needs {', '.join(map(repr, missing))}{hint}; the data has the columns: {columns or 'none'}"
+            )
+        return arguments
+
+
+def evaluate(function: Callable[..., Any], arguments: Mapping[str, Any], expected: int) -> list[Verdict]:
+    """Call a reward, sync or async, and check that it returns ``expected`` scores; what it logs is told with them."""
+    notes = Notes()
+    loggers = {name: getattr(notes, name) for name in LOGGERS if name in Signature.of(function).names}
+    result = function(**{**loggers, **arguments})
+    if inspect.isawaitable(result):
+        with ThreadPoolExecutor(1) as thread:  # its own thread: the caller's may be running an event loop already
+            result = thread.submit(asyncio.run, _wait_for(result)).result()
+    return notes.add_to(as_verdicts(result, expected))
+
+
+async def _wait_for(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable
+
+
+# --- inside a worker process: the same, with JSON for an answer ---
+
+_resolve_once = functools.cache(resolve)
+
+
+def describe(address: str) -> dict[str, Any]:
+    """Import a reward and return its `Signature`."""
+    return asdict(Signature.of(_resolve_once(address)))
+
+
+def evaluate_remote(address: str, arguments: dict[str, Any], expected: int) -> dict[str, Any]:
+    """`evaluate`; an invalid result is an answer too, because it carries its row."""
+    try:
+        function = _resolve_once(address)
+        with beside(address):
+            verdicts = evaluate(function, arguments, expected)
+    except InvalidResultError as error:
+        return {"invalid": str(error), "row": error.row}
+    return {"verdicts": [asdict(verdict) for verdict in verdicts]}

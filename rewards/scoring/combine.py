@@ -1,0 +1,58 @@
+"""From the parts of one completion to what is learned from. Pure functions."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from redraft.rewards.result import Scored, Status, Verdict
+from redraft.rewards.term import RewardTerm
+
+
+def combine(terms: Sequence[RewardTerm], verdicts: Mapping[str, Verdict]) -> Scored:
+    """Scores of one completion: ``gates * sum of weight * score``, and shaping added to the total.
+
+    A part that does not apply is left out. A part that should have been scored and could not be (the machinery failed,
+    the data row is broken) masks the whole completion: without it the rest would be a low reward for no fault of the
+    completion. A part of weight 0 is only reported.
+
+    Args:
+        terms: The rewards.
+        verdicts: What each said, by its name.
+
+    Returns:
+        Total and unshaped reward, both None where a part failed or no task reward applies; equal where the mixture is
+        nothing but shaping.
+    """
+    counted = [(term, verdicts[term.name]) for term in terms if term.weight]
+    if any(is_failure(verdict) for _, verdict in counted):
+        return Scored(None, None, verdicts)
+    applied = [(term, verdict.score) for term, verdict in counted if verdict.score is not None]
+    task = [term.weight * score for term, score in applied if not (term.gate or term.shaping)]
+    shaping = [term.weight * score for term, score in applied if term.shaping]
+    if not task:
+        only_shaping = all(term.gate or term.shaping for term, _ in counted)
+        total = math.fsum(shaping) if shaping and only_shaping else None
+        return Scored(total, total, verdicts)
+    unshaped = math.prod(score for term, score in applied if term.gate) * math.fsum(task)
+    return Scored(math.fsum([unshaped, *shaping]), unshaped, verdicts)
+
+
+def is_failure(verdict: Verdict) -> bool:
+    """It has no score although the reward applies to the completion."""
+    return verdict.score is None and verdict.status in {Status.INFRA_ERROR, Status.GOLD_ERROR, Status.TIMEOUT}
+
+
+def summed_parts(terms: Sequence[RewardTerm], scored: Scored) -> dict[str, float | None]:
+    """The parts that are added up, with the gates multiplied in: what is normalised before a sum.
+
+    Args:
+        terms: The rewards.
+        scored: What they said of one completion; a masked one has no parts.
+    """
+    parts = scored.parts
+    gate = math.prod(score for term in terms if term.gate and (score := parts[term.name]) is not None)
+
+    def part(term: RewardTerm) -> float | None:
+        score = parts[term.name]
+        return None if score is None or scored.total is None else score if term.shaping else gate * score
+
+    return {term.name: part(term) for term in terms if term.weight and not term.gate}

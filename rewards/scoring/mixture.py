@@ -1,0 +1,135 @@
+"""Several rewards on the same completions: each part recorded, one total for the learner."""
+
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from redraft.rewards.result import RewardError, Scored, Status, Verdict
+from redraft.rewards.scoring.call import BATCH_ARGUMENTS, PARTS
+from redraft.rewards.scoring.combine import combine
+from redraft.rewards.scoring.configured import Batch, ConfiguredReward
+from redraft.rewards.term import RewardTerm
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One completion to score.
+
+    Attributes:
+        prompt: Text or messages.
+        completion: Text or messages.
+        completion_ids: Its tokens up to and with the first stop token.
+        columns: The data row's other columns.
+        group: Completions with equal values answer the same prompt; None: nothing to compare with.
+        unfinished: The decoder left masks in it: no reward may read it.
+    """
+
+    prompt: Any
+    completion: Any
+    completion_ids: Sequence[int] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    group: Hashable = None
+    unfinished: bool = False
+
+
+class RewardMixture:
+    """Scores samples with several rewards. Thread-safe; blocks while it scores.
+
+    Args:
+        terms: The rewards, with distinct names and at least one weight that is not 0.
+    """
+
+    def __init__(self, terms: Sequence[RewardTerm]) -> None:
+        """Check the terms and prepare their runners; processes start with `start` or the first `score`.
+
+        Raises:
+            RewardError: No term, a repeated name, only zero weights, or a function that cannot be found.
+        """
+        names = Counter(term.name for term in terms)
+        repeated = [name for name, count in names.items() if count > 1]
+        if repeated:
+            raise RewardError(f"two rewards are named {repeated[0]!r}; give each term its own name")
+        if not any(term.weight for term in terms if not term.gate):
+            raise RewardError("a mixture needs at least one reward with a weight other than 0 that is not a gate")
+        self.terms = tuple(terms)
+        self._rewards = tuple(ConfiguredReward(term) for term in terms)
+
+    def start(self) -> None:
+        """Start the worker processes and import every reward, so that a broken one is known before the first step."""
+        for reward in self._rewards:
+            reward.start()
+
+    def score(self, samples: Sequence[Sample]) -> list[Scored]:
+        """Score samples, in order.
+
+        Rewards run side by side; those that take ``parts`` run after them, in the recipe's order.
+
+        Raises:
+            RewardError: A reward failed; see `ConfiguredReward.score`.
+        """
+        finished = [sample for sample in samples if not sample.unfinished]
+        scored = iter(self._score(finished) if finished else ())
+        return [self._refused() if sample.unfinished else next(scored) for sample in samples]
+
+    def close(self) -> None:
+        """Kill the worker processes of the terms; a later `score` starts new ones."""
+        for reward in self._rewards:
+            reward.close()
+
+    def __enter__(self) -> "RewardMixture":
+        """Enter a block that closes the mixture at its end."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the mixture."""
+        self.close()
+
+    def _score(self, samples: Sequence[Sample]) -> list[Scored]:
+        batch = as_batch(samples)
+        groups = [index if sample.group is None else (sample.group,) for index, sample in enumerate(samples)]
+        first = [reward for reward in self._rewards if not reward.start().needs_parts]
+        found: dict[str, list[Verdict]] = {}
+        if len(first) == 1:
+            found[first[0].term.name] = first[0].score(batch, groups)
+        elif first:
+            with ThreadPoolExecutor(len(first), thread_name_prefix="reward") as threads:
+                columns = threads.map(lambda reward: reward.score(batch, groups), first)
+                found = {reward.term.name: column for reward, column in zip(first, columns, strict=True)}
+        for reward in self._rewards:
+            if reward not in first:
+                found[reward.term.name] = reward.score(batch | {PARTS: _parts(found, len(samples))}, groups)
+        verdicts = [{term.name: found[term.name][row] for term in self.terms} for row in range(len(samples))]
+        return [combine(self.terms, of_sample) for of_sample in verdicts]
+
+    def _refused(self) -> Scored:
+        verdict = Verdict(None, Status.INFRA_ERROR, "the decoder left masks in the completion")
+        return Scored(None, None, {term.name: verdict for term in self.terms})
+
+
+def status_counts(scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
+    """How often each status occurred, by reward name."""
+    counts: dict[str, Counter[str]] = {}
+    for sample in scored:
+        for name, status in sample.status.items():
+            counts.setdefault(name, Counter())[status] += 1
+    return {name: dict(counter) for name, counter in counts.items()}
+
+
+def _parts(found: Mapping[str, Sequence[Verdict]], size: int) -> list[dict[str, float | None]]:
+    return [{name: verdicts[row].score for name, verdicts in found.items()} for row in range(size)]
+
+
+def as_batch(samples: Sequence[Sample]) -> Batch:
+    """TRL's layout: one list per argument; None where a sample lacks a column that others have."""
+    columns = dict.fromkeys(name for sample in samples for name in sample.columns)
+    reserved = [name for name in BATCH_ARGUMENTS if name in columns]
+    if reserved:
+        raise RewardError(f"the data has a column {reserved[0]!r}, a name that rewards get from the rollout; rename it")
+    return {
+        "prompts": [sample.prompt for sample in samples],
+        "completions": [sample.completion for sample in samples],
+        "completion_ids": [sample.completion_ids for sample in samples],
+        **{name: [sample.columns.get(name) for sample in samples] for name in columns},
+    }

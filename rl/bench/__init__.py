@@ -1,1 +1,0 @@
-"""Benchmarks of Redraft itself: `redraft bench`. Nothing else in `rl` imports this package."""

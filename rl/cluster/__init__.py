@@ -1,0 +1,1 @@
+"""Where the parts of a run live: in this process, or in Ray actors."""

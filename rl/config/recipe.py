@@ -1,0 +1,109 @@
+"""Reading recipes: YAML files merged left to right, then `key.sub=value` overrides, then validation.
+
+Every mistake becomes one `RecipeError` that says where it is and what would be valid. docs/recipes.md holds the rules.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from redraft.rl.config.errors import describe_all
+from redraft.rl.config.scalars import settle
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.config.yaml_core import YamlError, dump_yaml, parse_yaml, read_yaml
+from redraft.rl.files import expand
+
+
+class RecipeError(ValueError):
+    """A recipe, an override or a value in one that cannot be used."""
+
+
+def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
+    """Read, merge and check a recipe.
+
+    Args:
+        paths: YAML files; later ones win key by key.
+        overrides: `key.sub=value` words; values are YAML, so `true`, `1e-4` and `[1, 2]` mean what they look like.
+            Of two for one key the later one wins.
+
+    Returns:
+        The validated configuration.
+
+    Raises:
+        RecipeError: Missing file, bad YAML, unknown key (with the nearest valid one) or a value that does not fit.
+    """
+    merged: dict[str, Any] = {}
+    for path in paths:
+        merged = _merge(merged, _read(expand(path)), str(path))
+    for word in overrides:
+        merged = _merge(merged, _parse_override(word), f"override {word!r}")
+    source = ", ".join(map(str, paths))
+    try:
+        return RunConfig.model_validate(settle(merged, RunConfig))
+    except YamlError as error:
+        raise RecipeError(f"{source}: {error}") from None
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{source}: {told}" for told in describe_all(error, RunConfig))) from None
+
+
+def dump_recipe(config: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_recipe` reads back to an equal one."""
+    return dump_yaml(config.model_dump())
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise RecipeError(f"{path}: is a folder; a recipe is a YAML file")
+    if not path.exists():
+        nearby = sorted(str(p) for p in Path("recipes").glob("*.yaml"))
+        raise RecipeError(f"{path}: no such recipe; recipes here: {', '.join(nearby) or 'none in ./recipes'}")
+    try:
+        content = read_yaml(path)
+    except YamlError as error:
+        raise RecipeError(str(error)) from None
+    if not isinstance(content, dict):
+        got = {type(None): "nothing: the file is empty", list: "a list"}.get(type(content), "text")
+        raise RecipeError(f"{path}: a recipe is a mapping of sections, got {got}")
+    return content
+
+
+def _merge(base: Any, extra: Any, source: str, where: str = "") -> Any:
+    """`extra` wins key by key; an empty mapping empties, and a mapping of numbers changes items of a list."""
+    if isinstance(base, list) and isinstance(extra, dict) and extra:
+        return _merge_items(base, extra, source, where)
+    if not (isinstance(base, dict) and isinstance(extra, dict) and (extra or not where)):
+        return extra
+    merged = dict(base)
+    for key, value in extra.items():
+        merged[key] = _merge(merged.get(key), value, source, f"{where}.{key}".lstrip("."))
+    return merged
+
+
+def _merge_items(base: list[Any], extra: dict[str, Any], source: str, where: str) -> list[Any]:
+    merged = list(base)
+    valid = f"{where}.0 to {where}.{len(base) - 1}" if base else "it has no items"
+    for key, value in extra.items():
+        if not (key.isascii() and key.isdigit() and int(key) < len(base)):
+            raise RecipeError(
+                f"{source}: {where}.{key}: {where} is a list, its items have numbers: {valid}; or give the whole list,"
+                f" {where}=[...]"
+            )
+        merged[int(key)] = _merge(merged[int(key)], value, source, f"{where}.{key}")
+    return merged
+
+
+def _parse_override(word: str) -> dict[str, Any]:
+    key, equals, text = word.removeprefix("--").partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise RecipeError(f"override {word!r}: write key.sub=value, e.g. trainer.learning_rate=1e-4")
+    try:
+        value = parse_yaml(text, f"override {word!r}")
+    except YamlError as error:
+        is_syntax = "not valid YAML" in str(error)
+        raise RecipeError(f"{error}" + f"; put text in quotes twice: {key}='\"...\"'" * is_syntax) from None
+    for part in reversed(parts):
+        value = {part: value}
+    return value

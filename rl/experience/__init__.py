@@ -1,0 +1,1 @@
+"""Prompts to completions to rewards to advantages: what one step learns from."""

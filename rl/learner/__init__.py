@@ -1,0 +1,1 @@
+"""Optimizer steps: experience in, new weights and saved state out."""

@@ -1,0 +1,70 @@
+"""Optimizer and learning-rate schedule."""
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from redraft.rl.config.schema import TrainerConfig
+
+SCALE = "rate_scale"  # key of the optimizer's groups
+LARGEST_CUT, LARGEST_RISE = 0.25, 1.2  # of the scale, per batch
+
+
+def freeze_router(model: nn.Module) -> None:
+    """Stop learning of every router, found by its module name `gate`: small router moves reroute whole sequences."""
+    for name, parameter in model.named_parameters():
+        if "gate" in name.split("."):
+            parameter.requires_grad_(False)
+
+
+def make_optimizer(model: nn.Module, config: TrainerConfig) -> AdamW:
+    """AdamW on the parameters that learn; weight decay on matrices only.
+
+    All of its state is there from the start, with the values that Adam would begin with. Otherwise a checkpoint of a
+    learner that has taken no step yet would make it (DCP takes a step at rate 0, which Adam counts), and a learner that
+    loads a checkpoint would leave out what it has no place for.
+    """
+    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in learned if p.dim() > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in learned if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    for group in groups:
+        group[SCALE] = 1.0
+    optimizer = AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2))
+    for parameter in learned:
+        moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+    return optimizer
+
+
+def set_learning_rate(optimizer: AdamW, config: TrainerConfig, step: int) -> float:
+    """Linear warm-up over `warmup_steps`, then constant, times the trust region's scale; returns the rate.
+
+    Args:
+        optimizer: Of `make_optimizer`.
+        config: The schedule.
+        step: Counted from 0.
+    """
+    rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group[SCALE]
+    return optimizer.param_groups[0]["lr"]
+
+
+def hold_drift(optimizer: AdamW, drift: float, target: float) -> None:
+    """Scale the learning rate so that the policy moves about `target` per batch, and never above the recipe's rate.
+
+    Squared log ratios grow with the square of the rate (Adam's steps are proportional to it), so the square root of
+    target / drift is the factor that is missing (docs/math.md eq 49). It acts down at once, by up to 4, and up slowly:
+    a rate that was too high costs more than one that was too low for a few batches.
+    The scale lives in the optimizer's groups: a checkpoint of the optimizer holds it.
+
+    Args:
+        optimizer: Of `make_optimizer`.
+        drift: Mean of log ratio^2 / 2 at the last optimizer step of a batch.
+        target: What it should be.
+    """
+    factor = max(LARGEST_CUT, min(LARGEST_RISE, (target / drift) ** 0.5)) if drift > 0 else LARGEST_RISE
+    for group in optimizer.param_groups:
+        group[SCALE] = min(1.0, group[SCALE] * factor)

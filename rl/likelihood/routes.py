@@ -1,0 +1,65 @@
+"""Routes for the composite forward of a view: those of the rollout's own forwards, and those of an earlier pass.
+
+A tape holds the composite input `[noisy ; clean]` of one row after the other, see `likelihood.score.composite_layout`.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from redraft.rl.likelihood.score import composite_layout
+from redraft.rl.models.route_tape import Routes
+from redraft.rl.views.canvas import CanvasBatch
+
+
+def trajectory_routes(batch: CanvasBatch, step: Int[Tensor, "batch blocks"]) -> Routes:
+    """Routes of a trajectory view as the rollout engine recorded them.
+
+    A noisy block that shows the state before decoder forward f gets the routes of that forward, prompt slots in it
+    included: the engine ran them in the same state. All else is -1, routed live: blocks without a state, and the
+    clean half, which gives the context (the engine's pass over a committed block is not recorded).
+
+    Args:
+        batch: Canvases whose traces hold routes.
+        step: Forward whose state a block shows, counted within the completion; -1: none.
+
+    Raises:
+        ValueError: A trace has no routes, or no such forward.
+    """
+    recorded = [_recorded(batch, row) for row in range(len(batch.traces))]
+    _, layers, _, k = recorded[0].shape
+    layout = composite_layout(batch)
+    noisy = step[:, layout.start // layout.block_length :].tolist()
+    blocks = layout.num_rows // layout.block_length  # of one canvas's composite input
+    table = np.full((layers, len(noisy), blocks, batch.block_length, k), -1, dtype=np.int16)
+    for row, forwards in enumerate(noisy):
+        for block, forward in enumerate(forwards):
+            if forward >= len(recorded[row]):
+                raise ValueError(f"row {row} has no forward {forward}; it took part in {len(recorded[row])}")
+            if forward >= 0:
+                table[:, row, block] = recorded[row][forward]
+    return torch.from_numpy(table).flatten(1, 3).to(batch.tokens.device)
+
+
+def earlier_routes(batch: CanvasBatch, used: Routes) -> Routes:
+    """Routes that an earlier pass over the same view used, as the old policy's; padding is left to the live router.
+
+    Nothing reads what padding becomes, so it shall not count in the agreement either.
+
+    Args:
+        batch: Canvases; micro-batches must be split as they were in the earlier pass.
+        used: `RouteTape.routes` of that pass.
+    """
+    layout, position = composite_layout(batch), torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
+    real = position <= (position * batch.editable).amax(-1, keepdim=True)
+    inside = torch.cat([real[:, layout.start :], real[:, : layout.clean_length]], dim=1).flatten()
+    return used.masked_fill(~inside[None, :, None], -1)
+
+
+def _recorded(batch: CanvasBatch, row: int) -> NDArray[np.int16]:
+    routes = batch.traces[row].routes
+    if routes is None:
+        raise ValueError(f"the trace of row {row} holds no routes: decode with record_routes: true")
+    return routes

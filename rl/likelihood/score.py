@@ -1,0 +1,146 @@
+"""Log-probabilities of scored views. The only caller of the network during learning."""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from redraft.rl.likelihood.composite import CompositeLayout, composite_mask
+from redraft.rl.likelihood.vocabulary import token_log_probs
+from redraft.rl.models.interface import Mask
+from redraft.rl.models.route_tape import RouteTape, routed
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rl.views.view import View, draw, position_counter
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.decoding.editing import edit_set, unmask_set
+from redraft.rollout.engine.scores import read, suppress_mask_
+from redraft.rollout.sampling import draw as draw_token
+
+
+@runtime_checkable
+class ScoredModel(Protocol):
+    """What a policy must offer to be scored."""
+
+    @property
+    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
+        """The language-model head."""
+        ...
+
+    def hidden_states(
+        self, input_ids: Int[Tensor, "b q"], position_ids: Int[Tensor, "b q"], attention_mask: Mask
+    ) -> Float[Tensor, "b q hidden"]:
+        """Hidden states after the final norm."""
+        ...
+
+    def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
+        """The head."""
+        ...
+
+
+class Scores(NamedTuple):
+    """Scored positions of a view, in row-major order."""
+
+    log_prob: Float[Tensor, " scored"]  # nats
+    entropy: Float[Tensor, " scored"]  # nats, without gradient
+    row: Int[Tensor, " scored"]
+
+
+def score_view(
+    model: nn.Module,
+    batch: CanvasBatch,
+    view: View,
+    mask_id: int,
+    temperature: float,
+    tape: RouteTape | None = None,
+) -> Scores:
+    """Score one view of every block by one composite forward `[noisy ; clean]`.
+
+    Hidden states are gathered at the scored positions before the head, and the head's logits exist in slices of the
+    vocabulary only.
+
+    Args:
+        model: The policy, a `ScoredModel`.
+        batch: Canvases; the clean half.
+        view: The noisy half and what is scored.
+        mask_id: Never written by the decoder: its logit is suppressed here as there.
+        temperature: Of the distribution that was sampled from; 1 for an ELBO.
+        tape: Of a `rl.models.route_tape.RoutedPolicy`: notes the routes of the composite input, and may replace them.
+
+    Returns:
+        Log-probability and entropy per scored position.
+
+    Raises:
+        TypeError: The model lacks a part of `ScoredModel`, or is given a tape and is no `RoutedPolicy`.
+    """
+    policy = _scored_model(model)
+    scored = view.scored[:, batch.first_editable :]
+    hidden = _noisy_hidden(policy, batch, view, tape)[scored]
+    target = view.target[:, batch.first_editable :][scored]
+    log_prob, entropy = token_log_probs(hidden, policy.head_weight, target, mask_id, temperature)
+    return Scores(log_prob, entropy, scored.nonzero()[:, 0])
+
+
+@torch.no_grad()
+def draft_tokens(
+    model: nn.Module, batch: CanvasBatch, view: View, number: int, mask_id: int
+) -> Int[Tensor, "batch length"]:
+    """What the policy would write into a view's scored slots, drawn at temperature 1; other positions as they are."""
+    scored = view.scored[:, batch.first_editable :]
+    policy = _scored_model(model)
+    logits = suppress_mask_(policy.logits(_noisy_hidden(policy, batch, view, None)[scored]), mask_id)
+    noise = draw(batch, "draft", number, position_counter(batch))[view.scored]
+    drafted = batch.tokens.clone()
+    drafted[view.scored] = draw_token(logits, noise, noise.new_ones(1))[0]
+    return drafted
+
+
+@torch.no_grad()
+def path_mismatch(
+    model: nn.Module, batch: CanvasBatch, view: View, decode: DecodeConfig, mask_id: int
+) -> Bool[Tensor, "batch blocks"]:
+    """Blocks in which the policy, on the recorded state, would act on other slots than recorded (math.md eq 45)."""
+    assert view.step is not None
+    assert view.acted is not None
+    start, block_length = batch.first_editable, batch.block_length
+    shape = (len(batch.tokens), -1, block_length)
+    policy = _scored_model(model)
+    hidden = _noisy_hidden(policy, batch, view, None).unflatten(1, (-1, block_length))
+    shown = view.step[:, start // block_length :] >= 0
+    tokens = view.noisy[:, start:].reshape(shape)[shown]
+    editable = batch.editable[:, start:].reshape(shape)[shown]
+    reading = read(suppress_mask_(policy.logits(hidden[shown]), mask_id))
+    masked = editable & (tokens == mask_id)
+    limit = reading.top_prob.new_ones(len(tokens), dtype=torch.float64)
+    leftmost = decode.unmask_fallback == "leftmost"
+    filled = unmask_set(masked, reading.top_prob, reading.top_prob, decode.threshold * limit, leftmost)
+    acting = filled | edit_set(tokens, editable & ~masked, reading, decode.editing_threshold * limit)
+    differs = torch.zeros_like(view.step, dtype=torch.bool)
+    differs[:, start // block_length :][shown] = (acting != view.acted[:, start:].reshape(shape)[shown]).any(-1)
+    return differs
+
+
+def composite_layout(batch: CanvasBatch) -> CompositeLayout:
+    """The composite input of a batch; the clean half leaves out the last block, which no noisy row sees."""
+    length = batch.tokens.shape[1]
+    return CompositeLayout(batch.first_editable, length, length - batch.block_length, batch.block_length)
+
+
+def _scored_model(model: nn.Module) -> ScoredModel:
+    if not isinstance(model, ScoredModel):
+        raise TypeError(f"{type(model).__name__} must have hidden_states, logits and head_weight to be scored")
+    return model
+
+
+def _noisy_hidden(
+    model: ScoredModel, batch: CanvasBatch, view: View, tape: RouteTape | None
+) -> Float[Tensor, "batch noisy hidden"]:
+    """Hidden states of the noisy half."""
+    layout = composite_layout(batch)
+    clean = batch.tokens if view.context is None else view.context
+    ids = torch.cat([view.noisy[:, layout.start :], clean[:, : layout.clean_length]], dim=1)
+    device = ids.device
+    positions = torch.cat([torch.arange(layout.start, layout.length), torch.arange(layout.clean_length)]).to(device)
+    inputs = ids, positions.expand_as(ids), composite_mask(layout, device)
+    hidden = model.hidden_states(*inputs) if tape is None else routed(model).hidden_states(*inputs, tape=tape)
+    return hidden[:, : layout.num_noisy]

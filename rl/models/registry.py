@@ -1,0 +1,258 @@
+"""Making policies: from a checkpoint folder, or from scratch; the one place that knows which model family it is."""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from torch import nn
+
+from redraft.rl.config.scalars import settle
+from redraft.rl.models.character_tokenizer import build_character_tokenizer
+from redraft.rl.models.llada2.checkpoint import load_pretrained, save_pretrained
+from redraft.rl.models.llada2.companions import present_auto_map, read_companions
+from redraft.rl.models.llada2.config import LLADA2_MINI, LLaDA2Config
+from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
+from redraft.rl.seeding import make_generator
+from redraft.rollout.chat import Tokenizer, load_tokenizer
+from redraft.rollout.special_ids import special_tokens
+from redraft.rollout.trajectory import SpecialTokens
+from redraft.rollout.weight_sync import WeightUpdate, install
+
+TOKENIZER_FILE = "tokenizer_config.json"
+GENERATION_FILE = "generation_config.json"
+DTYPES = ("float32", "bfloat16", "float64")
+DEFAULT_BLOCK_LENGTH = 32  # of the published models, whose config.json does not say it
+
+MINI_SHAPE = LLADA2_MINI.to_dict()
+"""Fields of config.json of LLaDA2.0-mini and 2.1-mini, token ids left out."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one.
+
+    Raises:
+        ValueError: The name is not one of a device, or this machine has no such GPU.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise ValueError(f"device {name!r}: valid are auto, cpu, cuda and cuda:N")
+    device = torch.device(name)
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= count:
+        here = f"this machine has {count} (cuda:0 to cuda:{count - 1})" if count else "this machine has none"
+        raise ValueError(f"device {name!r}: no such GPU, {here}; use auto to take what there is")
+    return device
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """The type that a recipe or an option names.
+
+    Raises:
+        ValueError: The name is not one of `DTYPES`.
+    """
+    if name not in DTYPES:
+        raise ValueError(f"dtype {name!r}: valid are {', '.join(DTYPES)}")
+    return getattr(torch, name)
+
+
+def load_policy(path: str, dtype: str | None, device: str) -> LLaDA2Model:
+    """The policy in a checkpoint folder; without a dtype as it is stored."""
+    return load_pretrained(path, dtype=resolve_dtype(dtype) if dtype else None, device=resolve_device(device))
+
+
+@dataclass(frozen=True)
+class PolicyLimits:
+    """What a policy can read.
+
+    Attributes:
+        vocab_size: Token ids are below it.
+        max_positions: Tokens of prompt and completion together.
+        block_length: Tokens per block that the policy was trained with.
+    """
+
+    vocab_size: int
+    max_positions: int
+    block_length: int
+
+
+def policy_limits(path: str) -> PolicyLimits:
+    """Limits of the policy in a checkpoint folder, without its weights."""
+    return _limits_of(LLaDA2Config.from_pretrained(path), path)
+
+
+def _limits_of(config: LLaDA2Config, path: str) -> PolicyLimits:
+    block_length = config.unknown_keys.get("block_length", DEFAULT_BLOCK_LENGTH)
+    if not isinstance(block_length, int) or block_length < 1:
+        raise ValueError(f"{path}: block_length in config.json must be a positive integer, got {block_length!r}")
+    return PolicyLimits(config.vocab_size, config.max_position_embeddings, block_length)
+
+
+def load_text_side(path: str) -> tuple[Tokenizer, SpecialTokens]:
+    """Tokenizer and special ids of a checkpoint folder, without its weights."""
+    tokenizer, tokens = find_text_side(path)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{path} holds no tokenizer ({TOKENIZER_FILE}); copy the model's tokenizer there")
+    return tokenizer, tokens
+
+
+def find_text_side(path: str) -> tuple[Tokenizer | None, SpecialTokens]:
+    """As `load_text_side`, for folders that may lack a tokenizer: then the ids come from the configs alone.
+
+    Raises:
+        ValueError: The folder's files contradict each other, or name ids that the policy lacks.
+    """
+    config = LLaDA2Config.from_pretrained(path)
+    tokenizer = _load_tokenizer(path) if (Path(path) / TOKENIZER_FILE).is_file() else None
+    try:
+        tokens = special_tokens(tokenizer, config, _generation_config(Path(path)))
+        for name, token in [("mask", tokens.mask), ("pad", tokens.pad), *(("end", stop) for stop in tokens.stops)]:
+            if not 0 <= token < config.vocab_size:
+                raise ValueError(f"the {name} token {token} is not in the vocabulary of {config.vocab_size}")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return tokenizer, tokens
+
+
+def _generation_config(folder: Path) -> dict[str, Any]:
+    """Content of generation_config.json; empty where there is none."""
+    file = folder / GENERATION_FILE
+    try:
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{GENERATION_FILE}: not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{GENERATION_FILE} must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _load_tokenizer(path: str) -> Tokenizer:
+    """The tokenizer; it names no code of its own that its folder lacks, and so does none that is saved from it."""
+    tokenizer = load_tokenizer(path)
+    auto_map = tokenizer.init_kwargs.pop("auto_map", None)
+    present = present_auto_map(auto_map, read_companions(Path(path), auto_map))
+    tokenizer.init_kwargs.update({"auto_map": present} if present else {})
+    return tokenizer
+
+
+def build_policy(
+    shape: Mapping[str, Any], dtype: str, device: str, seed: int, block_length: int = DEFAULT_BLOCK_LENGTH
+) -> tuple[LLaDA2Model, Tokenizer, SpecialTokens]:
+    """A policy from scratch with a character tokenizer; ids and vocabulary size come from the tokenizer.
+
+    Args:
+        shape: Fields of config.json, the recipe's `model.init`.
+        dtype: One of `DTYPES`.
+        device: See `resolve_device`.
+        seed: The run's seed.
+        block_length: Tokens per block; kept in config.json for those who decode with the policy later.
+
+    Raises:
+        ValueError: The shape has an unknown key or does not describe a network.
+    """
+    config, tokenizer = _plan(shape, block_length)
+    return _from_scratch(config, dtype, device, seed), tokenizer, special_tokens(tokenizer, config)
+
+
+def plan_policy(shape: Mapping[str, Any], block_length: int) -> tuple[Tokenizer, SpecialTokens, PolicyLimits]:
+    """Text side and limits of the policy that `build_policy` would make; raises what it would."""
+    config, tokenizer = _plan(shape, block_length)
+    return tokenizer, special_tokens(tokenizer, config), _limits_of(config, "model.init")
+
+
+def _plan(shape: Mapping[str, Any], block_length: int) -> tuple[LLaDA2Config, Tokenizer]:
+    tokenizer = build_character_tokenizer()
+    ids = {
+        "vocab_size": len(tokenizer),
+        "mask_token_id": tokenizer.mask_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    return _new_config(shape, {**ids, "block_length": block_length}), tokenizer
+
+
+def build_bare_policy(shape: Mapping[str, Any], dtype: str, device: str, seed: int) -> LLaDA2Model:
+    """A policy from scratch without a tokenizer: `shape` says the vocabulary size itself.
+
+    Args:
+        shape: Fields of config.json.
+        dtype: One of `DTYPES`.
+        device: See `resolve_device`.
+        seed: Of the weights.
+
+    Raises:
+        ValueError: The shape has an unknown key or does not describe a network.
+    """
+    return _from_scratch(_new_config(shape, {}), dtype, device, seed)
+
+
+def _from_scratch(config: LLaDA2Config, dtype: str, device: str, seed: int) -> LLaDA2Model:
+    target = resolve_device(device)
+    model = LLaDA2Model(config, dtype=resolve_dtype(dtype), device=target)
+    init_weights(model, make_generator(seed, "init", device=target))
+    return model
+
+
+def _new_config(shape: Mapping[str, Any], ours: Mapping[str, Any]) -> LLaDA2Config:
+    valid = sorted(LLaDA2Config.model_fields.keys() - {"unknown_keys"} - ours.keys())
+    for key in sorted(shape.keys() - set(valid)):
+        if key in ours:
+            raise ValueError(f"model.init.{key}: leave it out; the tokenizer and rollout.decode decide it")
+        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
+        raise ValueError(f"model.init.{key}: unknown key; {hint}")
+    try:
+        return LLaDA2Config.from_dict({**settle(dict(shape), LLaDA2Config), **ours})
+    except ValidationError as error:
+        raise ValueError("\n".join(map(_describe, error.errors()))) from None
+
+
+def _describe(problem: Any) -> str:
+    """One pydantic problem as one line."""
+    location = ".".join(["model.init", *map(str, problem["loc"])])
+    got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
+    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{got}"
+
+
+def save_policy(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None) -> None:
+    """Write the published Hugging Face layout."""
+    assert isinstance(model, LLaDA2Model)
+    save_pretrained(model, path, tokenizer)
+
+
+@dataclass
+class RolloutPolicy:
+    """A policy inside a rollout worker: follows the learner's weights."""
+
+    model: nn.Module
+    version: int = -1
+
+    def install(self, update: WeightUpdate) -> None:
+        """Take over one version of the weights; without a version while they are neither old nor new."""
+        self.version = -1
+        install(self.model, update)
+        self.version = update.version
+
+
+def load_rollout_policy(path: str, dtype: str, device: str) -> RolloutPolicy:
+    """Start from a checkpoint; `install` brings the current weights before any work."""
+    return RolloutPolicy(lay_out_for_cpu(load_policy(path, dtype, device)))
+
+
+def lay_out_for_cpu(model: nn.Module) -> nn.Module:
+    """Stores matrices on a CPU by input and not by output, as products with few rows read them; shapes are the same.
+
+    Such products, one block or a few tokens of an expert, take two thirds of the time (benchmarks/NOTES.md); those of
+    training have many rows and gain nothing.
+    """
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() >= 2 and parameter.device.type == "cpu" and not isinstance(module, nn.Embedding):
+                parameter.data = parameter.data.mT.contiguous().mT
+    return model

@@ -1,0 +1,129 @@
+"""The tape of one forward of a mixture of experts: the routes its routers choose, and those they are told to take.
+
+A route is the list of experts that one token visits in one layer. Only the experts come from a tape; their weights
+are always gathered from the live dense scores, so a router that learns has its gradient on replayed routes too
+(docs/math.md eq 47).
+
+Source: rollout routing replay, arXiv 2510.11370; routing replay between passes, GSPO, arXiv 2507.18071.
+"""
+
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, Int16
+from torch import Tensor
+
+from redraft.rl.models.interface import Mask
+
+Routes = Int16[Tensor, "layers tokens k"]  # expert indices; -1 in all k places: no route known
+
+
+class Agreement(NamedTuple):
+    """Counts of (layer, token) pairs, to be summed over forwards; equality is that of sets of experts.
+
+    Attributes:
+        known: Pairs whose route was given.
+        used: Those of them that ran on the given experts; all of them under replay.
+        live: Those of them whose router chose the given experts by itself.
+    """
+
+    known: float
+    used: float
+    live: float
+
+
+class RouteTape:
+    """Routes of one forward, written layer by layer.
+
+    A layer that runs again, as under activation checkpointing, writes the same place again.
+
+    Args:
+        num_layers: Routed layers of the network.
+        given: Routes to take or to compare with; a token whose route is -1 is routed live. None: only record.
+        replay: Take the given routes; if not, only compare with them.
+    """
+
+    def __init__(self, num_layers: int, given: Routes | None = None, replay: bool = True) -> None:
+        if given is not None and len(given) != num_layers:
+            raise ValueError(f"routes of {len(given)} layers were given to a network with {num_layers} routed layers")
+        self._given, self._replay = given, replay
+        self._live: list[Tensor | None] = [None] * num_layers
+        self._used: list[Tensor | None] = [None] * num_layers
+
+    def exchange(self, layer: int, live: Int[Tensor, "tokens k"]) -> Int[Tensor, "tokens k"]:
+        """Notes what the router of a layer chose; answers with the experts to use.
+
+        Args:
+            layer: Place among the routed layers.
+            live: The router's own choice.
+
+        Raises:
+            ValueError: Routes for another number of tokens or experts were given.
+        """
+        used = live
+        if self._given is not None:
+            given = self._given[layer]
+            if given.shape != live.shape:
+                raise ValueError(
+                    f"routes given for [tokens, k] = {list(given.shape)}, but {list(live.shape)} are routed"
+                )
+            if self._replay:
+                used = torch.where((given < 0).any(-1, keepdim=True), live, given.to(live))
+        self._live[layer], self._used[layer] = live.to(torch.int16), used.to(torch.int16)
+        return used
+
+    @property
+    def routes(self) -> Routes:
+        """The experts that the forward used, in the routers' order.
+
+        Raises:
+            RuntimeError: The forward has not run.
+        """
+        return _stack(self._used)
+
+    def agreement(self) -> Agreement:
+        """How many of the given routes were used, and how many the routers chose by themselves."""
+        if self._given is None:
+            return Agreement(0.0, 0.0, 0.0)
+        given = self._given.sort(-1).values
+        known = (given >= 0).all(-1)
+        same = [(_stack(routes).sort(-1).values == given).all(-1) & known for routes in (self._used, self._live)]
+        return Agreement(*(float(count.sum()) for count in (known, *same)))
+
+
+@runtime_checkable
+class RoutedPolicy(Protocol):
+    """A network that can record and replay its routes."""
+
+    def route_tape(self, given: Routes | None = None, replay: bool = True) -> RouteTape:
+        """A tape for one forward, see `RouteTape`."""
+        ...
+
+    def hidden_states(
+        self,
+        input_ids: Int[Tensor, "b q"],
+        position_ids: Int[Tensor, "b q"],
+        attention_mask: Mask,
+        *,
+        tape: RouteTape | None,
+    ) -> Float[Tensor, "b q hidden"]:
+        """Hidden states after the final norm; the tokens of a tape are the positions, row by row."""
+        ...
+
+
+def routed(model: object) -> RoutedPolicy:
+    """The same model, known to be able.
+
+    Raises:
+        TypeError: It is no `RoutedPolicy`.
+    """
+    if not isinstance(model, RoutedPolicy):
+        raise TypeError(f"{type(model).__name__} can neither record nor replay routes: it has no route_tape")
+    return model
+
+
+def _stack(layers: list[Tensor | None]) -> Tensor:
+    written = [layer for layer in layers if layer is not None]
+    if len(written) < len(layers):
+        raise RuntimeError(f"{len(written)} of {len(layers)} routed layers wrote to the tape: run the forward first")
+    return torch.stack(written)

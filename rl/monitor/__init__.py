@@ -1,0 +1,1 @@
+"""Watching a run: trackers that mirror its metrics, and the collapse alarm."""

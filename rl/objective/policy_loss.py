@@ -1,0 +1,180 @@
+"""The objective: ratios over views, a surrogate, KL, anchor and corrections, composed from the settings.
+
+The network never appears here. The learner differentiates `policy_loss` by the scored log-probabilities only, and
+replays the result through the network one view at a time (proxy gradients, docs/math.md eq 46), so no more than one
+view's graph lives. Equation numbers are those of docs/math.md.
+"""
+
+import math
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.objective.losses import (
+    cispo_surrogate,
+    clipped_surrogate,
+    clips_gradient,
+    k2,
+    k3,
+    linear_bound,
+    preference_pairs,
+    preference_surrogate,
+    squared_surrogate,
+    stable_surrogate,
+    upper_bound,
+)
+from redraft.rl.objective.terms import Normaliser, Policies, Scored, Terms, Units, make_units, pair_key
+
+Sums = dict[str, Tensor]
+
+
+def policy_loss(
+    policies: Policies, terms: Terms, config: AlgorithmConfig, normaliser: Normaliser
+) -> tuple[Float[Tensor, ""], Sums]:
+    """The loss of some rows, as their share of the batch's loss. Whole groups, where the loss compares inside groups.
+
+    Args:
+        policies: Log-probabilities; the gradient is taken by `policies.current`.
+        terms: What each scored position belongs to.
+        config: Ratio, loss, regularisers and corrections.
+        normaliser: Constants of the whole batch.
+
+    Returns:
+        The loss, and sums for metrics.
+    """
+    chosen = ~terms.anchor
+    own = terms.select(chosen)
+    current, old = policies.current[chosen], policies.old[chosen]
+    reference = None if policies.reference is None else policies.reference[chosen]
+    units = make_units(own, config, normaliser)
+    log_ratio = units.sum(current - old)
+    if config.kl == "k1_reward" and reference is not None:
+        own = replace(own, advantage=own.advantage - config.beta * _centred_k1(own, old - reference))
+    advantage = own.advantage[units.row]
+    weights, sums = _engine_weights(old, own, units, config)
+    if config.loss_type == "dpo":
+        assert reference is not None
+        loss = -_preferences(current - reference, own, config) / normaliser.num_rows
+    elif config.loss_type == "sandwich":
+        loss = -_evidence(current, own, units, config)
+    else:
+        surrogate = _surrogate(log_ratio, advantage, units, own.group[units.row], config)
+        loss = -(units.share * weights * surrogate).sum()
+    if reference is not None and config.beta and config.kl != "k1_reward":
+        penalty = (units.share * (k3 if config.kl == "k3" else k2)(units.sum(current - reference))).sum()
+        loss, sums["kl"] = loss + config.beta * penalty, penalty
+    if config.anchor:
+        evidence = _anchor(policies.current, terms, normaliser)
+        loss, sums["anchor"] = loss - config.anchor * evidence, evidence
+    sums |= _ratio_sums(log_ratio, advantage, units, config)
+    return loss, {name: value.detach() for name, value in sums.items()}
+
+
+def _surrogate(
+    log_ratio: Float[Tensor, " units"],
+    advantage: Float[Tensor, " units"],
+    units: Units,
+    group: Int[Tensor, " units"],
+    config: AlgorithmConfig,
+) -> Float[Tensor, " units"]:
+    low, high = _clip_range(units, config)
+    if config.loss_type == "reinforce":  # the gradient of A log p: old log-probabilities are constants
+        return advantage * log_ratio
+    if config.loss_type == "cispo":
+        return cispo_surrogate(log_ratio, advantage, high)
+    if config.loss_type == "stable":
+        return stable_surrogate(log_ratio, advantage, low, high, 2 * group + units.edit)
+    if config.loss_type == "bgpo":
+        return linear_bound(log_ratio, advantage)
+    if config.loss_type == "squared":
+        return squared_surrogate(log_ratio, advantage, config.psi, low, high)
+    return clipped_surrogate(log_ratio, advantage, low, high)
+
+
+def _clip_range(units: Units, config: AlgorithmConfig) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
+    """T2T ratios have a range of their own: edits are few and their ratios noisier."""
+    edit_low = config.epsilon if config.t2t_epsilon is None else config.t2t_epsilon
+    edit_high = config.epsilon_high if config.t2t_epsilon_high is None else config.t2t_epsilon_high
+    like = units.share
+    low = torch.where(units.edit, torch.full_like(like, edit_low), config.epsilon)
+    return low, torch.where(units.edit, torch.full_like(like, edit_high), config.epsilon_high)
+
+
+def _term_weights(terms: Terms, config: AlgorithmConfig) -> Scored:
+    return terms.weight * torch.where(terms.edit, config.t2t_weight, 1.0)
+
+
+def _centred_k1(terms: Terms, difference: Scored) -> Float[Tensor, " rows"]:
+    """Each row's log p_old / p_ref minus its group's mean: what a KL in the reward does to advantages (eq 27)."""
+    value = terms.row_sums(terms.weight * difference).detach()
+    _, member = torch.unique(terms.group, return_inverse=True)
+    total = torch.zeros_like(value).index_add(0, member, value)
+    number = torch.zeros_like(value).index_add(0, member, torch.ones_like(value))
+    return value - (total / number.clamp_min(1))[member]
+
+
+def _preferences(difference: Scored, terms: Terms, config: AlgorithmConfig) -> Float[Tensor, ""]:
+    margin = terms.row_sums(_term_weights(terms, config) * difference) / terms.editable**config.gamma
+    return preference_surrogate(margin, preference_pairs(terms.advantage, terms.group), config.dpo_beta).sum()
+
+
+def _evidence(current: Scored, terms: Terms, units: Units, config: AlgorithmConfig) -> Float[Tensor, ""]:
+    """SPG: A times a lower bound where A >= 0, and times a mixture with an upper bound where A < 0 (eq 26)."""
+    lower = units.sum(current)
+    unmasked = ~terms.edit
+    slots, slot = torch.unique(pair_key(terms.row, terms.position)[unmasked], return_inverse=True)
+    bound = upper_bound(current[unmasked], terms.weight[unmasked], slot, len(slots), config.bound_beta)
+    row = torch.zeros(len(slots), dtype=torch.int64, device=slot.device).scatter_(0, slot, terms.row[unmasked])
+    upper = torch.zeros_like(terms.editable).index_add(0, row, bound) / terms.editable**config.gamma
+    mixed = config.bound_mix * upper[units.row] + (1 - config.bound_mix) * lower
+    advantage = terms.advantage[units.row]
+    value = torch.where((advantage < 0) & ~units.edit, mixed, lower)
+    return (units.share * advantage * value).sum()
+
+
+def _anchor(current: Scored, terms: Terms, normaliser: Normaliser) -> Float[Tensor, ""]:
+    """Mean ELBO per token of the completions with positive advantage (eq 28).
+
+    Source: DiPOD (arXiv 2606.13795).
+    """
+    lent = ~terms.edit if not terms.anchor.any() else terms.anchor
+    evidence = terms.row_sums(torch.where(lent, terms.weight * current, 0.0)) / terms.editable
+    return (evidence * (terms.advantage > 0)).sum() / normaliser.num_rows
+
+
+def _engine_weights(
+    old: Scored, terms: Terms, units: Units, config: AlgorithmConfig
+) -> tuple[Float[Tensor, " units"], Sums]:
+    """min(old policy / rollout engine, cap) per unit, no gradient: the outer ratio of decoupled PPO (eq 29)."""
+    if config.rollout_correction == "none":
+        return torch.ones_like(units.share), {}
+    gap = old - terms.engine
+    if gap.isnan().any():
+        raise ValueError(
+            "rollout_correction needs the engine's log-probability of every scored token; some are missing"
+        )
+    if config.rollout_correction == "token":
+        total = torch.zeros_like(units.share).index_add(0, units.of, gap)
+    else:
+        total = terms.row_sums(terms.weight * gap)[units.row]
+    weights, cut = total.exp().clamp_max(config.correction_cap), (total > math.log(config.correction_cap)).sum()
+    return weights, {"correction": weights.sum(), "truncated": cut}
+
+
+def _ratio_sums(
+    log_ratio: Float[Tensor, " units"], advantage: Float[Tensor, " units"], units: Units, config: AlgorithmConfig
+) -> Sums:
+    outside = clips_gradient(log_ratio, advantage, *_clip_range(units, config))
+    unmask, edit = ~units.edit, units.edit
+    return {
+        "ratios": unmask.sum(),
+        "clip_fraction": (outside & unmask).sum(),
+        "log_ratio_abs": (log_ratio.abs() * unmask).sum(),
+        "drift": k2(log_ratio).sum(),
+        "t2t_ratios": edit.sum(),
+        "t2t_clip_fraction": (outside & edit).sum(),
+        "t2t_log_ratio_abs": (log_ratio.abs() * edit).sum(),
+    }

@@ -1,0 +1,90 @@
+"""Everything that can be known before anything is trained is known before: a run that cannot work costs a minute."""
+
+import logging
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.data.load import source_name
+from redraft.rl.data.reading import Reader, check_prompts
+from redraft.rl.data.rows import Row
+from redraft.rl.preflight.launcher import check_ray_address
+from redraft.rl.preflight.verifiers import check_calls, check_measure
+from redraft.rollout.vllm.engine import require_vllm
+
+logger = logging.getLogger(__name__)
+
+
+def check_machine(config: RunConfig) -> None:
+    """Refuse a run whose packages, GPUs or cluster are not here.
+
+    Raises:
+        VLLMMissingError: vLLM is asked for and not installed.
+        ValueError: Ray is asked for and not installed, or more GPUs than a cluster of this machine has.
+        RayAddressError: Nobody answers at RAY_ADDRESS.
+    """
+    if config.rollout.engine == "vllm":
+        require_vllm()
+    if config.cluster.backend != "ray":
+        return
+    if find_spec("ray") is None:
+        raise ValueError("cluster.backend: ray is not installed: pip install 'ray[default]', or use inprocess")
+    check_ray_address()
+    asked = config.cluster.learner_gpus + config.rollout.num_actors * config.cluster.rollout_gpus
+    here = torch.cuda.device_count()
+    if asked > here and not os.environ.get("RAY_ADDRESS"):
+        raise ValueError(
+            f"cluster.learner_gpus and rollout.num_actors * cluster.rollout_gpus ask for {asked:g} GPUs, but this"
+            f" machine has {here}; lower them, or name a cluster with RAY_ADDRESS"
+        )
+
+
+def check_reward_calls(config: RunConfig, train: Sequence[Row], held_out: Sequence[Row]) -> None:
+    """Refuse rewards that cannot be called on the rows that they will score; see `preflight.verifiers.check_calls`."""
+    rows_of = {source_name(config.data): train} if train else {}
+    if config.evaluation is not None:
+        rows_of[source_name(config.evaluation.data)] = held_out
+        check_measure(config.rewards, held_out)
+    check_calls(config.rewards, rows_of)
+
+
+def check_run(config: RunConfig, train: Sequence[Row], held_out: Sequence[Row], folder: Path) -> None:
+    """Refuse rows that the run's first policy cannot read, or has no room for.
+
+    Args:
+        config: The recipe.
+        train: Training rows.
+        held_out: Evaluation rows.
+        folder: Where the first policy is, or will be when the warm start has made it.
+
+    Raises:
+        DataError: Names the first such row.
+    """
+    reader = Reader.of_first(config, folder)
+    trained, asked = reader.limits.block_length, config.rollout.decode.block_length
+    if trained != asked:
+        logger.warning("%s was trained with blocks of %d tokens, not %d", folder, trained, asked)
+    check_prompts(train, reader, config.rollout.decode, source_name(config.data))
+    _check_held_out(config, held_out, reader)
+
+
+def check_evaluation(config: RunConfig, held_out: Sequence[Row], folder: Path | None = None) -> None:
+    """Refuse an evaluation that would fail: its rewards and its rows; raises as the two above.
+
+    Args:
+        config: The recipe; without an evaluation section there is nothing to check.
+        held_out: Evaluation rows.
+        folder: Where the policy is; None: as the recipe's `model` says.
+    """
+    if config.evaluation is not None:
+        check_reward_calls(config, [], held_out)
+        _check_held_out(config, held_out, Reader.of_first(config, folder))
+
+
+def _check_held_out(config: RunConfig, held_out: Sequence[Row], reader: Reader) -> None:
+    if config.evaluation is not None:
+        check_prompts(held_out, reader, config.evaluation.decode, source_name(config.evaluation.data))

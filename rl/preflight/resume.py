@@ -1,0 +1,67 @@
+"""Continuing a run: which checkpoint, and what of the recipe may differ."""
+
+from pathlib import Path
+from typing import Any
+
+from redraft.rl.config.recipe import RecipeError
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.progress import TRAINER
+from redraft.rl.run_folder.checkpoint import complete_checkpoints, newest_checkpoint, read_state
+
+# What a resumed run may change; everything else would make it another experiment.
+MAY_CHANGE = {
+    "output_dir",
+    "model.path",  # these three name what has a fingerprint
+    "data.path",
+    "evaluation.data.path",
+    "report_to",
+    "cluster",
+    "rollout.engine",
+    "rollout.num_actors",
+    "rollout.slots",
+    "rollout.cache_gib",
+    "rollout.logits_mib",
+    "rollout.forward_timeout_s",
+    "trainer.total_steps",
+    "trainer.save_steps",
+    "trainer.save_total_limit",
+    "trainer.collapse_alarm",
+    "reward_test",
+    "evaluation.eval_steps",
+}
+
+
+def find_start(config: RunConfig, run: Path, resume: bool) -> Path | None:
+    """The checkpoint that a run starts from; None for a new one.
+
+    Raises:
+        RecipeError: There is nothing left to do, or another experiment's results would be mixed with this one's.
+        CheckpointNotFoundError: There is none to resume from.
+    """
+    if not resume:
+        if complete_checkpoints(run):
+            raise RecipeError(
+                f"{run} already holds checkpoints; continue with --resume, or choose another output_dir=FOLDER"
+            )
+        return None
+    checkpoint = newest_checkpoint(run)
+    done = read_state(checkpoint, TRAINER)["step"]
+    if done >= config.trainer.total_steps:
+        raise RecipeError(
+            f"{checkpoint} has done {done} of trainer.total_steps={config.trainer.total_steps} steps: nothing to"
+            f" resume; raise it, e.g. trainer.total_steps={2 * done}"
+        )
+    saved, now = _flat(read_state(checkpoint, "config.json")), _flat(config.model_dump(mode="json"))
+    changed = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
+    other = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)]
+    if other:
+        told = ", ".join(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}" for key in other[:5])
+        raise RecipeError(f"{checkpoint} belongs to another recipe: {told}; resume with the same, or start anew")
+    return checkpoint
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
+    if not isinstance(value, dict) or not value:
+        return {prefix: value}
+    return {k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}".lstrip(".")).items()}

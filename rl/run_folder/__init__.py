@@ -1,0 +1,1 @@
+"""The folder of a run: metrics, samples, checkpoints, and the lock that keeps other processes out."""

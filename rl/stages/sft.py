@@ -1,0 +1,214 @@
+"""The warm start: supervised training of a policy on the M2T + T2T mixture, by transformers' trainer."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from redraft.rl.config.schema import SFTConfig
+from redraft.rl.data.load import located
+from redraft.rl.data.reading import Reader, Survey
+from redraft.rl.data.rows import Row, place_of
+from redraft.rl.likelihood.score import score_view
+from redraft.rl.seeding import derive_seed
+from redraft.rl.views import supervised_view
+from redraft.rl.views.canvas import CanvasBatch, lay_out
+from redraft.rollout.blocks import padded_length
+from redraft.rollout.trajectory import SpecialTokens
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt and the canvas that answers it: the completion, then end tokens to the end of the last block."""
+
+    prompt: tuple[int, ...]
+    canvas: tuple[int, ...]
+
+
+def encode_rows(
+    rows: Sequence[Row], reader: Reader, block_length: int, source: str = "sft.data"
+) -> list[Demonstration]:
+    """Rows with `prompt` and `completion` as demonstrations; end tokens up to the block's end are trained too.
+
+    Args:
+        rows: Checked rows.
+        reader: The policy's text side.
+        block_length: Tokens per block.
+        source: What errors call the rows, see `rl.data.load.source_name`.
+
+    Raises:
+        DataError: A row has no completion, or one that the policy cannot learn.
+    """
+    survey, encoded = Survey(reader.tokenizer, source), []
+    for number, row in enumerate(rows, start=1):
+        place = place_of(row, source, number)
+        with located(place):
+            demonstration = _demonstrate(row, reader, block_length)
+        survey.see(place, row["prompt"], demonstration.prompt)
+        survey.see(place, row["completion"], demonstration.canvas)
+        encoded.append(demonstration)
+    survey.tell()
+    return encoded
+
+
+def _demonstrate(row: Row, reader: Reader, block_length: int) -> Demonstration:
+    completion = row.get("completion")
+    if not isinstance(completion, str):
+        found = f"got {str(completion)[:60]!r}" if "completion" in row else f"got the columns {', '.join(row)}"
+        raise ValueError(f"a demonstration needs `completion`, as text; {found}")
+    prompt, answer = reader.read_prompt(row["prompt"]), reader.read_answer(completion)
+    end = padded_length(len(prompt) + len(answer) + 1, block_length)
+    if end > reader.limits.max_positions:
+        raise ValueError(
+            f"the prompt has {len(prompt)} tokens; with its completion in whole blocks of {block_length} it needs"
+            f" {end} positions, but the policy has {reader.limits.max_positions}"
+        )
+    ends = [reader.tokens.end] * (end - len(prompt) - len(answer))
+    return Demonstration(tuple(prompt), (*answer, *ends))
+
+
+class MixtureLoss(nn.Module):
+    """The mixture's loss as a module, which is what the trainer trains; the policy is its only child."""
+
+    def __init__(self, policy: nn.Module, config: SFTConfig, mask_id: int, block_length: int) -> None:
+        super().__init__()
+        self.policy, self.settings, self.mask_id, self.block_length = policy, config, mask_id, block_length
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch length"],
+        editable: Bool[Tensor, "batch length"],
+        noise_seeds: Int[Tensor, " batch"],
+        prompt_lengths: Int[Tensor, " batch"],
+    ) -> dict[str, Tensor]:
+        """Weighted negative log-probabilities, in nats per editable token."""
+        batch = CanvasBatch(
+            tokens=tokens,
+            editable=editable,
+            advantages=torch.zeros(len(tokens), dtype=torch.float64, device=tokens.device),
+            noise_seeds=noise_seeds,
+            groups=torch.zeros_like(noise_seeds),
+            traces=(),
+            prompt_lengths=tuple(prompt_lengths.tolist()),
+            block_length=self.block_length,
+        )
+        ratio = (self.settings.mask_ratio_min, self.settings.mask_ratio_max)
+        view = supervised_view(batch, ratio, self.settings.edit_ratio, self.settings.t2t_weight, self.mask_id)
+        log_prob = score_view(self.policy, batch, view, self.mask_id, temperature=1.0).log_prob
+        return {"loss": -(view.weight[view.scored].to(log_prob.dtype) * log_prob).sum() / editable.sum()}
+
+
+class _Collator:
+    """Demonstrations as tensors, each batch with the next noise seeds of the run's `sft_noise` stream."""
+
+    def __init__(self, block_length: int, pad_id: int, seed: int) -> None:
+        self.block_length, self.pad_id, self.seed = block_length, pad_id, seed
+        self.batches = itertools.count()
+
+    def __call__(self, rows: list[Demonstration]) -> dict[str, Tensor]:
+        prompts = [row.prompt for row in rows]
+        tokens, editable = lay_out(prompts, [row.canvas for row in rows], self.block_length, self.pad_id)
+        return {
+            "tokens": tokens,
+            "editable": editable,
+            "noise_seeds": derive_seed(self.seed, "sft_noise", next(self.batches)) + torch.arange(len(rows)),
+            "prompt_lengths": torch.tensor([len(prompt) for prompt in prompts]),
+        }
+
+
+class _StopAtTarget(TrainerCallback):
+    """Report, evaluate every `eval_steps`, and stop once the held-out accuracy is reached."""
+
+    def __init__(self, config: SFTConfig, accuracy: Callable[[], dict[str, float]], report: Report) -> None:
+        self.config, self.accuracy, self.report = config, accuracy, report
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if logs and "loss" in logs:
+            self.report(state.global_step, {"sft/loss": float(logs["loss"])})
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % self.config.eval_steps and state.global_step < self.config.max_steps:
+            return
+        metrics = self.accuracy()
+        if metrics:
+            self.report(state.global_step, metrics)
+        target = self.config.target_accuracy
+        if target is not None and metrics["eval/accuracy"] >= target:
+            control.should_training_stop = True
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What the trainer needs beside the recipe's section."""
+
+    folder: Path
+    seed: int
+    block_length: int
+    tokens: SpecialTokens
+
+
+def train_supervised(
+    model: nn.Module,
+    demonstrations: Sequence[Demonstration],
+    config: SFTConfig,
+    options: TrainOptions,
+    accuracy: Callable[[], dict[str, float]],
+    report: Report,
+) -> None:
+    """Train a policy in place.
+
+    Args:
+        model: The policy.
+        demonstrations: What to imitate.
+        config: The recipe's `sft` section.
+        options: Folder, seed and token ids.
+        accuracy: Evaluates the policy; empty where the recipe has no evaluation.
+        report: Called with step and metrics.
+    """
+    trainer = Trainer(
+        model=MixtureLoss(model, config, options.tokens.mask, options.block_length),
+        args=_arguments(config, options, next(model.parameters()).device),
+        data_collator=_Collator(options.block_length, options.tokens.pad, options.seed),
+        train_dataset=list(demonstrations),  # pyright: ignore[reportArgumentType]
+        callbacks=[_StopAtTarget(config, accuracy, report)],
+    )
+    trainer.remove_callback(PrinterCallback)  # we report ourselves
+    trainer.train()
+
+
+def _arguments(config: SFTConfig, options: TrainOptions, device: torch.device) -> TrainingArguments:
+    """The recipe in the trainer's words, on the policy's device."""
+    arguments = TrainingArguments(
+        output_dir=str(options.folder),
+        max_steps=config.max_steps,
+        per_device_train_batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type="constant_with_warmup",
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        adam_beta2=0.99,
+        logging_steps=min(20, config.eval_steps),
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        seed=options.seed,
+        use_cpu=device.type == "cpu",
+        log_level="error",
+        dataloader_pin_memory=False,
+    )
+    if device.type == "cuda":
+        # Left alone, the trainer moves the policy to cuda:0 and, with nn.DataParallel, copies it to all other GPUs.
+        arguments._n_gpu = 1
+        arguments._setup_devices = device  # pyright: ignore[reportAttributeAccessIssue]
+        torch.cuda.set_device(device)  # where accelerate puts batches; the constructor has set it to cuda:0
+    return arguments

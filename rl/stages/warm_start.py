@@ -1,0 +1,193 @@
+"""The supervised stage of a recipe: a policy from scratch (or from `model.path`), left as a Hugging Face folder."""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from redraft.rewards.worker import LocalRewards
+from redraft.rl.config.recipe import RecipeError
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.data.codec import Codec
+from redraft.rl.data.load import load_rows, rows_fingerprint, source_name
+from redraft.rl.data.reading import Reader
+from redraft.rl.data.tasks import Row
+from redraft.rl.experience.pipeline import Pipeline
+from redraft.rl.models.registry import RolloutPolicy, build_policy, load_policy, load_text_side, save_policy
+from redraft.rl.run_folder.checkpoint import complete_checkpoints
+from redraft.rl.run_folder.files import read_json, write_whole, writing
+from redraft.rl.run_folder.inputs import policy_fingerprint
+from redraft.rl.run_folder.recorder import Recorder
+from redraft.rl.stages.evaluate import evaluate
+from redraft.rl.stages.sft import Demonstration, TrainOptions, encode_rows, train_supervised
+from redraft.rollout.chat import Tokenizer
+from redraft.rollout.trajectory import SpecialTokens
+from redraft.rollout.worker import RolloutWorker
+
+SETTINGS = "settings.json"  # beside hf/: what the warm start was made with
+
+
+def policy_folder(config: RunConfig) -> Path:
+    """Where the run's first policy is: the warm start's result, or `model.path`.
+
+    A recipe with both goes on from the warm start once `redraft sft` has made it, and from `model.path` before.
+    """
+    made = _made_folder(config)
+    if config.model.path and not (config.sft and made.is_dir()):
+        return Path(config.model.path).resolve()
+    return made
+
+
+def present_policy(config: RunConfig) -> Path:
+    """As `policy_folder`, for a run that has begun.
+
+    Raises:
+        FileNotFoundError: It is not there any more.
+    """
+    folder = policy_folder(config)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: the run's first policy is gone; put it back to resume, or start anew")
+    return folder
+
+
+def plan_start(config: RunConfig, say: Callable[[str], None]) -> list[Demonstration]:
+    """What the warm start must learn before the run: nothing where the run's first policy is there. Writes nothing.
+
+    Args:
+        config: The recipe.
+        say: Gets a line where a recipe has both `model.path` and a warm start: which of them it is.
+
+    Raises:
+        RecipeError: The warm start in the run folder was made with other settings.
+        DataError: A demonstration is missing, or cannot be learned.
+    """
+    folder = policy_folder(config)
+    if folder != _made_folder(config):
+        if config.sft:
+            say(f"starting from {folder} (model.path); the sft section runs only with redraft sft, before")
+        return []
+    if not folder.is_dir():
+        return _demonstrations(config)
+    if changed := _changed_settings(folder.parent, config):
+        raise RecipeError(
+            f"{folder} is a warm start with other settings (seed, model, sft, rollout.decode.block_length,"
+            " or with sft.target_accuracy data, evaluation or rewards), or of other rows or another policy than now:"
+            f" {', '.join(changed)} differ; delete {folder.parent} or choose another output_dir=FOLDER"
+        )
+    if config.model.path:
+        say(f"starting from {folder}, which redraft sft made from model.path")
+    return []
+
+
+def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row]) -> Path:
+    """Run the recipe's `sft` section, as `redraft sft` does.
+
+    Args:
+        config: The recipe.
+        recorder: Where results go.
+        held_out: Rows that the warm start is measured on.
+
+    Returns:
+        The folder of the trained policy, `<output_dir>/sft/hf`.
+
+    Raises:
+        RecipeError: The recipe has no `sft` section, or RL has already started from this folder's warm start.
+        DataError: A demonstration is missing, or cannot be learned.
+    """
+    if config.sft is None:
+        raise RecipeError("the recipe has no sft section; add one with at least sft.data")
+    if complete_checkpoints(recorder.run):
+        raise RecipeError(f"{recorder.run} already holds RL checkpoints; choose another output_dir=FOLDER")
+    demonstrations = _demonstrations(config)  # a bad row is known before anything is written
+    recorder.begin()
+    return make_warm_start(config, recorder, held_out, demonstrations)
+
+
+def make_warm_start(
+    config: RunConfig, recorder: Recorder, held_out: Sequence[Row], demonstrations: Sequence[Demonstration]
+) -> Path:
+    """Train the warm start on checked demonstrations; its folder, see `run_warm_start`."""
+    assert config.sft is not None
+    recorder.drop_stage("sft")
+    torch.set_num_threads(config.cluster.learner_threads)
+    model, tokenizer, tokens = _first_policy(config)
+    with _accuracy(config, model, tokenizer, tokens, held_out) as accuracy:
+        options = TrainOptions(Path(config.output_dir) / "sft", config.seed, config.rollout.decode.block_length, tokens)
+        train_supervised(
+            model, demonstrations, config.sft, options, accuracy, lambda *row: recorder.metrics("sft", *row)
+        )
+    folder = _made_folder(config)
+    partial = folder.with_name(".hf.partial")  # written beside its place and renamed: what is there is a whole policy
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        with writing(partial):
+            save_policy(model, partial, tokenizer)
+            write_whole(folder.parent / SETTINGS, json.dumps(_settings(config), indent=1))
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _made_folder(config: RunConfig) -> Path:
+    return (Path(config.output_dir) / "sft" / "hf").resolve()
+
+
+def _first_policy(config: RunConfig) -> tuple[nn.Module, Tokenizer, SpecialTokens]:
+    dtype, device = config.model.dtype, config.model.device
+    if config.model.path:
+        return load_policy(config.model.path, dtype, device), *load_text_side(config.model.path)
+    assert config.model.init is not None
+    return build_policy(config.model.init, dtype, device, config.seed, block_length=config.rollout.decode.block_length)
+
+
+def _demonstrations(config: RunConfig) -> list[Demonstration]:
+    assert config.sft is not None
+    rows, block_length = load_rows(config.sft.data, config.seed), config.rollout.decode.block_length
+    return encode_rows(rows, Reader.of_first(config), block_length, source_name(config.sft.data))
+
+
+@contextlib.contextmanager
+def _accuracy(
+    config: RunConfig, model: nn.Module, tokenizer: Tokenizer, tokens: SpecialTokens, held_out: Sequence[Row]
+) -> Iterator[Callable[[], dict[str, float]]]:
+    """Held-out evaluation of the model as it stands; empty where the recipe has none."""
+    if config.evaluation is None:
+        yield dict
+        return
+    decode, codec = config.evaluation.decode, Codec(tokenizer, config.seed)
+    rollouts = RolloutWorker(lambda: RolloutPolicy(model, version=0), tokens, config.rollout.limits)
+    with contextlib.closing(LocalRewards(config.rewards)) as rewards:
+        pipeline = Pipeline.of(config, rollouts, rewards, codec)
+        yield lambda: evaluate(pipeline, held_out, decode)
+
+
+def _changed_settings(folder: Path, config: RunConfig) -> list[str]:
+    """Names of what differs from the settings of a warm start; earlier versions kept fewer of them."""
+    saved, now = read_json(folder / SETTINGS, f"delete {folder} to make the warm start anew"), _settings(config)
+    return [name for name in sorted(saved.keys() | now.keys()) if saved.get(name, now.get(name)) != now.get(name)]
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What the warm start's result depends on; where an accuracy ends it, also on how that is measured."""
+    settings = {
+        "seed": config.seed,
+        "block_length": config.rollout.decode.block_length,
+        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "sft": config.sft.model_dump(mode="json") if config.sft else None,
+    }
+    if config.sft:
+        settings["sft rows"] = rows_fingerprint(load_rows(config.sft.data, config.seed))
+    if config.model.path and Path(config.model.path).is_dir():
+        settings["policy"] = policy_fingerprint(config.model.path)
+    if config.evaluation and config.sft and config.sft.target_accuracy:
+        settings["data"] = config.data.model_dump(mode="json")
+        settings["evaluation"] = config.evaluation.model_dump(mode="json", exclude={"eval_steps"})
+        settings["rewards"] = [term.model_dump(mode="json") for term in config.rewards]
+    return settings

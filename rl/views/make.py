@@ -1,0 +1,78 @@
+"""The configured estimator: which views of a batch are scored. One function, one branch per family of views."""
+
+from dataclasses import replace
+
+from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.views.canvas import CanvasBatch
+from redraft.rl.views.edits import draft_view, random_draft
+from redraft.rl.views.elbo import MaskLaw, elbo_views
+from redraft.rl.views.surrogate import coupled_views, mean_field_views, spaced_views
+from redraft.rl.views.trajectory import StepLaw, left_to_right, trajectory_views
+from redraft.rl.views.view import View
+
+ANCHOR_OFFSET = 1 << 20  # the anchor's draws are no other view's
+
+
+def make_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, score_edits: bool) -> list[View]:
+    """The views of the configured estimator, with its T2T views and its ELBO anchor where they need views of their own.
+
+    Drafts of the old policy (`t2t_views: draft`) need a network: the learner adds them.
+
+    Args:
+        batch: Canvases with their traces.
+        config: The algorithm.
+        mask_id: The mask token.
+        score_edits: Edits were sampled: an argmax edit is a function of the state and has no likelihood.
+    """
+    views = _policy_views(batch, config, mask_id, score_edits)
+    if not config.on_trajectory and config.t2t_views == "recorded" and score_edits:
+        views += trajectory_views(batch, StepLaw(config.num_t2t, actions="edit"), mask_id)
+    if not config.on_trajectory and config.t2t_views == "random":
+        views += [
+            draft_view(batch, views[v], random_draft(batch, v), v) for v in range(min(config.num_t2t, len(views)))
+        ]
+    return views + _anchor_views(batch, config, mask_id)
+
+
+def mask_law(config: AlgorithmConfig) -> MaskLaw:
+    """The law of noise that the settings name."""
+    return MaskLaw(
+        num_mc=config.num_mc,
+        noise=config.noise,
+        stratify=config.stratify,
+        count_exponent=config.count_exponent,
+        tiles=config.tiles,
+        masks_per_level=config.masks_per_level,
+    )
+
+
+def _policy_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, score_edits: bool) -> list[View]:
+    if config.on_trajectory:
+        law = StepLaw(
+            num_views=config.num_mc if config.estimator == "trajectory_sampled" else None,
+            actions="all" if score_edits else "unmask",
+            sampling=config.step_sampling,
+            shrink=config.shrink,
+            merge=config.merge,
+            lookahead=config.lookahead,
+        )
+        return trajectory_views(batch, law, mask_id)
+    if config.estimator == "autoregressive":
+        views = trajectory_views(left_to_right(batch, mask_id), StepLaw(config.num_mc), mask_id)
+        return [replace(view, rollout_log_prob=None, step=None, acted=None) for view in views]
+    if config.estimator == "mean_field":
+        return mean_field_views(batch, config.num_mc, config.prompt_mask_ratio, mask_id)
+    if config.estimator == "coupled":
+        return coupled_views(batch, config.num_mc, mask_id)
+    if config.estimator == "random_mask":
+        return spaced_views(batch, config.num_mc, mask_id)
+    return elbo_views(batch, mask_law(config), mask_id)
+
+
+def _anchor_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int) -> list[View]:
+    """ELBO views for the anchor, where the policy's own views are none."""
+    if not config.anchor or config.estimator == "elbo":
+        return []
+    law = MaskLaw(num_mc=config.anchor_mc, count_exponent=0.5, tiles=True)
+    shifted = replace(batch, noise_seeds=batch.noise_seeds + ANCHOR_OFFSET)
+    return [replace(view, anchor=True) for view in elbo_views(shifted, law, mask_id)]

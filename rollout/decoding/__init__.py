@@ -1,0 +1,1 @@
+"""The editing decoder: requests into slots, denoising steps, and the trajectory that they leave."""

@@ -1,0 +1,299 @@
+# pyright: reportMissingImports=false
+"""Rollouts through vLLM: stock vLLM with our worker and scheduler, behind the calls of the torch engine.
+
+Nothing of vLLM is imported before an engine is made, so this can be imported where vLLM is not installed.
+"""
+
+import json
+import os
+import pickle
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from redraft.rollout.config import DecodeConfig, Limits
+from redraft.rollout.request import Request, make_requests, name_requests
+from redraft.rollout.trajectory import Completion, Prompt
+from redraft.rollout.vllm.options import WorkerOptions, check_window
+from redraft.rollout.watchdog import Watchdog
+from redraft.rollout.weights import WeightUpdate, weights_file
+
+INSTALL = (
+    "rollout.engine: vllm needs vLLM, which is not installed: pip install 'redraft[vllm]'; on a machine without a GPU "
+    "its build without kernels is enough: VLLM_VERSION_OVERRIDE=0.31.0 VLLM_TARGET_DEVICE=empty pip install "
+    "--no-binary vllm vllm==0.31.0"
+)
+
+
+class VLLMMissingError(ImportError):
+    """VLLM is asked for and not installed."""
+
+
+def require_vllm() -> None:
+    """Makes sure that vLLM is there, without importing it.
+
+    Raises:
+        VLLMMissingError: It is not; says how to install it.
+    """
+    if find_spec("vllm") is None:
+        raise VLLMMissingError(INSTALL)
+
+
+def engine_arguments(options: WorkerOptions, limits: Limits, max_length: int | None = None) -> dict[str, Any]:
+    """The arguments with which `vllm.LLM` (or any other entry to vLLM) serves a block diffusion policy.
+
+    Args:
+        options: The policy, and how it is decoded.
+        limits: What it may use; without `cache_bytes` what the slots can use, as far as the device has it.
+        max_length: Most tokens of prompt and completion together; None: what the policy can address.
+
+    Raises:
+        ValueError: The decoding mode cannot be served, or not a single block fits.
+    """
+    decode = options.decode
+    check_window(decode)
+    if max_length is None:
+        max_length = int(json.loads((Path(options.path) / "config.json").read_text())["max_position_embeddings"])
+    length = max_length // decode.block_length * decode.block_length
+    if length == 0:
+        raise ValueError(f"max_length {max_length} does not hold a single block of {decode.block_length} tokens")
+    slots = limits.slots
+    # A step has a token of every row, or a block and a token; prompts join while there is room.
+    step = max(slots * (decode.block_length + 1), min(slots * length, 8192))
+    limited = {"logits_bytes": limits.logits_bytes, "max_traces": max(options.max_traces, slots)}
+    return {
+        "model": options.path,
+        "dtype": options.dtype if options.dtype in ("float32", "bfloat16", "float16") else "float32",
+        "worker_cls": "redraft.rollout.vllm.worker.DiffusionWorker",
+        "scheduler_cls": "redraft.rollout.vllm.scheduler.BlockScheduler",
+        "additional_config": options.model_copy(update=limited).model_dump(mode="json"),
+        "logits_processors": ["redraft.rollout.vllm.request:RequestCheck"],
+        "max_model_len": length,
+        "max_num_seqs": slots,
+        # Of a prompt all blocks are run at once, or none.
+        "max_num_batched_tokens": max(length, step),
+        "enable_chunked_prefill": False,
+        "async_scheduling": False,
+        # A page is a diffusion block, because the keys of a token depend on all of its block.
+        "block_size": decode.block_length,
+        "enable_prefix_caching": True,
+        "kv_cache_memory_bytes": limits.cache_bytes,
+        "enforce_eager": True,
+        "generation_config": "vllm",
+        "override_generation_config": {
+            "temperature": decode.temperature,
+            "top_k": decode.top_k,
+            "top_p": decode.top_p,
+            "max_new_tokens": decode.max_completion_length,
+        },
+        "disable_log_stats": True,
+    }
+
+
+class _Running(NamedTuple):
+    """A request that vLLM has not completed: its place among the prompts, and vLLM's own id."""
+
+    index: int
+    internal_id: str
+
+
+class VLLMEngine:
+    """A vLLM engine that completes prompts as `rollout.decoding.decoder.Decoder` does, token for token.
+
+    Attributes:
+        llm: The `vllm.LLM` inside, for everything else: `generate`, `sleep`, `wake_up`, the weight verbs.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        limits: Limits,
+        max_length: int | None = None,
+        multiprocess: bool = False,
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Starts vLLM.
+
+        Args:
+            options: The policy, and how it is decoded.
+            limits: What it may use.
+            max_length: Most tokens of prompt and completion together; None: what the policy can address.
+            multiprocess: Run vLLM's core in a process of its own.
+            changes: To the arguments of `vllm.LLM`, which are those of `engine_arguments`.
+
+        Raises:
+            ImportError: vLLM is not installed.
+            ValueError: The decoding mode cannot be served.
+        """
+        require_vllm()
+        self.options, self.multiprocess = options, multiprocess
+        arguments = {**engine_arguments(options, limits, max_length), "skip_tokenizer_init": True, **(changes or {})}
+        self.llm = _start(arguments, multiprocess)
+        config = self.llm.llm_engine.model_config
+        self.max_length, self.vocab_size = config.max_model_len, config.get_vocab_size()
+        self._watchdog = Watchdog(limits.step_timeout_s)
+        self._ids = count()
+        self._streaming = False
+        self._failure: BaseException | None = None
+
+    def stream(
+        self, prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig]
+    ) -> Iterator[tuple[int, Completion]]:
+        """Completes every prompt; a completion depends neither on which prompts share its batch nor on their order.
+
+        Args:
+            prompts: Requests, of any lengths but empty ones.
+            config: One for all, or one per prompt.
+
+        Yields:
+            The index of a prompt and its completion, as soon as that one is done.
+
+        Raises:
+            ValueError: If a request does not fit the engine.
+            RuntimeError: If the engine is asleep or failed before, or another stream of it has not ended.
+            StepTimeout: If a step does not end.
+        """
+        requests = self._requests(prompts, config)
+        if self._failure is not None:
+            raise RuntimeError(f"the vLLM engine failed before and cannot go on: {self._failure}") from self._failure
+        if self._streaming:
+            raise RuntimeError("another stream of this vLLM engine has not ended; read it to its end or close it")
+        if self.llm.llm_engine.is_sleeping():
+            raise RuntimeError("the vLLM engine is asleep; llm.wake_up() first")
+        self._streaming = True
+        running: dict[str, _Running] = {}
+        try:
+            for index, request in enumerate(requests):
+                request_id = f"stream-{next(self._ids)}"
+                running[request_id] = _Running(index, self._add(request_id, request))
+            while running:
+                yield from self._step(requests, running)
+        finally:  # also when the reader leaves before the end
+            self._streaming = False
+            if running and self._failure is None:
+                self.llm.llm_engine.abort_request([one.internal_id for one in running.values()], internal=True)
+
+    def sync(self, weights: WeightUpdate) -> int:
+        """Takes over new weights; nothing that older ones computed is used any more.
+
+        Returns:
+            The version that is now in place.
+
+        Raises:
+            Exception: What `Policy.install` raises if what arrives is not what was sent.
+        """
+        self.llm.start_weight_update()
+        with weights_file(weights) if self.multiprocess else nullcontext() as path:
+            info = {"update": weights} if path is None else {"path": path}
+            self.llm.update_weights({"update_info": info})
+            self.llm.finish_weight_update(str(weights.version))
+        self.llm.reset_prefix_cache()
+        return self.llm.collective_rpc("policy_version")[0]
+
+    def close(self) -> None:
+        """Ends vLLM and gives its memory back."""
+        self._watchdog.close()
+        self.llm.llm_engine.engine_core.shutdown()
+
+    def _requests(self, prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig]) -> list[Request]:
+        requests = make_requests(prompts, config)
+        for request in requests:
+            self._check(request)
+        return requests
+
+    def _check(self, request: Request) -> None:
+        check_window(request.config)
+        if request.config.block_length != self.options.decode.block_length:
+            raise ValueError(
+                f"{request} tokens, but this vLLM engine was started for blocks of {self.options.decode.block_length}:"
+                " its pages are blocks"
+            )
+        if not request.prompt.token_ids:
+            raise ValueError(f"prompt {request.prompt.id!r} is empty, which vLLM does not take; use the torch engine")
+        request.check(self.max_length, self.vocab_size)
+
+    def _add(self, request_id: str, request: Request) -> str:
+        from vllm.inputs.engine import tokens_input
+
+        from redraft.rollout.vllm.request import to_params
+
+        prompt = tokens_input(list(request.prompt.token_ids))
+        params = to_params(request, self.options.tokens.stops)
+        return self.llm.llm_engine.add_request(request_id, prompt, params)
+
+    def _step(self, requests: Sequence[Request], running: dict[str, _Running]) -> Iterator[tuple[int, Completion]]:
+        """One step of all requests; hands out those that are done."""
+        try:
+            outputs = self._watchdog.run(
+                self.llm.llm_engine.step,
+                lambda: f"a vLLM step of {name_requests(requests[one.index] for one in running.values())}",
+            )
+        except BaseException as error:
+            self._failure = error  # nobody knows what its pages hold
+            raise
+        done = [(running.pop(output.request_id), output.outputs[0]) for output in outputs if output.finished]
+        traces = fetch_traces(self.llm, [one.internal_id for one, _ in done]) if done else {}
+        for one, sample in done:
+            prompt, completion = requests[one.index].prompt, traces.get(one.internal_id)
+            if completion is None or completion.token_ids != tuple(sample.token_ids):
+                raise RuntimeError(f"prompt {prompt.id!r}: vLLM ended it otherwise than the block decoder")
+            yield one.index, replace(completion, prompt_id=prompt.id)
+
+
+class VLLMRolloutWorker:
+    """A rollout worker (`rollout.worker.RolloutWorker`) that decodes through vLLM."""
+
+    def __init__(self, options: WorkerOptions, limits: Limits, threads: int | None = None) -> None:
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.engine = VLLMEngine(options, limits)
+        self.version = -1
+
+    def sync(self, weights: WeightUpdate) -> int:
+        """Take over new weights; returns the version that is now in place."""
+        self.version = self.engine.sync(weights)
+        return self.version
+
+    def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
+        """Complete every prompt; yields its index and its completion, with the version of the weights that wrote it."""
+        if self.version < 0:
+            raise RuntimeError("asked for completions before any weights arrived: sync first")
+        yield from self.engine.stream(prompts, config)
+
+    def close(self) -> None:
+        """End vLLM."""
+        self.engine.close()
+
+
+def fetch_traces(llm: Any, request_ids: Sequence[str]) -> dict[str, Completion]:
+    """The completions, with their traces, of finished requests of a `vllm.LLM`; each can be fetched once.
+
+    Args:
+        llm: Started with `engine_arguments`.
+        request_ids: `RequestOutput.request_id`, or vLLM's internal ids.
+
+    Returns:
+        By vLLM's internal id: `<id>-<suffix>`, or `<k>_<id>-<suffix>` for sample k of a request with n > 1.
+    """
+    (answer,) = llm.collective_rpc("pop_traces", args=(list(request_ids),))
+    return pickle.loads(answer)
+
+
+def _start(arguments: dict[str, Any], multiprocess: bool) -> Any:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = str(int(multiprocess))
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not torch.cuda.is_available():
+        os.environ.setdefault("VLLM_TARGET_DEVICE", "cpu")
+    from vllm import LLM
+
+    from redraft.rollout.vllm.plugin import register
+
+    register()  # for this process, should the package's entry points not be installed
+    return LLM(**arguments)

@@ -1,0 +1,66 @@
+"""What our vLLM worker is told through vLLM's `additional_config`; also readable where vLLM is not installed."""
+
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from redraft.rollout.config import LOGITS_BYTES, DecodeConfig
+from redraft.rollout.trajectory import SpecialTokens
+
+FIXED_FIELDS: Final = ("block_length", "max_completion_length")
+"""Fields of `DecodeConfig` that no request sets: the first is the engine's, the second is vLLM's `max_tokens`."""
+
+
+class WorkerOptions(BaseModel):
+    """The worker's part of vLLM's configuration.
+
+    Attributes:
+        make_policy: Dotted name, `package.module:function`, of what makes the policy; called with `path`, `dtype` and
+            `device`, it returns a `rollout.worker.Policy`.
+        path: Folder of the policy.
+        dtype: Of its weights, and so of the keys and values.
+        device: Where it runs.
+        tokens: Special ids; the stops end every request.
+        decode: What a request does not say itself; the block length is that of all requests.
+        logits_bytes: Most memory for logits at a time.
+        max_traces: Completions that are kept until they are fetched; beyond that the oldest is dropped.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    make_policy: str
+    path: str
+    dtype: str
+    device: str
+    tokens: SpecialTokens
+    decode: DecodeConfig = DecodeConfig()
+    logits_bytes: int = Field(default=LOGITS_BYTES, ge=1)
+    max_traces: int = Field(default=1024, ge=1)
+
+    @classmethod
+    def read(cls, additional_config: Any) -> "WorkerOptions":
+        """Reads them from vLLM's `additional_config`.
+
+        Raises:
+            ValueError: They are missing or wrong.
+        """
+        try:
+            return cls.model_validate(additional_config)
+        except ValidationError as error:
+            raise ValueError(
+                "vLLM's additional_config does not describe a block diffusion policy; start vLLM with the arguments of"
+                f" redraft.rollout.vllm.engine.engine_arguments: {error}"
+            ) from error
+
+
+def check_window(config: DecodeConfig) -> None:
+    """Refuses a decoding mode that vLLM cannot serve.
+
+    Raises:
+        ValueError: Earlier blocks may be edited, but vLLM's output only grows.
+    """
+    if config.editing_window > 1:
+        raise ValueError(
+            f"editing_window must be 1 with vLLM, whose output only grows, got {config.editing_window}; use the torch"
+            " engine (rollout.engine: torch)"
+        )
