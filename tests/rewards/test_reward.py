@@ -62,7 +62,7 @@ def test_a_module_whose_own_import_is_missing_is_not_reported_as_missing_itself(
 def test_a_taken_name_is_refused_and_the_same_function_may_register_again():
     function = resolve("boxed_format")
     assert reward("boxed_format", isolation="inline")(function) is function
-    with pytest.raises(RewardError, match=r"taken by rewards\.format:boxed_format"):
+    with pytest.raises(RewardError, match=r"taken by redraft\.rewards\.library\.format:boxed_format"):
         reward("boxed_format")(lambda prompts, completions: [])
 
 
