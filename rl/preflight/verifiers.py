@@ -17,7 +17,7 @@ from redraft.rl.data.load import sample_rows
 from redraft.rl.data.rows import Row, place_of
 
 _SHOWN = 3
-_OURS = "rewards."
+_OURS = "redraft.rewards."
 _PATIENCE_S = 60.0
 
 

@@ -1,16 +1,10 @@
 """The forms of `math_reward/recall.py` say what they claim: right ones the same value, near misses another."""
 
-import importlib
-
 import pytest
 
-from conftest import ROOT
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    return importlib.import_module
+from benchmarks.math_reward.forms import VALUES
+from benchmarks.math_reward.near_misses import NEAR_MISSES
+from benchmarks.math_reward.tries import Golds
 
 
 @pytest.mark.parametrize(
@@ -35,8 +29,8 @@ def bench(monkeypatch):
         ("x = X", "y = 2x", None),
     ],
 )
-def test_a_form_writes_the_same_answer_or_does_not_apply(bench, form, gold, written):
-    assert bench("math_forms").VALUES[form](gold) == written
+def test_a_form_writes_the_same_answer_or_does_not_apply(form, gold, written):
+    assert VALUES[form](gold) == written
 
 
 @pytest.mark.parametrize(
@@ -52,13 +46,13 @@ def test_a_form_writes_the_same_answer_or_does_not_apply(bench, form, gold, writ
         ("another base", "52_8", "52_3"),
     ],
 )
-def test_a_near_miss_is_another_answer_or_does_not_apply(bench, form, gold, written):
-    assert bench("math_near_misses").NEAR_MISSES[form](gold) == written
+def test_a_near_miss_is_another_answer_or_does_not_apply(form, gold, written):
+    assert NEAR_MISSES[form](gold) == written
 
 
-def test_another_rows_gold_is_never_one_that_could_count_as_equal(bench):
+def test_another_rows_gold_is_never_one_that_could_count_as_equal():
     equal = ["1/2", "0.5", r"50\%", r"\frac{1}{2}", "50", r"\text{(A)}", "x+1", "1+x"]
-    golds = bench("math_tries").Golds([("d", "", gold) for gold in [*equal, "7", r"\text{(B)}", "x-1"]])
+    golds = Golds([("d", "", gold) for gold in [*equal, "7", r"\text{(B)}", "x-1"]])
     assert {golds.other("0.5") for _ in range(30)} <= {"7", "x-1", "x+1", "1+x"}
     assert {golds.other("x+1") for _ in range(30)} <= {"7", "x-1", "1/2", "0.5", r"50\%", r"\frac{1}{2}", "50"}
     assert {golds.other(r"\text{(A)}") for _ in range(30)} == {r"\text{(B)}"}

@@ -201,11 +201,8 @@ def test_rewards_meet_training_and_evaluation_rows(config, rewards):
 def test_what_the_machine_lacks_is_named(tmp_path, monkeypatch, words, missing, message):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    for module in (redraft.rl.preflight.checks, redraft.rl.preflight.checks.require_vllm.__globals__):
-        there = {"find_spec": lambda name: None if name == missing else object()}
-        (monkeypatch.setitem if isinstance(module, dict) else monkeypatch.setattr)(
-            module, "find_spec", there["find_spec"]
-        )
+    for module in ("redraft.rl.preflight.checks", "redraft.rollout.vllm.engine"):
+        monkeypatch.setattr(f"{module}.find_spec", lambda name: None if name == missing else object())
     config = load_recipe([write_recipe(tmp_path)], words)
     with pytest.raises((ValueError, ImportError), match=message):
         check_machine(config)
