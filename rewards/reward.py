@@ -4,7 +4,6 @@ A reward has TRL's shape, ``f(prompts, completions, completion_ids=None, **colum
 async. What it may return is in `rewards.result`.
 """
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -19,6 +18,7 @@ from typing import Any, Literal, TypeVar
 
 from redraft.rewards.result import RewardError
 from redraft.rewards.user_files import beside, is_file, load_file, raised_at
+from redraft.words import guess_and_valid
 
 ENTRY_POINTS = "redraft.rewards"
 """Group of entry points by which an installed package offers rewards: ``name = "pkg.module:function"``."""
@@ -184,9 +184,7 @@ def importable_address(fn: str) -> str:
 
 def _nearest(name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    guess = f"did you mean {close[0]!r}? " if close else ""
-    return f"{guess}valid: {', '.join(names) or 'none'}"
+    return guess_and_valid(name, names)
 
 
 def _public_callables(holder: Any) -> list[str]:

@@ -107,6 +107,21 @@ def test_heavy_packages_are_imported_by_their_owners_only():
         assert not strangers, f"{key(path)} imports {strangers}"
 
 
+def test_the_words_of_errors_are_found_in_one_place():
+    for path in sources():
+        calls = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        assert "difflib" not in imported(path), f"{key(path)}: use redraft.words.did_you_mean"
+        if key(path) != "rl/config/errors.py":
+            assert "errors" not in calls, f"{key(path)}: use redraft.words.problem_lines"
+
+
+def test_the_words_of_errors_stand_below_everything():
+    names = {name.split(".")[0] for name in imported(ROOT / "redraft" / "words.py")} - sys.stdlib_module_names
+    assert names == {"pydantic", "pydantic_core"}  # for their types only
+    code = "import sys, redraft.words; assert 'pydantic' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_rewards_import_no_torch():
     for path in (ROOT / "rewards").rglob("*.py"):
         assert not {name.split(".")[0] for name in imported(path)} & {"torch", "transformers", "numpy"}, key(path)

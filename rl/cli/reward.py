@@ -182,6 +182,7 @@ def _term(fn: str, kwargs: str, timeout_s: float | None) -> "RewardTerm":
     from pydantic import ValidationError
 
     from redraft.rewards.term import RewardTerm
+    from redraft.words import problem_lines
 
     try:
         parsed = json.loads(kwargs, object_pairs_hook=_unique)
@@ -193,9 +194,7 @@ def _term(fn: str, kwargs: str, timeout_s: float | None) -> "RewardTerm":
     try:
         return RewardTerm.model_validate({"fn": fn, "kwargs": parsed, "on_error": "mask", **settings})
     except ValidationError as error:
-        raise ValueError(
-            "; ".join(problem["msg"].removeprefix("Value error, ") for problem in error.errors())
-        ) from None
+        raise ValueError("; ".join(problem_lines(error))) from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

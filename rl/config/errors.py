@@ -1,6 +1,5 @@
 """Pydantic's problems with a recipe as sentences for the person who wrote it."""
 
-import difflib
 import typing
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -8,8 +7,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from redraft.rl.config.scalars import alternatives, item_type, section_type
+from redraft.words import did_you_mean, guess_or_valid, problem_line
 
-_SHOWN = 80  # characters of a value
 _MESSAGES = {
     "int_from_float": "Input should be a valid integer",
     "too_short": "must have at least one item",
@@ -36,16 +35,8 @@ def _describe(problem: Any, schema: type[BaseModel]) -> str:
     if kind in {"tuple_type", "model_type", "dict_type"}:
         message = f"must be {_shape(location, schema, kind)}"
     else:
-        message = _MESSAGES.get(kind) or problem["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}{_got(problem)}"
-
-
-def _got(problem: Any) -> str:
-    """The value, where it is the one at the place and not all of its section."""
-    if isinstance(problem["input"], dict):
-        return ", got a mapping" if problem["type"].endswith("_type") else ""
-    text = repr(problem["input"])
-    return f", got {text if len(text) <= _SHOWN else f'{text[:_SHOWN]}...'}"
+        message = _MESSAGES.get(kind, "")
+    return problem_line(problem, "" if location else "recipe", message)
 
 
 def _shape(location: tuple[Any, ...], schema: type[BaseModel], kind: str) -> str:
@@ -67,13 +58,10 @@ def _unknown(location: tuple[Any, ...], schema: type[BaseModel]) -> str:
     valid = sorted(section.model_fields) if section else []
     if "." in key:
         return f"unknown key {key!r}; in a file a key inside a section is written {_nested(key)}"
-    near = difflib.get_close_matches(key, valid, n=1, cutoff=0.8)
     elsewhere = [path for path in _paths(schema) if path.rpartition(".")[2] == key]
-    if not near and elsewhere:
+    if elsewhere and not did_you_mean(key, valid, cutoff=0.8):
         return f"unknown key {key!r}; did you mean {' or '.join(elsewhere)}?"
-    near = near or difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
-    return f"unknown key {key!r}; {hint}"
+    return f"unknown key {key!r}; {guess_or_valid(key, valid)}"
 
 
 def _nested(key: str) -> str:

@@ -5,10 +5,11 @@ Each preset names its source and where it deviates from the published code; docs
 it, so all presets are settings over one neutral base.
 """
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+
+from redraft.words import guess_and_valid
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,7 @@ def preset_settings(name: str) -> dict[str, Any]:
         ValueError: No preset has that name.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(str(name), PRESETS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise ValueError(f"unknown preset {name!r}; {hint}valid: {', '.join(PRESETS)}")
+        raise ValueError(f"unknown preset {name!r}; {guess_and_valid(name, PRESETS)}")
     return {**NEUTRAL, **PRESETS[name].settings}
 
 

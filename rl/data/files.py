@@ -2,7 +2,6 @@
 
 import bz2
 import contextlib
-import difflib
 import gzip
 import json
 import lzma
@@ -15,6 +14,7 @@ from typing import IO, Any
 from redraft.rl.config.schema import DataConfig
 from redraft.rl.data.tasks import GENERATORS, Row
 from redraft.rl.files import expand
+from redraft.words import did_you_mean
 
 JSONL = (".jsonl", ".ndjson")
 LOADERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -94,11 +94,8 @@ def _refuse_files(path: str, ending: str | None) -> None:
     packed = path.lower().endswith((*PACKED, *LOADERS))
     if ending or packed or _OTHER_FILES.search(path.lower()) or not _HUB_NAME.fullmatch(path) or path.startswith("."):
         raise DataError(f"{path}: no such file or folder")
-    near = difflib.get_close_matches(path, GENERATORS, n=1, cutoff=0.8)
-    if near:
-        raise DataError(
-            f"{path}: did you mean the generated data set {near[0]!r}? a hub data set is written owner/name"
-        )
+    if guess := did_you_mean(path, GENERATORS, cutoff=0.8, kind="the generated data set"):
+        raise DataError(f"{path}: {guess} a hub data set is written owner/name")
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Making policies: from a checkpoint folder, or from scratch; the one place that knows which model family it is."""
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from redraft.rollout.chat import Tokenizer, load_tokenizer
 from redraft.rollout.special_ids import special_tokens
 from redraft.rollout.trajectory import SpecialTokens
 from redraft.rollout.weight_sync import WeightUpdate, install
+from redraft.words import guess_or_valid, problem_lines
 
 TOKENIZER_FILE = "tokenizer_config.json"
 GENERATION_FILE = "generation_config.json"
@@ -204,20 +204,11 @@ def _new_config(shape: Mapping[str, Any], ours: Mapping[str, Any]) -> LLaDA2Conf
     for key in sorted(shape.keys() - set(valid)):
         if key in ours:
             raise ValueError(f"model.init.{key}: leave it out; the tokenizer and rollout.decode decide it")
-        near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(valid)}"
-        raise ValueError(f"model.init.{key}: unknown key; {hint}")
+        raise ValueError(f"model.init.{key}: unknown key; {guess_or_valid(key, valid)}")
     try:
         return LLaDA2Config.from_dict({**settle(dict(shape), LLaDA2Config), **ours})
     except ValidationError as error:
-        raise ValueError("\n".join(map(_describe, error.errors()))) from None
-
-
-def _describe(problem: Any) -> str:
-    """One pydantic problem as one line."""
-    location = ".".join(["model.init", *map(str, problem["loc"])])
-    got = "" if isinstance(problem["input"], dict) else f", got {problem['input']!r}"
-    return f"{location}: {problem['msg'].removeprefix('Value error, ')}{got}"
+        raise ValueError("\n".join(problem_lines(error, "model.init"))) from None
 
 
 def save_policy(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None) -> None:

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from redraft.rollout.config import LOGITS_BYTES, DecodeConfig
 from redraft.rollout.trajectory import SpecialTokens
+from redraft.words import problem_lines
 
 FIXED_FIELDS: Final = ("block_length", "max_completion_length")
 """Fields of `DecodeConfig` that no request sets: the first is the engine's, the second is vLLM's `max_tokens`."""
@@ -49,7 +50,7 @@ class WorkerOptions(BaseModel):
         except ValidationError as error:
             raise ValueError(
                 "vLLM's additional_config does not describe a block diffusion policy; start vLLM with the arguments of"
-                f" redraft.rollout.vllm.engine.engine_arguments: {error}"
+                f" redraft.rollout.vllm.engine.engine_arguments: {'; '.join(problem_lines(error))}"
             ) from error
 
 

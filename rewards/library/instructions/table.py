@@ -1,6 +1,5 @@
 """The table of instructions, and one instruction checked strictly or loosely."""
 
-import difflib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from redraft.rewards.library.instructions.arguments import (
     relation,
 )
 from redraft.rewards.result import RewardError
+from redraft.words import guess_and_valid
 
 Follows = Callable[[str], bool]
 
@@ -98,9 +98,8 @@ def bind(instruction_id: object, kwargs: object) -> Follows:
     """
     instruction = INSTRUCTIONS.get(instruction_id) if isinstance(instruction_id, str) else None
     if instruction is None:
-        close = difflib.get_close_matches(str(instruction_id), INSTRUCTIONS, n=1)
-        guess = f"did you mean {close[0]!r}? " if close else ""
-        raise RewardError(f"no instruction is named {instruction_id!r:.80}; {guess}valid: {', '.join(INSTRUCTIONS)}")
+        known = guess_and_valid(instruction_id, INSTRUCTIONS, cutoff=0.6)
+        raise RewardError(f"no instruction is named {instruction_id!r:.80}; {known}")
     try:
         return functools.partial(instruction.checker, **parse(instruction.arguments, kwargs))
     except ValueError as error:

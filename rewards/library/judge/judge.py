@@ -18,6 +18,7 @@ from redraft.rewards.library.judge.endpoint import Endpoint, Failure, Reply, ask
 from redraft.rewards.library.judge.rubric import Grading
 from redraft.rewards.result import RewardError, Status, Verdict
 from redraft.rewards.reward import reward
+from redraft.words import problem_lines
 
 CACHE_SIZE = 20_000
 _MAX_DETAIL_CHARS = 300
@@ -146,8 +147,7 @@ def _checked(kind: type[_Model], **values: Any) -> _Model:
     try:
         return kind(**values)
     except ValidationError as error:
-        wrong = error.errors()[0]
-        raise RewardError(f"{wrong['loc'][0]}: {wrong['msg']}, got {wrong['input']!r:.80}") from error
+        raise RewardError("; ".join(problem_lines(error))) from error
 
 
 def _read_key(variable: str | None) -> str:

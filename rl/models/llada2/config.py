@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
+from redraft.words import problem_lines
+
 CONFIG_FILE = "config.json"
 # Keys that change the function the network computes, in ways that this code does not: ignoring them would be silent.
 _UNSUPPORTED = ("rope_scaling", "expert_capacity", "rope_parameters")
@@ -127,8 +129,7 @@ class LLaDA2Config(BaseModel):
                 raise ValueError(f"expected a JSON object, found {type(values).__name__}")
             return cls.from_dict(values)
         except ValidationError as error:
-            details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'config'}: {e['msg']}" for e in error.errors())
-            raise ValueError(f"{file}: {details}") from error
+            raise ValueError(f"{file}: {'; '.join(problem_lines(error))}") from error
         except ValueError as error:
             raise ValueError(f"{file}: {error}") from error
 
