@@ -7,10 +7,11 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
+from benchmarks.common.batches import take_rows
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.seeding import derive_seed, make_generator
 from redraft.rl.views import supervised_view
-from redraft.rl.views.canvas import CanvasBatch, lay_out, take_rows
+from redraft.rl.views.canvas import CanvasBatch, lay_out
 from redraft.rollout.blocks import padded_length
 from redraft.rollout.trajectory import SpecialTokens
 

@@ -10,12 +10,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from benchmarks.common.batches import take_rows
 from benchmarks.estimators.surrogates import canvases, flat_gradient
 from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.views import View, make_views
-from redraft.rl.views.canvas import CanvasBatch, take_rows
+from redraft.rl.views.canvas import CanvasBatch
 
 Tick = Callable[[], None]
 

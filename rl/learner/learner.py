@@ -4,43 +4,27 @@ import copy
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.metrics import Sums, add, mismatch_sums, ratio_count, route_sums, update_metrics, view_sums
+from redraft.rl.learner.microbatches import MicroBatch, scored_terms, split_by_tokens
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.learner.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
 from redraft.rl.likelihood.routes import earlier_routes, trajectory_routes
 from redraft.rl.likelihood.score import Scores, draft_tokens, path_mismatch, score_view
-from redraft.rl.models.route_tape import Routes, RouteTape, routed
+from redraft.rl.models.route_tape import RouteTape, routed
 from redraft.rl.objective.policy_loss import policy_loss
-from redraft.rl.objective.terms import LogProbs, Normaliser, Policies, Terms
+from redraft.rl.objective.terms import LogProbs, Normaliser, Policies
 from redraft.rl.protocols import Experience
-from redraft.rl.views import View, draft_view, fingerprint, make_views
-from redraft.rl.views.canvas import CanvasBatch, collate, redrawn, split_by_tokens
+from redraft.rl.views import draft_view, fingerprint, make_views
+from redraft.rl.views.canvas import CanvasBatch, collate, redrawn
 from redraft.rollout.trajectory import SpecialTokens
 
 LARGEST_SLOPE = 1e12
-
-
-@dataclass
-class MicroBatch:
-    """Completions that are scored together, their views, and log-probabilities that do not change in an update."""
-
-    batch: CanvasBatch
-    views: list[View]
-    draw: int
-    routes: list[Routes | None]  # per view: experts to replay or to compare with
-    old: LogProbs | None = None  # None: scored only while the policy is the one that made the rollouts
-    reference: LogProbs | None = None
-
-    @property
-    def sizes(self) -> list[int]:
-        """Scored positions per view."""
-        return [int(view.scored.sum()) for view in self.views]
 
 
 class Learner:
@@ -173,7 +157,7 @@ class Learner:
         """Add the gradient: the loss's slope by all log-probs, replayed through the network view by view (eq 46)."""
         if not any(size for micro in micros for size in micro.sizes):
             return {}
-        terms = _flatten(micros)
+        terms = scored_terms(micros)
         blank = [LogProbs(torch.zeros(sum(micro.sizes), dtype=torch.float64, device=terms.row.device), micro.draw)
                  for micro in micros]  # fmt: skip
         # Before the first update every log ratio is exactly 0, whatever the values: no pass is spent on them.
@@ -235,26 +219,3 @@ def _shrinking(slope: Tensor) -> Tensor:
     norm, far below these numbers, then gives the same step as with the slopes as they are.
     """
     return (LARGEST_SLOPE / slope.abs().amax()).clamp_max(1.0)
-
-
-def _flatten(micros: Sequence[MicroBatch]) -> Terms:
-    """The scored positions of all views, view by view, with rows numbered through."""
-    columns: dict[str, list[Tensor]] = defaultdict(list)
-    first = 0
-    for micro in micros:
-        for number, view in enumerate(micro.views):
-            row, position = view.scored.nonzero(as_tuple=True)
-            columns["row"].append(row + first)
-            columns["position"].append(position)
-            columns["view"].append(torch.full_like(row, number))
-            columns["weight"].append(view.weight[view.scored].double())
-            columns["edit"].append(view.edit[view.scored])
-            columns["anchor"].append(torch.full_like(row, view.anchor, dtype=torch.bool))
-            engine = view.rollout_log_prob
-            nothing = torch.full(row.shape, torch.nan, dtype=torch.float64, device=row.device)
-            columns["engine"].append(nothing if engine is None else engine[view.scored].double())
-        columns["advantage"].append(micro.batch.advantages)
-        columns["editable"].append(micro.batch.editable.sum(-1).double())
-        columns["group"].append(micro.batch.groups)
-        first += len(micro.batch.tokens)
-    return Terms(**{name: torch.cat(parts) for name, parts in columns.items()})

@@ -1,7 +1,7 @@
-"""Completions as tensors: the canvas of every completion on the block grid, and its split into micro-batches."""
+"""Completions as tensors: the canvas of every completion on the block grid."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -53,18 +53,6 @@ def collate(rows: Sequence[Experience], block_length: int, pad_id: int, device: 
     )
 
 
-def take_rows(batch: CanvasBatch, rows: Sequence[int]) -> CanvasBatch:
-    """Some rows of a batch, any number of times; what the batch holds for no row stays empty."""
-    index, columns = torch.tensor(rows, device=batch.tokens.device), {}
-    for field in fields(batch):
-        value = getattr(batch, field.name)
-        if isinstance(value, Tensor):
-            columns[field.name] = value[index]
-        elif isinstance(value, tuple) and value:
-            columns[field.name] = tuple(value[row] for row in rows)
-    return replace(batch, **columns)
-
-
 def redrawn(batch: CanvasBatch, update: int) -> CanvasBatch:
     """The same canvases with the noise of another pass over them; pass 0 keeps its own."""
     return batch if update == 0 else replace(batch, noise_seeds=mix(batch.noise_seeds + update))
@@ -82,29 +70,3 @@ def lay_out(
         tokens[index, : sizes[index]] = torch.tensor([*prompt, *canvas])
         editable[index, len(prompt) : sizes[index]] = True
     return tokens, editable
-
-
-def composite_tokens(rows: Sequence[Experience], block_length: int) -> int:
-    """Tokens of the composite input of some rows together: clean canvases and noisy copies of editable blocks.
-
-    All rows are padded to the longest one, and their noisy halves start where the shortest prompt ends.
-    """
-    prompts = [len(row.prompt.token_ids) for row in rows]
-    ends = [prompt + len(row.completion.canvas_ids) for prompt, row in zip(prompts, rows, strict=True)]
-    start = min(prompts) // block_length * block_length
-    return len(rows) * (2 * padded_length(max(ends), block_length) - start)
-
-
-def split_by_tokens(rows: Sequence[Experience], block_length: int, budget: int) -> list[list[Experience]]:
-    """Micro-batches whose padded composite inputs hold at most `budget` tokens (at least one row each).
-
-    Rows are sorted by size first, so that a micro-batch pads little. The sum of the gradients does not depend on the
-    split: every normaliser is a constant of the whole batch.
-    """
-    groups: list[list[Experience]] = []
-    for row in sorted(rows, key=lambda row: composite_tokens([row], block_length), reverse=True):
-        if groups and composite_tokens([*groups[-1], row], block_length) <= budget:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups

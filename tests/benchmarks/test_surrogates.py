@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from benchmarks.common.batches import take_rows
 from benchmarks.estimators.angles import mean_and_error
 from benchmarks.estimators.exact import BlockSpace, block_logits
 from benchmarks.estimators.surrogates import (
@@ -26,7 +27,7 @@ from redraft.rl.config.schema import AlgorithmConfig, RolloutDecode
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.protocols import Experience
 from redraft.rl.views import make_views
-from redraft.rl.views.canvas import CanvasBatch, collate, take_rows
+from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt, SpecialTokens

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from redraft.rl.learner.microbatches import composite_tokens, split_by_tokens
 from redraft.rl.protocols import Experience
-from redraft.rl.views.canvas import collate, composite_tokens, split_by_tokens
+from redraft.rl.views.canvas import collate
 from redraft.rollout.trajectory import Completion, DecodeTrace, Prompt
 
 EMPTY = DecodeTrace(9, 0, (), (), (), (), (), ())

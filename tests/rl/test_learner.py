@@ -18,6 +18,7 @@ from oracles.tiny_policy import DECODE, TOKENS, nudge, rollouts, run_config, tin
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.learner import Learner
+from redraft.rl.learner.microbatches import split_by_tokens
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.learner.optim import freeze_router, make_optimizer, set_learning_rate
 from redraft.rl.likelihood.score import score_view
@@ -25,7 +26,7 @@ from redraft.rl.models.llada2 import LLaDA2Model
 from redraft.rl.protocols import Experience
 from redraft.rl.views import make_views
 from redraft.rl.views import view as view_module
-from redraft.rl.views.canvas import collate, split_by_tokens
+from redraft.rl.views.canvas import collate
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 SHORT = DECODE.model_copy(update={"max_completion_length": 6, "temperature": 0.8})
