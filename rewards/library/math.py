@@ -14,7 +14,8 @@ from dataclasses import replace
 from redraft.rewards.library.answers.decide import Pair, Task, decide
 from redraft.rewards.library.answers.gold import MAX_ANSWER_CHARS, gold_text
 from redraft.rewards.library.answers.undone import operations
-from redraft.rewards.processes.process import WorkerDiedError, WorkerPool, WorkerTimeoutError, usable_cores
+from redraft.rewards.processes.errors import WorkerDiedError, WorkerTimeoutError
+from redraft.rewards.processes.pool import WorkerPool, usable_cores
 from redraft.rewards.result import RewardError, Status, Verdict
 from redraft.rewards.reward import ATTACKS, reward
 from redraft.rewards.text import extract_answer

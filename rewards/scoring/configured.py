@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from redraft.rewards.processes.process import WorkerClosedError, WorkerError, WorkerTimeoutError
+from redraft.rewards.processes.errors import WorkerClosedError, WorkerError, WorkerTimeoutError
 from redraft.rewards.result import InvalidResultError, RewardError, Status, Verdict
 from redraft.rewards.reward import Declared
 from redraft.rewards.scoring.call import Signature

@@ -5,7 +5,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from redraft.rewards.processes.process import RemoteError, Worker, WorkerError
+from redraft.rewards.processes.errors import RemoteError, WorkerError
+from redraft.rewards.processes.worker import Worker
 from redraft.rewards.result import InvalidResultError, RewardError, Verdict
 from redraft.rewards.reward import Declared, importable_address, resolve
 from redraft.rewards.scoring.call import Signature, evaluate

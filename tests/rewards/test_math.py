@@ -12,7 +12,7 @@ from redraft.rewards import RewardError, math_accuracy
 from redraft.rewards.library.answers.algebra import prepare_worker
 from redraft.rewards.library.answers.typeset import normalise
 from redraft.rewards.library.math import _pool, math_verdicts
-from redraft.rewards.processes.process import WorkerPool
+from redraft.rewards.processes.pool import WorkerPool
 
 HANGING_GOLD = "9^{9^{9^{9}}}"
 HANG, SLOW_GOLD = rf"\boxed{{{HANGING_GOLD}}}", "x+1"  # text cannot decide this pair, and sympy never ends on it

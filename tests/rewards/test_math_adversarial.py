@@ -10,7 +10,8 @@ from pathlib import Path
 import ray
 
 from redraft.rewards.library.math import _pool, math_verdicts
-from redraft.rewards.processes.process import WorkerPool, WorkerTimeoutError
+from redraft.rewards.processes.errors import WorkerTimeoutError
+from redraft.rewards.processes.pool import WorkerPool
 
 TIMEOUT_S = 1.5
 

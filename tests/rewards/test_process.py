@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from redraft.rewards.processes.process import (
+from redraft.rewards.processes.errors import (
     RemoteError,
-    Worker,
     WorkerClosedError,
     WorkerDiedError,
-    WorkerPool,
     WorkerStartError,
     WorkerTimeoutError,
 )
+from redraft.rewards.processes.pool import WorkerPool
+from redraft.rewards.processes.worker import Worker
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_closing_at_any_moment_of_a_start_or_a_call_leaves_no_process():
     for step in range(40):
         worker = Worker()
         threads, outcomes = in_threads(worker.call, ("time:sleep", (30,), 60))
-        while not worker._lock.locked():
+        while not worker._turn.locked():
             time.sleep(0)
         time.sleep(0.003 * step)
         worker.close()
@@ -291,7 +291,7 @@ def test_what_a_worker_started_dies_with_it(worker, tmp_path):
 
 PARENT = """
 import os, signal, sys, threading
-from redraft.rewards.processes.process import Worker
+from redraft.rewards.processes.worker import Worker
 worker = Worker()
 worker.call("os:getpid", (), timeout_s=20)
 print(worker.pid, flush=True)

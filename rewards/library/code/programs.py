@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from redraft.rewards.library.code.session import RUNNER_SOURCE, children_cpu_s, describe, ran_out_of_cpu, slept
 from redraft.rewards.library.code.wire import dumps
-from redraft.rewards.processes.serve import send_frame
+from redraft.rewards.processes.frames import send_frame
 from redraft.rewards.sandbox.program import Limits, Program, Sandbox
 
 PROGRAM_SOURCE = RUNNER_SOURCE + "\nrun_program(int(sys.argv[1]))\n"

@@ -14,7 +14,8 @@ from typing import Any
 
 from redraft.rewards.library.code.checker import SECONDS_PER_PROGRAM, UNSUPPORTED, Finding, Job
 from redraft.rewards.library.code.formats import COLUMNS, BrokenTestsError, plain_row
-from redraft.rewards.processes.process import RemoteError, WorkerDiedError, WorkerPool, WorkerTimeoutError, usable_cores
+from redraft.rewards.processes.errors import RemoteError, WorkerDiedError, WorkerTimeoutError
+from redraft.rewards.processes.pool import WorkerPool, usable_cores
 from redraft.rewards.result import RewardError, Status, Verdict
 from redraft.rewards.reward import ATTACKS, reward
 from redraft.rewards.text import answer_region

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from redraft.rewards.library.code.wire import MAX_BYTES, WireError, dumps, loads
-from redraft.rewards.processes.serve import receive_frame, send_frame
+from redraft.rewards.processes.frames import receive_frame, send_frame
 from redraft.rewards.sandbox.program import Ended, Limits, Program, Sandbox
 
 _HERE = Path(__file__).parent
