@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from redraft.rewards.library.code.formats import COLUMNS
+from redraft.rewards.library.code.columns import COLUMNS
 from redraft.rewards.library.code.reward import code_tests
 from redraft.rewards.result import RewardError
 

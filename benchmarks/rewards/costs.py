@@ -93,7 +93,9 @@ def code_costs(problems: int) -> dict[str, float]:
     for row in [rows[0], *rows]:  # the first call starts the checker and its sandbox
         form = gold_forms(row)[-1]
         started = time.perf_counter()
-        (verdict,) = code_tests([row["prompt"]], [form], [row["test"]], [row["entry_point"]], num_workers=1)
+        (verdict,) = code_tests(
+            [row["prompt"]], [form], test=[row["test"]], entry_point=[row["entry_point"]], num_workers=1
+        )
         sandboxed.append(time.perf_counter() - started)
         assert verdict.score == 1.0, (row["task_id"], verdict)
         program = f"{row['prompt']}{row['canonical_solution']}\n{row['test']}\ncheck({row['entry_point']})\n"

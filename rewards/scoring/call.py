@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Unpack, get_args, get_origin, get_type_hints
 
 from redraft.rewards.notes import LOGGERS, Notes
 from redraft.rewards.result import InvalidResultError, RewardError, Verdict, as_verdicts
@@ -16,6 +16,22 @@ from redraft.rewards.user_files import beside
 PARTS = "parts"
 BATCH_ARGUMENTS = ("prompts", "completions", "completion_ids", PARTS)
 """What rewards get from the rollout, and (`parts`) the scores of the other terms; data columns have other names."""
+
+
+def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a function, with those of its typed keyword arguments one by one.
+
+    A function that ends with ``**columns: Unpack[SomeTypedDict]`` takes the keys of that class and no others.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    if not parameters or get_origin(parameters[-1].annotation) is not Unpack:
+        return parameters
+    (typed_dict,) = get_args(parameters[-1].annotation)
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    columns = [inspect.Parameter(name, keyword, default=None) for name in typed_dict.__optional_keys__]
+    columns += [inspect.Parameter(name, keyword) for name in typed_dict.__required_keys__]
+    order = list(get_type_hints(typed_dict))
+    return [*parameters[:-1], *sorted(columns, key=lambda column: order.index(column.name))]
 
 
 @dataclass(frozen=True)
@@ -39,7 +55,7 @@ class Signature:
     @classmethod
     def of(cls, function: Callable[..., Any]) -> "Signature":
         """Read the signature of a function."""
-        parameters = inspect.signature(function).parameters.values()
+        parameters = parameters_of(function)
         named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
         return cls(
             names=tuple(p.name for p in named),

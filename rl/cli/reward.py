@@ -33,7 +33,7 @@ def list_rewards() -> None:
 
     from redraft.rewards.result import RewardError
     from redraft.rewards.reward import names, registered
-    from redraft.rewards.scoring.call import BATCH_ARGUMENTS
+    from redraft.rewards.scoring.call import BATCH_ARGUMENTS, parameters_of
     from redraft.rl.cli.display import text_table
 
     body = []
@@ -43,7 +43,7 @@ def list_rewards() -> None:
         except RewardError as error:
             body.append((name, f"cannot be imported: {error}", "", ""))
             continue
-        parameters = inspect.signature(found.function).parameters.values()
+        parameters = parameters_of(found.function)
         own = [p for p in parameters if p.name not in BATCH_ARGUMENTS and p.kind is not p.VAR_KEYWORD]
         arguments = ", ".join(p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in own)
         about = (inspect.getdoc(found.function) or "").partition("\n")[0]

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from code_rows import KINDS, fenced, human_eval, mbpp, require, score
-from redraft.rewards.library.code.reward import CodeOptions, check_one, make_job
+from redraft.rewards.library.code.options import CodeOptions
+from redraft.rewards.library.code.reward import check_one, make_job
 
 WRONG = "def truncate_number(number):\n    return 7.0\n"
 

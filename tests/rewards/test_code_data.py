@@ -7,7 +7,8 @@ import pytest
 
 from code_rows import KINDS, fenced, human_eval, human_eval_plus, mbpp, require
 from redraft.rewards.library.code.audit import audit
-from redraft.rewards.library.code.reward import CodeOptions, code_tests
+from redraft.rewards.library.code.options import CodeOptions
+from redraft.rewards.library.code.reward import code_tests
 
 UNSAFE = {"sandbox": "unsafe", "allow_unsafe": True, "num_workers": 2}
 INPUTS = None if os.environ.get("REDRAFT_FULL") else 100  # of each HumanEval+ problem; all of them take minutes

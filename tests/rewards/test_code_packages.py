@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from code_rows import KINDS, fenced, require, score
-from redraft.rewards.library.code.reward import CodeOptions
+from redraft.rewards.library.code.options import CodeOptions
 from redraft.rewards.result import RewardError
 from redraft.rewards.sandbox.choose import open_sandbox
 from redraft.rewards.sandbox.packages import NONE, Packages, check_packages

@@ -7,7 +7,8 @@ import pytest
 import code_reports as reports
 from code_rows import score
 from redraft.rewards.library.code.audit import quarantine
-from redraft.rewards.library.code.formats import COLUMNS, holds_tests
+from redraft.rewards.library.code.columns import COLUMNS
+from redraft.rewards.library.code.formats import holds_tests
 from redraft.rewards.scoring.trial import gold_forms
 
 

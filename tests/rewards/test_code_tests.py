@@ -6,8 +6,10 @@ import redraft.rewards.library.code.reward
 from code_rows import fenced, score
 from redraft.rewards.library.code.audit import quarantine
 from redraft.rewards.library.code.compare import same_output, same_value
-from redraft.rewards.library.code.reward import CodeOptions, check_one, code_tests, make_job
+from redraft.rewards.library.code.options import CodeOptions
+from redraft.rewards.library.code.reward import check_one, code_tests, make_job
 from redraft.rewards.result import RewardError, Verdict
+from redraft.rewards.scoring.call import Signature
 
 ADD = fenced("def add(a, b):\n    return a + b\n")
 
@@ -324,6 +326,13 @@ def test_a_text_in_place_of_a_column_is_for_all_rows():
     columns = {"inputs": [[[1, 2]]] * 2, "outputs": [[3]] * 2, "fn_name": "add"}
     verdicts = code_tests(["", ""], [ADD, ADD], **columns, sandbox="unsafe", allow_unsafe=True, num_workers=1)
     assert [verdict.score for verdict in verdicts] == [1.0, 1.0]
+
+
+def test_a_column_of_another_name_is_no_argument():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'test_lists'; valid: test, entry_point"):
+        code_tests([""], [ADD], test_lists=[["assert add(1, 2) == 3"]])
+    with pytest.raises(RewardError, match=r"kwargs.test_lists is no argument .* valid: sandbox, .*, test, entry_point"):
+        Signature.of(code_tests).check_kwargs({"test_lists": []})
 
 
 # --- the audit ---

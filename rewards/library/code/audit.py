@@ -9,10 +9,12 @@ from dataclasses import fields, replace
 from typing import Any
 
 from redraft.rewards.library.code.checker import Finding, Job, run_cases
+from redraft.rewards.library.code.columns import COLUMNS
 from redraft.rewards.library.code.compare import same_output
 from redraft.rewards.library.code.extract import prompt_code
-from redraft.rewards.library.code.formats import COLUMNS, BrokenTestsError, from_json
-from redraft.rewards.library.code.reward import CodeOptions, check_one, make_job, map_workers
+from redraft.rewards.library.code.formats import BrokenTestsError, from_json
+from redraft.rewards.library.code.options import CodeOptions
+from redraft.rewards.library.code.reward import check_one, make_job, map_workers
 from redraft.rewards.library.code.session import CandidateError, StopTestsError, StubCaller
 from redraft.rewards.library.code.suite import Suite, build_suite, name_under_test
 from redraft.rewards.result import RewardError, Status

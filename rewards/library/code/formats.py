@@ -1,7 +1,7 @@
 """The forms in which public data sets keep the tests of a row, brought to one.
 
 Plain columns are ``test``, ``test_list``, ``inputs``, ``outputs`` and ``fn_name``, as `code.suite` reads them.
-Where a row has none of these, the tests are in one of `PACKED`, as a value or as its JSON text:
+Where a row has none of these, the tests are in one of `PACKED_COLUMNS`, as a value or as its JSON text:
 
 * a mapping with ``inputs`` and ``outputs`` (and ``fn_name``), or ``input`` and ``output``: APPS, TACO, PRIME, verl
 * a list of cases, each with ``input`` and ``output``: LiveCodeBench, DeepCoder, SYNTHETIC-1
@@ -22,10 +22,8 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-PLAIN = ("test", "entry_point", "test_list", "test_imports", "test_setup_code", "inputs", "outputs", "fn_name")
-PACKED = ("input_output", "ground_truth", "reward_model", "verification_info", "tests", "test_cases")
-CASES = ("public_test_cases", "private_test_cases", "metadata")
-COLUMNS = (*PLAIN, *PACKED, *CASES)
+from redraft.rewards.library.code.columns import CASE_LISTS, PACKED_COLUMNS, PLAIN_COLUMNS
+
 _MAX_UNPACKED_BYTES = 256 << 20
 MAX_DIGITS = 200_000
 """Of an integer that the trusted side reads or prints as decimals: a third of a second. Candidates have no limit."""
@@ -52,16 +50,19 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         BrokenTestsError: The tests are packed in a form that is none of the known ones.
     """
-    plain = {name: row.get(name) for name in PLAIN}
+    plain = {name: row.get(name) for name in PLAIN_COLUMNS}
     plain["fn_name"] = plain["fn_name"] or None  # "" is how tables say that there is none
     if any(row.get(name) is not None for name in ("test", "test_list", "inputs", "outputs")):
         return plain | {name: _listed(plain[name]) for name in ("inputs", "outputs", "test_list")}
-    cases = [case for name in CASES[:2] if row.get(name) is not None for case in _cases(row[name], name)]
+    cases: list[Any] = []
+    for name in CASE_LISTS:
+        if row.get(name) is not None:
+            cases += _cases(row[name], name)
     if cases:
         metadata = from_json(row.get("metadata"))
         named = metadata.get("func_name") if isinstance(metadata, Mapping) else None
         return plain | _of_cases(cases, plain["fn_name"] or named)
-    for name in PACKED:
+    for name in PACKED_COLUMNS:
         if row.get(name) is not None:
             return plain | _unpacked(row[name], name, plain["fn_name"])
     return plain
@@ -80,7 +81,7 @@ def holds_tests(value: Any) -> bool:
     if isinstance(value, list) and value:
         return all(isinstance(part, Mapping) or (isinstance(part, str) and "assert" in part) for part in value)
     return isinstance(value, Mapping) and bool(
-        value.keys() & {*PACKED, "inputs", "input", "assert_case", "asserts", "functional"}
+        value.keys() & {*PACKED_COLUMNS, "inputs", "input", "assert_case", "asserts", "functional"}
     )
 
 
@@ -117,7 +118,7 @@ def _of_mapping(value: Mapping[str, Any], name: str, fn_name: Any) -> dict[str, 
         return {"inputs": given, "outputs": from_json(value.get("outputs")), "fn_name": fn_name}
     if isinstance(value.get("input"), Sequence) and not isinstance(value["input"], str):  # code_contests
         return {"inputs": value["input"], "outputs": value.get("output"), "fn_name": fn_name}
-    inner = next((value[key] for key in (*PACKED, *CASES[:1]) if value.get(key) is not None), None)
+    inner = next((value[key] for key in (*PACKED_COLUMNS, CASE_LISTS[0]) if value.get(key) is not None), None)
     if inner is None:
         raise BrokenTestsError(
             f"{name} has the keys {', '.join(map(str, value))}; of tests inputs and outputs, test_cases, assert_case, "
