@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 from typer.testing import CliRunner
@@ -12,7 +13,7 @@ def test_the_example_reward_runs_in_its_own_process():
     term = RewardTerm(fn=f"{ROOT}/examples/short_answer.py:short_answer")
     completions = [r"\boxed{12}", "12", "it is 12", "13", "11 or maybe 12", ""]
     samples = [Sample(prompt="5+7=", completion=text, columns={"ground_truth": "12"}) for text in completions]
-    with RewardMixture([term]) as mixture:
+    with contextlib.closing(RewardMixture([term])) as mixture:
         assert [one.total for one in mixture.score(samples)] == [1.0, 0.5, 0.5, 0.0, 0.0, 0.0]
 
 

@@ -49,7 +49,7 @@ def soak(scores: int, data: Path) -> dict[str, float]:
     done = wrong = 0
     memory: list[tuple[float, float]] = []
     started = time.perf_counter()
-    with RewardMixture(terms) as mixture:
+    with contextlib.closing(RewardMixture(terms)) as mixture:
         mixture.start()
         killer.start()
         while done < scores:

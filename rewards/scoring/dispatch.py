@@ -1,10 +1,27 @@
-"""Scores each completion as soon as somebody is free to do so: a queue, and lanes that serve it.
+"""A queue of samples in front of one or more scorers, each served by a thread: a lane.
 
-A lane is a thread around one blocking scorer, such as a reward worker on another machine. An idle lane takes a
-completion at once; while all lanes are busy the rest gathers, and the next free lane takes its share of it in one call.
-How completions are cut into calls therefore depends on timing: a reward must not.
+An idle lane takes a completion at once. While all lanes are busy completions gather, and the next free lane takes its
+share of them in one call.
+
+**Guarantees**
+
+* Samples of one `submit` are scored in one call, and their scores come back in order.
+* Older samples are taken first.
+* Whatever a scorer raises, SystemExit included, reaches the futures of its own call; the lane goes on.
+* After `close` every future is done or belongs to a call under way, and `submit` is refused.
+
+**Assumes**
+
+* A score does not depend on what else is in the call: how completions are cut into calls depends on timing.
+* A scorer need not bear two calls at a time; a lane makes one after the other.
+
+**Rejected alternatives**
+
+* One call per `submit`: the fixed cost of a call (a remote call, a worker process) would be paid for each prompt.
+* A thread pool of calls that are put together at `submit`: a slow call would hold samples that another lane could take.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -15,7 +32,7 @@ from dataclasses import dataclass, field
 from redraft.rewards.result import RewardError, Scored
 from redraft.rewards.scoring.mixture import Sample
 
-MAX_BATCH = 64  # samples in one call: bounds how much a deadline, or a death, can cost
+MAX_BATCH = 64  # samples in one call: what one missed deadline, or one death of a worker, can cost
 CLOSE_TIMEOUT_S = 5.0
 Score = Callable[[Sequence[Sample]], list[Scored]]
 
@@ -64,7 +81,7 @@ class Dispatcher:
         return job.future
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Fail what still waits and end the threads; one in the middle of a call is given `timeout_s` to end it."""
+        """Fail what still waits and end the threads; wait up to `timeout_s` seconds for calls under way."""
         with self._changed:
             self._closed = True
             left = list(self._waiting)
@@ -87,17 +104,18 @@ class Dispatcher:
             thread.start()
 
     def _serve(self, score: Score) -> None:
+        """Take and score until the dispatcher is closed; runs in a lane's thread."""
         while (jobs := self._take()) is not None:
-            _answer(score, [job for job in jobs if job.future.set_running_or_notify_cancel()])
+            _score_jobs(score, [job for job in jobs if job.future.set_running_or_notify_cancel()])
 
     def _take(self) -> list[_Job] | None:
-        """Wait for work; a lane's share of all that waits, oldest first. None: closed."""
+        """Wait for work and take this lane's share of it, oldest first; None once the dispatcher is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._closed)
             if self._closed:
                 return None
-            share = -(-len(self._waiting) // len(self._lanes))
-            jobs = [self._waiting.popleft()]
+            share = math.ceil(len(self._waiting) / len(self._lanes))
+            jobs = [self._waiting.popleft()]  # the first is taken even if it alone is larger than a call may be
             room = self._max_batch - len(jobs[0].samples)
             while len(jobs) < share and len(self._waiting[0].samples) <= room:
                 jobs.append(self._waiting.popleft())
@@ -105,8 +123,8 @@ class Dispatcher:
             return jobs
 
 
-def _answer(score: Score, jobs: Sequence[_Job]) -> None:
-    """Score all jobs in one call and hand each its part."""
+def _score_jobs(score: Score, jobs: Sequence[_Job]) -> None:
+    """Score all jobs in one call and give each its part."""
     samples = [sample for job in jobs for sample in job.samples]
     if not samples:  # all cancelled, or empty to begin with
         for job in jobs:
@@ -116,7 +134,7 @@ def _answer(score: Score, jobs: Sequence[_Job]) -> None:
         scored = score(samples)
         if len(scored) != len(samples):
             raise RewardError(f"got {len(scored)} scores for {len(samples)} completions")
-    except BaseException as error:  # noqa: BLE001 - whatever it is belongs to those who wait, not to this thread
+    except BaseException as error:  # noqa: BLE001 - it goes to the threads that wait, whatever it is
         for job in jobs:
             job.future.set_exception(error)
         return

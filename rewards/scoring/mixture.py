@@ -9,7 +9,8 @@ from typing import Any
 from redraft.rewards.result import RewardError, Scored, Status, Verdict
 from redraft.rewards.scoring.call import BATCH_ARGUMENTS, PARTS
 from redraft.rewards.scoring.combine import combine
-from redraft.rewards.scoring.configured import Batch, ConfiguredReward
+from redraft.rewards.scoring.configured import ConfiguredReward
+from redraft.rewards.scoring.failures import Batch
 from redraft.rewards.term import RewardTerm
 
 
@@ -71,41 +72,45 @@ class RewardMixture:
         """
         finished = [sample for sample in samples if not sample.unfinished]
         scored = iter(self._score(finished) if finished else ())
-        return [self._refused() if sample.unfinished else next(scored) for sample in samples]
+        return [self._unfinished() if sample.unfinished else next(scored) for sample in samples]
 
     def close(self) -> None:
         """Kill the worker processes of the terms; a later `score` starts new ones."""
         for reward in self._rewards:
             reward.close()
 
-    def __enter__(self) -> "RewardMixture":
-        """Enter a block that closes the mixture at its end."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Close the mixture."""
-        self.close()
-
     def _score(self, samples: Sequence[Sample]) -> list[Scored]:
-        batch = as_batch(samples)
-        groups = [index if sample.group is None else (sample.group,) for index, sample in enumerate(samples)]
-        first = [reward for reward in self._rewards if not reward.start().needs_parts]
-        found: dict[str, list[Verdict]] = {}
-        if len(first) == 1:
-            found[first[0].term.name] = first[0].score(batch, groups)
-        elif first:
-            with ThreadPoolExecutor(len(first), thread_name_prefix="reward") as threads:
-                columns = threads.map(lambda reward: reward.score(batch, groups), first)
-                found = {reward.term.name: column for reward, column in zip(first, columns, strict=True)}
+        batch, groups = as_batch(samples), _groups(samples)
+        independent, dependent = [], []
         for reward in self._rewards:
-            if reward not in first:
-                found[reward.term.name] = reward.score(batch | {PARTS: _parts(found, len(samples))}, groups)
-        verdicts = [{term.name: found[term.name][row] for term in self.terms} for row in range(len(samples))]
-        return [combine(self.terms, of_sample) for of_sample in verdicts]
+            (dependent if reward.start().needs_parts else independent).append(reward)
+        verdicts = _side_by_side(independent, batch, groups)
+        for reward in dependent:
+            batch[PARTS] = _parts(verdicts, len(samples))
+            verdicts[reward.term.name] = reward.score(batch, groups)
+        of_samples = [{term.name: verdicts[term.name][row] for term in self.terms} for row in range(len(samples))]
+        return [combine(self.terms, of_sample) for of_sample in of_samples]
 
-    def _refused(self) -> Scored:
+    def _unfinished(self) -> Scored:
         verdict = Verdict(None, Status.INFRA_ERROR, "the decoder left masks in the completion")
         return Scored(None, None, {term.name: verdict for term in self.terms})
+
+
+def _groups(samples: Sequence[Sample]) -> list[object]:
+    """What tells groups apart; a sample without a group is one of its own."""
+    # A group is wrapped in a tuple, so that it never equals the number that stands for a lone sample.
+    return [index if sample.group is None else (sample.group,) for index, sample in enumerate(samples)]
+
+
+def _side_by_side(
+    rewards: Sequence[ConfiguredReward], batch: Batch, groups: Sequence[object]
+) -> dict[str, list[Verdict]]:
+    """Score a batch with several rewards at a time; return the verdicts by the reward's name."""
+    if len(rewards) < 2:
+        return {reward.term.name: reward.score(batch, groups) for reward in rewards}
+    with ThreadPoolExecutor(len(rewards), thread_name_prefix="reward") as threads:
+        verdicts = threads.map(lambda reward: reward.score(batch, groups), rewards)
+        return {reward.term.name: found for reward, found in zip(rewards, verdicts, strict=True)}
 
 
 def status_counts(scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
@@ -117,8 +122,9 @@ def status_counts(scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
     return {name: dict(counter) for name, counter in counts.items()}
 
 
-def _parts(found: Mapping[str, Sequence[Verdict]], size: int) -> list[dict[str, float | None]]:
-    return [{name: verdicts[row].score for name, verdicts in found.items()} for row in range(size)]
+def _parts(verdicts: Mapping[str, Sequence[Verdict]], size: int) -> list[dict[str, float | None]]:
+    """The scores so far of each sample, by the reward's name."""
+    return [{name: found[row].score for name, found in verdicts.items()} for row in range(size)]
 
 
 def as_batch(samples: Sequence[Sample]) -> Batch:

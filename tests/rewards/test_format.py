@@ -1,3 +1,4 @@
+import contextlib
 import time
 
 import pytest
@@ -161,9 +162,12 @@ def test_format_match_wants_the_whole_completion():
 
 def test_format_match_through_a_mixture_survives_a_bad_and_a_catastrophic_pattern():
     bad = RewardTerm(fn="format_match", kwargs={"pattern": "("})
-    with RewardMixture([bad]) as mixture, pytest.raises(RewardError, match=r"pattern '\(' is not a regular expression"):
+    with (
+        contextlib.closing(RewardMixture([bad])) as mixture,
+        pytest.raises(RewardError, match=r"pattern '\(' is not a regular expression"),
+    ):
         mixture.score([Sample("p", "a")])
     catastrophic = RewardTerm(fn="format_match", kwargs={"pattern": "(a+)+b"}, timeout_s=0.5)
-    with RewardMixture([catastrophic]) as mixture:
+    with contextlib.closing(RewardMixture([catastrophic])) as mixture:
         good, hopeless = mixture.score([Sample("p", "aab"), Sample("p", "a" * 60)])
     assert (good.total, hopeless.total, hopeless.status) == (1.0, None, {"format_match": "timeout"})

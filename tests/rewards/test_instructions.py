@@ -1,3 +1,4 @@
+import contextlib
 import json
 import subprocess
 import sys
@@ -483,7 +484,7 @@ def test_the_reward_runs_in_a_worker_with_the_columns_of_the_official_data():
     row = {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], "key": 1}
     term = RewardTerm(fn="ifeval", kwargs={"mode": "loose", "score": "fraction"})
     assert (term.isolation, term.timeout_s) == ("process", 30.0)
-    with RewardMixture([term]) as mixture:
+    with contextlib.closing(RewardMixture([term])) as mixture:
         scored = mixture.score([Sample("p", text, columns=row) for text in ("none", "one, two")])
     assert [sample.total for sample in scored] == [1.0, 0.0]
     assert scored[1].detail["ifeval"] == "1 of 1 not followed: 0 punctuation:no_comma"

@@ -123,7 +123,7 @@ def judged(url, *completions, columns=None, prompts=None, **kwargs):
         for row, text in enumerate(completions)
     ]
     kwargs = {"base_url": url, "model": "judge", **kwargs}
-    with RewardMixture([RewardTerm(fn="judge", kwargs=kwargs)]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn="judge", kwargs=kwargs)])) as mixture:
         scored = mixture.score(samples)
     return [Verdict(one.parts["judge"], one.status["judge"], one.detail["judge"]) for one in scored]
 
@@ -537,7 +537,7 @@ def test_one_mixture_judges_batch_after_batch_also_inside_a_running_event_loop(s
     async def score(mixture, text):
         return mixture.score([Sample("6 x 7?", text)])[0].total
 
-    with RewardMixture([term]) as mixture:
+    with contextlib.closing(RewardMixture([term])) as mixture:
         assert [asyncio.run(score(mixture, text)) for text in ("42", "43", "44")] == [1.0] * 3
     assert len(server.requests) == 3
 

@@ -1,3 +1,4 @@
+import contextlib
 import random
 
 import pytest
@@ -95,7 +96,7 @@ def test_shaping_terms_work_by_name_in_a_mixture():
         RewardTerm(fn="soft_overlong", kwargs={"max_completion_length": 4, "buffer": 2}, weight=2.0),
         RewardTerm(fn="repetition_penalty", kwargs={"ngram_size": 1}),
     ]
-    with RewardMixture(terms) as mixture:
+    with contextlib.closing(RewardMixture(terms)) as mixture:
         (scored,) = mixture.score([Sample("p", "c", completion_ids=(5, 5, 5))])
     assert scored.parts == {"soft_overlong": -0.5, "repetition_penalty": pytest.approx(-2 / 3)}
     assert scored.total == pytest.approx(-1 - 2 / 3)

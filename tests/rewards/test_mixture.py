@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import threading
 import time
 
@@ -77,7 +78,7 @@ def totals(scored):
 
 def test_parts_are_recorded_beside_the_total():
     terms = [RewardTerm(fn="math_accuracy"), RewardTerm(fn="boxed_format", weight=0.1)]
-    with RewardMixture(terms) as mixture:
+    with contextlib.closing(RewardMixture(terms)) as mixture:
         scored = mixture.score(samples(r"\boxed{4}", r"\boxed{5}", "4", ground_truth=["4", "4", "4"]))
     assert [sample.parts for sample in scored] == [
         {"math_accuracy": 1.0, "boxed_format": 1.0},
@@ -93,7 +94,7 @@ def test_user_rewards_run_in_workers_sync_and_async_with_the_columns_they_accept
         RewardTerm(fn=f"{rewards_file}:length", kwargs={"scale": 2.0}),
         RewardTerm(fn=f"{rewards_file}:slow_async", weight=10.0),
     ]
-    with RewardMixture(terms) as mixture:
+    with contextlib.closing(RewardMixture(terms)) as mixture:
         unpicklable = [threading.Lock(), threading.Lock()]  # `length` does not take it, and never sees it
         assert totals(mixture.score(samples("ab", "abc", tag=["x", "y"]))) == [14.0, 6.0]
         with pytest.raises(RewardError, match="'slow_async': 'lock' cannot be sent to a worker process"):
@@ -101,14 +102,16 @@ def test_user_rewards_run_in_workers_sync_and_async_with_the_columns_they_accept
 
 
 def test_a_function_with_open_keywords_receives_every_column_and_the_completion_ids(rewards_file):
-    with RewardMixture([RewardTerm(fn=f"{rewards_file}:everything")]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn=f"{rewards_file}:everything")])) as mixture:
         assert totals(mixture.score(samples("a", "b", one=[1, 2], ten=[10, 20]))) == [14.0, 25.0]
         assert mixture.score([]) == []
 
 
 @pytest.mark.parametrize("isolation", ["process", "inline"])
 def test_none_masks_a_sample(rewards_file, isolation):
-    with RewardMixture([RewardTerm(fn=f"{rewards_file}:none_for_long", isolation=isolation)]) as mixture:
+    with contextlib.closing(
+        RewardMixture([RewardTerm(fn=f"{rewards_file}:none_for_long", isolation=isolation)])
+    ) as mixture:
         scored = mixture.score(samples("abc", "abcd"))
     assert totals(scored) == [1.0, None]
     assert [sample.status["none_for_long"] for sample in scored] == ["ok", "masked"]
@@ -128,7 +131,9 @@ def test_none_masks_a_sample(rewards_file, isolation):
 )
 def test_a_broken_reward_stops_the_run_and_says_where(rewards_file, isolation, function, message):
     with (
-        RewardMixture([RewardTerm(fn=f"{rewards_file}:{function}", isolation=isolation)]) as mixture,
+        contextlib.closing(
+            RewardMixture([RewardTerm(fn=f"{rewards_file}:{function}", isolation=isolation)])
+        ) as mixture,
         pytest.raises(RewardError, match=f"^reward '{function}'.*{message}") as caught,
     ):
         mixture.score(samples("1", "bad", "3", other=[0, 0, 0]))
@@ -138,7 +143,7 @@ def test_a_broken_reward_stops_the_run_and_says_where(rewards_file, isolation, f
 
 
 def test_a_reward_that_never_returns_is_killed_at_its_deadline(rewards_file):
-    with RewardMixture([RewardTerm(fn=f"{rewards_file}:never_returns", timeout_s=0.3)]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn=f"{rewards_file}:never_returns", timeout_s=0.3)])) as mixture:
         mixture.start()
         started = time.monotonic()
         with pytest.raises(
@@ -150,14 +155,14 @@ def test_a_reward_that_never_returns_is_killed_at_its_deadline(rewards_file):
 
 def test_a_reward_that_kills_its_process_is_an_error_not_a_score(rewards_file):
     with (
-        RewardMixture([RewardTerm(fn=f"{rewards_file}:dies")]) as mixture,
+        contextlib.closing(RewardMixture([RewardTerm(fn=f"{rewards_file}:dies")])) as mixture,
         pytest.raises(RewardError, match=r"'dies' on a batch of 1 .*process died \(exit code 0\)"),
     ):
         mixture.score(samples("a"))
 
 
 def test_printing_in_a_reward_changes_nothing(rewards_file):
-    with RewardMixture([RewardTerm(fn=f"{rewards_file}:chatty")]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn=f"{rewards_file}:chatty")])) as mixture:
         for _ in range(3):
             assert totals(mixture.score(samples("a", "b"))) == [1.0, 1.0]
 
@@ -169,7 +174,7 @@ def test_start_finds_a_broken_term_before_the_first_batch(rewards_file):
         (f"{rewards_file}:length", {"prompts": 1}, r"kwargs.prompts is no argument"),
         ("format_match", {}, None),
     ]:
-        with RewardMixture([RewardTerm(fn=fn, kwargs=kwargs)]) as mixture:
+        with contextlib.closing(RewardMixture([RewardTerm(fn=fn, kwargs=kwargs)])) as mixture:
             if message is None:
                 mixture.start()
                 continue

@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import json
 import time
@@ -280,6 +281,6 @@ def test_both_puzzles_are_registered_and_run_without_a_worker():
     terms = [RewardTerm(fn="countdown"), RewardTerm(fn="sudoku", kwargs={"partial": True})]
     assert [term.isolation for term in terms] == ["inline", "inline"]
     columns = {"numbers": "3,5", "target": "8", "puzzle": PUZZLE}
-    with RewardMixture(terms) as mixture:
+    with contextlib.closing(RewardMixture(terms)) as mixture:
         (scored,) = mixture.score([Sample("p", answers("3+5")[0], columns=columns)])
     assert scored.parts == {"countdown": 1.0, "sudoku": 0.0}

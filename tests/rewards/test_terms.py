@@ -1,5 +1,6 @@
 """What a recipe can say about a reward: when it applies, what it sees, what its failures do."""
 
+import contextlib
 import sys
 
 import pytest
@@ -72,7 +73,7 @@ def samples(*completions, **columns):
 
 
 def verdicts(own, function, completions, columns=None, **settings):
-    with RewardMixture([RewardTerm(fn=f"{own}:{function}", name="r", **settings)]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn=f"{own}:{function}", name="r", **settings)])) as mixture:
         scored = mixture.score(samples(*completions, **(columns or {})))
     return [one.verdicts["r"] for one in scored]
 
@@ -83,7 +84,7 @@ def test_when_chooses_rows_by_their_columns(own):
         RewardTerm(fn=f"{own}:length", name="other", weight=10, when={"task": ["code", "chat"], "easy": True}),
     ]
     rows = samples("a", "bb", "ccc", "dddd", task=["math", "code", "chat", "law"], easy=[True, True, False, True])
-    with RewardMixture(terms) as mixture:
+    with contextlib.closing(RewardMixture(terms)) as mixture:
         scored = mixture.score(rows)
     assert [one.total for one in scored] == [1.0, 20.0, None, None]
     assert scored[1].status == {"math": "masked", "other": "ok"}
@@ -106,7 +107,7 @@ def test_a_reward_can_build_on_what_other_terms_said(own):
         RewardTerm(fn=f"{own}:cheaper", kwargs={"of": "length"}, shaping=True),
         RewardTerm(fn=f"{own}:length"),
     ]
-    with RewardMixture(terms) as mixture:
+    with contextlib.closing(RewardMixture(terms)) as mixture:
         scored = mixture.score(samples("aa", "aaaa"))
     assert [(one.total, one.unshaped) for one in scored] == [(1.0, 2.0), (2.0, 4.0)]
     assert list(scored[0].verdicts) == ["cheaper", "length"]
@@ -136,7 +137,7 @@ def test_one_late_completion_stops_no_run_and_is_masked_or_scored_0_by_a_verifie
 
 
 def test_late_calls_in_a_row_are_the_rewards_own_fault(own):
-    with RewardMixture([RewardTerm(fn=f"{own}:hangs", name="r", timeout_s=0.2)]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn=f"{own}:hangs", name="r", timeout_s=0.2)])) as mixture:
         assert mixture.score(samples("hang"))[0].status == {"r": "timeout"}
         assert mixture.score(samples("fine"))[0].total == 1.0  # which ends the row
         mixture.score(samples("hang"))
@@ -182,7 +183,7 @@ def test_a_rich_result_carries_status_detail_and_metrics(own):
 
 
 def test_a_completion_with_masks_left_reaches_no_reward(own):
-    with RewardMixture([RewardTerm(fn=f"{own}:length", name="r")]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn=f"{own}:length", name="r")])) as mixture:
         unfinished, whole = mixture.score([Sample("p", "half", unfinished=True), Sample("p", "abc")])
     assert (unfinished.total, unfinished.status) == (None, {"r": "infra_error"})
     assert whole.total == 3.0
@@ -210,7 +211,7 @@ def test_an_installed_package_offers_rewards_by_entry_points(tmp_path, monkeypat
     term = RewardTerm(fn="polite")
     assert (term.name, term.isolation) == ("polite", "inline")  # as its decorator says
     for isolation in ("inline", "process"):
-        with RewardMixture([RewardTerm(fn="polite", isolation=isolation)]) as mixture:
+        with contextlib.closing(RewardMixture([RewardTerm(fn="polite", isolation=isolation)])) as mixture:
             assert [one.total for one in mixture.score(samples("please", "now"))] == [1.0, 0.0]
     with pytest.raises(RewardError, match=r"did you mean 'polite'\?"):
         resolve("polit")

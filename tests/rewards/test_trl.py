@@ -1,5 +1,6 @@
 """TRL's own rewards and rewards in TRL's shape, through the adapter in a real worker, against a direct call."""
 
+import contextlib
 import json
 import threading
 
@@ -108,7 +109,7 @@ def scored(completions, kwargs, ids=None, prompts=None, **columns):
         )
         for row, completion in enumerate(completions)
     ]
-    with RewardMixture([RewardTerm(fn="trl_reward", kwargs=kwargs)]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn="trl_reward", kwargs=kwargs)])) as mixture:
         return mixture.score(samples)
 
 
@@ -185,7 +186,7 @@ def test_what_trls_callbacks_log_is_told_with_the_adapter_and_without(rewards_fi
         term = (
             RewardTerm(fn="trl_reward", kwargs={"function": fn}, name="r") if adapted else RewardTerm(fn=fn, name="r")
         )
-        with RewardMixture([term]) as mixture:
+        with contextlib.closing(RewardMixture([term])) as mixture:
             return [result.verdicts["r"] for result in mixture.score([Sample("p", "a b"), Sample("p", "c")])]
 
     found = verdicts("logs_a_lot")
@@ -213,7 +214,7 @@ def test_a_sync_function_runs_in_the_workers_main_thread_where_alarms_work(rewar
 
 def test_a_class_is_built_once_with_its_arguments(rewards_file):
     term = RewardTerm(fn="trl_reward", kwargs={"function": f"{rewards_file}:Constant", "arguments": {"value": 4}})
-    with RewardMixture([term]) as mixture:
+    with contextlib.closing(RewardMixture([term])) as mixture:
         for _ in range(2):
             assert totals(mixture.score([Sample("p", "c", (1,))])) == [5.0]  # 4, and one object built
 

@@ -1,5 +1,6 @@
 """Reward files see what lies beside them, as a script in their place would, and nothing of one reaches another."""
 
+import contextlib
 import pickle
 import sys
 import threading
@@ -41,7 +42,7 @@ def test_a_reward_file_imports_what_lies_beside_it_also_in_a_worker(tmp_path):
     write(tmp_path, helper_mod=SAME, sib=TAKES_HELPER)
     assert call(f"{tmp_path}/sib.py:f", ["7", "8"], ground_truth=["7", "7"]) == [1.0, 0.0]
     assert "helper_mod" not in sys.modules
-    with RewardMixture([RewardTerm(fn=f"{tmp_path}/sib.py:f")]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn=f"{tmp_path}/sib.py:f")])) as mixture:
         assert mixture.score([Sample("q", "7", None, {"ground_truth": "7"})])[0].total == 1.0
 
 
@@ -160,7 +161,7 @@ def test_the_current_folder_is_a_projects_root(tmp_path, monkeypatch):
     )
     write(tmp_path / "proj_rewards", helper_mod=SAME, rw=text)
     assert call("proj_rewards/rw.py:f", ["7", "8"]) == [1.0, 0.0]
-    with RewardMixture([RewardTerm(fn="proj_rewards.rw:f")]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn="proj_rewards.rw:f")])) as mixture:
         assert mixture.score([Sample("q", "7")])[0].total == 1.0
     assert resolve("proj_rewards.rw:f")(["8"]) == [False]
     with pytest.raises(RewardError, match=r"no module named 'proj_rewards\.rx' for a reward; .* in the current folder"):
@@ -176,7 +177,7 @@ def test_the_adapters_call_files_with_what_lies_beside_them(tmp_path):
             fn="trl_reward", kwargs={"function": f"{write(tmp_path, sib=TAKES_HELPER)}/sib.py:f"}, isolation="inline"
         ),
     ]
-    with RewardMixture(terms) as mixture:
+    with contextlib.closing(RewardMixture(terms)) as mixture:
         assert mixture.score([Sample("q", "7", None, {"ground_truth": "7"})])[0].total == 2.0
     assert callable(verl_score)
 
@@ -188,7 +189,7 @@ def test_what_a_users_code_raises_is_told_with_file_and_line(tmp_path):
     )
     with pytest.raises(RaisedError, match=rf"^JSONDecodeError: .* \({tmp_path}/helper_mod\.py:3, in broken\)$"):
         call(f"{tmp_path}/rw.py:f", ["x"])
-    with RewardMixture([RewardTerm(fn=f"{tmp_path}/rw.py:f")]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn=f"{tmp_path}/rw.py:f")])) as mixture:
         where = rf"^reward 'f' raised on row 1 \(prompt 'p'\): json.* \({tmp_path}/helper_mod\.py:3, in broken\)$"
         with pytest.raises(RewardError, match=where):
             mixture.score([Sample("p", "1"), Sample("p", "x")])

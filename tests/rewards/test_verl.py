@@ -1,5 +1,6 @@
 """Functions in the shape of verl's `compute_score`, unchanged, in a real worker."""
 
+import contextlib
 import json
 
 import pytest
@@ -109,7 +110,7 @@ def scored(completions, kwargs, **columns):
         Sample(f"prompt {row}", completion, (1, 2), {name: column[row] for name, column in columns.items()})
         for row, completion in enumerate(completions)
     ]
-    with RewardMixture([RewardTerm(fn="verl_score", kwargs=kwargs)]) as mixture:
+    with contextlib.closing(RewardMixture([RewardTerm(fn="verl_score", kwargs=kwargs)])) as mixture:
         return mixture.score(samples)
 
 
@@ -201,7 +202,7 @@ REFUSED = {
 def test_a_score_may_come_in_any_shape_that_verls_managers_take_it_from(rewards_file):
     names = [*SHAPES, *REFUSED]
     term = RewardTerm(fn="verl_score", kwargs={"function": f"{rewards_file}:by_name"}, on_error="mask")
-    with RewardMixture([term]) as mixture:
+    with contextlib.closing(RewardMixture([term])) as mixture:
         found = [scored.verdicts["verl_score"] for scored in mixture.score([Sample("p", name) for name in names])]
     for name, verdict in zip(names, found, strict=True):
         if name in SHAPES:
@@ -226,7 +227,7 @@ def test_one_row_without_a_ground_truth_is_a_broken_row_and_leaves_the_others_th
     own = [{"style": "rule", "ground_truth": "4"}, {"style": "rule"}]
     samples = [Sample("p", "4", None, {"reward_model": model, "extra_info": None}) for model in own]
     term = RewardTerm(fn="verl_score", kwargs={"function": f"{rewards_file}:bare"}, on_error="mask")
-    with RewardMixture([term]) as mixture:
+    with contextlib.closing(RewardMixture([term])) as mixture:
         found = mixture.score(samples)
     assert [(one.total, one.status["verl_score"]) for one in found] == [(1.0, "ok"), (None, "gold_error")]
 

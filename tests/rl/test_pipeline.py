@@ -194,7 +194,7 @@ def test_scores_do_not_depend_on_how_completions_are_cut_into_calls(tmp_path):
         "    return [len(text) + (1 if one else 2) for text, one in zip(completions, tag)]\n"
     )
     terms = [RewardTerm(fn=f"{tmp_path}/size.py:size"), RewardTerm(fn="boxed_format")]
-    with contextlib.closing(LocalRewards(terms)) as rewards, RewardMixture(terms) as mixture:
+    with contextlib.closing(LocalRewards(terms)) as rewards, contextlib.closing(RewardMixture(terms)) as mixture:
         answers = run(Rollouts(), rewards)
         assert answers.scored == mixture.score(answers.samples)
     assert [one.total for one in answers.scored] == [1.0, 2.0, 3.0, 5.0, 6.0, 7.0]
