@@ -9,7 +9,7 @@ from redraft.rewards.library.instructions import ifeval
 from redraft.rewards.library.length import cosine_length, repetition_penalty, soft_overlong
 from redraft.rewards.library.math import math_accuracy
 from redraft.rewards.library.puzzles import countdown, sudoku
-from redraft.rewards.result import RewardError, Scored, Status, Verdict
+from redraft.rewards.result import RewardError, SampleScore, Status, Verdict
 from redraft.rewards.reward import names, resolve, reward
 from redraft.rewards.scoring.mixture import RewardMixture, Sample, status_counts
 from redraft.rewards.term import RewardTerm
@@ -19,7 +19,7 @@ __all__ = [
     "RewardMixture",
     "RewardTerm",
     "Sample",
-    "Scored",
+    "SampleScore",
     "Status",
     "Verdict",
     "boxed_format",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from redraft.rewards.result import InvalidResultError, Verdict, plain
+from redraft.rewards.result import InvalidResultError, Verdict, as_python
 
 LOGGERS = ("log_extra", "log_metric")
 """Arguments that a reward gets if it names them, as TRL's trainer gives them."""
@@ -34,7 +34,7 @@ class Notes:
 
     def log_metric(self, name: str, value: Any) -> None:
         """Keep a number."""
-        number = plain(value)
+        number = as_python(value)
         if not isinstance(number, numbers.Real):
             raise InvalidResultError(f"log_metric({str(name)!r}, ...) got {repr(value)[:80]}; it takes a number")
         self.metrics.setdefault(str(name), []).append(float(number))
@@ -55,7 +55,7 @@ class Notes:
 
 def as_metrics(entries: Mapping[str, Any]) -> dict[str, float]:
     """The entries that are finite numbers."""
-    found = {str(name): plain(value) for name, value in entries.items()}
+    found = {str(name): as_python(value) for name, value in entries.items()}
     return {name: float(n) for name, n in found.items() if isinstance(n, numbers.Real) and math.isfinite(n)}
 
 
@@ -68,7 +68,7 @@ def as_detail(entries: Mapping[str, Any]) -> str:
 
 
 def _as_entry(value: Any) -> Any:
-    value = plain(value)
+    value = as_python(value)
     if value is None or isinstance(value, bool | int | float):
         return value
     text = str(value)

@@ -57,7 +57,7 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Scored:
+class SampleScore:
     """Scores of one completion.
 
     Attributes:
@@ -111,7 +111,7 @@ def _listed(result: object) -> list[Any] | None:
     return list(result)
 
 
-def plain(value: Any) -> Any:
+def as_python(value: Any) -> Any:
     """A number of Python for one of numpy, torch or decimal, or for an array that holds just one; else the value.
 
     By what the value can do, not by its class: this module imports neither library.
@@ -133,7 +133,7 @@ def _as_verdict(value: object, row: int) -> Verdict:
     if isinstance(value, Mapping):
         value = _from_mapping(value, row)
     if not isinstance(value, Verdict):
-        score = plain(value)
+        score = as_python(value)
         return Verdict(None, Status.MASKED) if score is None else Verdict(_finite(score, row))
     score = None if value.score is None else _finite(value.score, row)
     if not isinstance(value.metrics, Mapping):
@@ -145,16 +145,16 @@ def _as_verdict(value: object, row: int) -> Verdict:
 
 def _from_mapping(value: Mapping[object, object], row: int) -> Verdict:
     try:
-        return Verdict(**{**value, "score": plain(value["score"])})  # pyright: ignore[reportArgumentType, reportCallIssue]
+        return Verdict(**{**value, "score": as_python(value["score"])})  # pyright: ignore[reportArgumentType, reportCallIssue]
     except (KeyError, TypeError) as error:
-        valid = ", ".join(slot.name for slot in fields(Verdict))
+        valid = ", ".join(part.name for part in fields(Verdict))
         raise InvalidResultError(
             f"returned {repr(value)[:80]}; a rich result has `score`, and may have {valid}", row
         ) from error
 
 
 def _finite(number: object, row: int) -> float:
-    value = plain(number)
+    value = as_python(number)
     if not isinstance(value, numbers.Real):
         shown = f"{repr(number)[:80]} ({type(number).__name__})"  # an array takes no width in a format
         raise InvalidResultError(f"returned {shown}; a score is a number or None", row)

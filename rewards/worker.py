@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from redraft.rewards.result import Scored
+from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.dispatch import Dispatcher
 from redraft.rewards.scoring.mixture import RewardMixture, Sample
 from redraft.rewards.term import RewardTerm
@@ -16,7 +16,7 @@ class RewardWorker:
         self.mixture = RewardMixture(terms)
         self.mixture.start()
 
-    def score(self, samples: Sequence[Sample]) -> list[Scored]:
+    def score(self, samples: Sequence[Sample]) -> list[SampleScore]:
         """Score samples, in order."""
         return self.mixture.score(samples)
 
@@ -33,7 +33,7 @@ class LocalRewards:
         # One lane: an inline reward is somebody's plain function, which need not bear two calls at a time.
         self.dispatcher = Dispatcher([self.worker.score])
 
-    def submit(self, samples: Sequence[Sample]) -> Future[list[Scored]]:
+    def submit(self, samples: Sequence[Sample]) -> Future[list[SampleScore]]:
         """Queue samples that belong together."""
         return self.dispatcher.submit(samples)
 

@@ -5,7 +5,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from redraft.rewards.result import Scored
+from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.trajectory import Completion, Prompt
@@ -38,7 +38,7 @@ class RolloutPool(Protocol):
 class RewardPool(Protocol):
     """Where scores come from."""
 
-    def submit(self, samples: Sequence[Sample]) -> Future[list[Scored]]:
+    def submit(self, samples: Sequence[Sample]) -> Future[list[SampleScore]]:
         """One score per sample, in order, some time later; what is submitted together is scored in one call."""
         ...
 

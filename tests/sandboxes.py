@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from redraft.rewards.sandbox.choose import open_sandbox
-from redraft.rewards.sandbox.program import Ended, Limits, Program, Sandbox, SandboxError
+from redraft.rewards.sandbox.program import Program, ProgramExit, ProgramLimits, Sandbox, SandboxError
 
 LAYERS = ["bubblewrap", "landlock"]
-LIMITS = Limits(cpu_s=5, memory_mb=128, processes=12, file_mb=2, disk_mb=8, open_files=32)
+LIMITS = ProgramLimits(cpu_s=5, memory_mb=128, processes=12, file_mb=2, disk_mb=8, open_files=32)
 
 TELL = """
 import json, os, sys
@@ -29,7 +29,7 @@ class Reached:
     """What a program told, line by line, and its end."""
 
     told: list[Any]
-    ended: Ended
+    ended: ProgramExit
 
 
 def usable(layer: str) -> Sandbox:
@@ -42,7 +42,7 @@ def usable(layer: str) -> Sandbox:
         raise
 
 
-def run(sandbox: Sandbox, source: str, wall_s: float = 5.0, limits: Limits = LIMITS) -> Reached:
+def run(sandbox: Sandbox, source: str, wall_s: float = 5.0, limits: ProgramLimits = LIMITS) -> Reached:
     """Run an attack until it is silent (all its processes have ended) or its time is over, then end it."""
     program = sandbox.start(TELL + source, limits)
     with program.channel.dup() as watch:
@@ -106,7 +106,7 @@ def command(pid: int) -> str:
         return ""
 
 
-def started(sandbox: Sandbox, source: str, limits: Limits = LIMITS) -> Program:
+def started(sandbox: Sandbox, source: str, limits: ProgramLimits = LIMITS) -> Program:
     """A program that has told its first line, which is dropped."""
     program = sandbox.start(TELL + source, limits)
     program.channel.settimeout(10)

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmarks.learning.tasks import TASKS, TOKENS, Problem, Task, reward
 from benchmarks.learning.warm import BLOCK_LENGTH
-from redraft.rewards.result import Scored
+from redraft.rewards.result import SampleScore
 from redraft.rewards.term import RewardTerm
 from redraft.rl.config.schema import (
     AlgorithmConfig,
@@ -155,7 +155,7 @@ def _learn_step(learner: Learner, task: Task, step: int) -> dict[str, float]:
     completions = decode(TorchEngine(learner.model), prompts, config.rollout.decode, TOKENS)
     seconds = time.perf_counter() - clock
     rewards = _rewards(problems, prompts, completions)
-    scored = [Scored(value, value, {}) for value in rewards]
+    scored = [SampleScore(value, value, {}) for value in rewards]
     experience = make_experience(prompts, completions, rewards, config.algorithm)
     updated = learner.update(experience)
     return completion_metrics(completions, seconds) | reward_metrics(prompts, scored) | updated

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from redraft.rewards import RewardMixture, RewardTerm, Sample, Scored
+from redraft.rewards import RewardMixture, RewardTerm, Sample, SampleScore
 from redraft.rewards.scoring.trial import gold_forms
 
 PORTION = 100
@@ -109,7 +109,7 @@ class _Questions:
         return Sample(row["prompt"], text, None, columns), float(right) + 0.5
 
 
-def _report(scored: list[Scored], portion: list[tuple[Sample, Any]]) -> None:
+def _report(scored: list[SampleScore], portion: list[tuple[Sample, Any]]) -> None:
     for one, (sample, wanted) in zip(scored, portion, strict=True):
         if one.total != wanted:
             print(f"soak: {sample.completion!r}: {one} instead of {wanted}", file=sys.stderr, flush=True)

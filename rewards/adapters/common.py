@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from redraft.rewards.notes import as_detail, as_metrics
-from redraft.rewards.result import RewardError, Status, Verdict, plain
+from redraft.rewards.result import RewardError, Status, Verdict, as_python
 from redraft.rewards.scoring.call import Signature
 
 
@@ -52,7 +52,7 @@ def as_result(score: Any, entries: Mapping[str, Any]) -> object:
         entries: What it returned or logged beside the score; becomes the detail, a JSON object, and where it is a
             finite number also a metric.
     """
-    value = plain(score)
+    value = as_python(score)
     if value is not None and not isinstance(value, numbers.Real):
         return score
     status = Status.MASKED if value is None else Status.OK

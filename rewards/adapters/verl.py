@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from redraft.rewards.adapters.common import as_mapping, as_result, check_arguments, renamed, row_of
-from redraft.rewards.result import InvalidResultError, RewardError, Status, Verdict, plain
+from redraft.rewards.result import InvalidResultError, RewardError, Status, Verdict, as_python
 from redraft.rewards.reward import resolve, reward
 from redraft.rewards.scoring.call import BATCH_ARGUMENTS, Signature
 from redraft.rewards.text import completion_text
@@ -114,10 +114,10 @@ def _row_arguments(completion: object, row: dict[str, Any]) -> dict[str, Any]:
 
 async def _wait_for_all(results: Sequence[Any], function: str) -> list[object]:
     """The verdicts, once everything is there that can be waited for; so many calls run at once."""
-    slots = asyncio.Semaphore(_CONCURRENCY)
+    limit = asyncio.Semaphore(_CONCURRENCY)
 
     async def wait_for(result: Any) -> Any:
-        async with slots:
+        async with limit:
             return await result if inspect.isawaitable(result) else result
 
     with beside(function):
@@ -139,7 +139,7 @@ def _as_verdict(result: Any, row: int) -> object:
 
 def _opened(result: Any, row: int) -> tuple[Any, dict[str, Any]]:
     """One layer of a result taken off: what holds the score, and the named values beside it."""
-    if isinstance(result, Verdict | str | bytes) or plain(result) is not result:
+    if isinstance(result, Verdict | str | bytes) or as_python(result) is not result:
         return result, {}
     named = _named(result)
     if named is not None:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from redraft.rewards.library.answers.decide import Pair, Task, decide
+from redraft.rewards.library.answers.align import Pair
+from redraft.rewards.library.answers.decide import Task, decide
 from redraft.rewards.library.answers.gold import MAX_ANSWER_CHARS, gold_text
 from redraft.rewards.library.answers.undone import operations
 from redraft.rewards.processes.errors import WorkerDiedError, WorkerTimeoutError

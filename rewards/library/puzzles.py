@@ -17,7 +17,7 @@ from redraft.rewards.text import extract_answer
 
 DEFAULT_EXTRACT = ("answer_tag", "boxed_last")
 MAX_EXPRESSION_CHARS = 500
-MAX_DEPTH = 20
+_MAX_DEPTH = 20
 _MAX_DETAIL_CHARS = 200
 
 _TOKEN = re.compile(r"[0-9]+|[-+*/()=]")
@@ -89,8 +89,8 @@ def countdown_fault(answer: str, numbers: Sequence[int], target: int) -> str:
         if "".join(tokens[equals + 1 :]) != str(target):
             return f"what follows '=' is not the target {target}"
         tokens = tokens[:equals]
-    if _depth(tokens) > MAX_DEPTH:
-        return f"brackets nested deeper than {MAX_DEPTH}"
+    if _depth(tokens) > _MAX_DEPTH:
+        return f"brackets nested deeper than {_MAX_DEPTH}"
     if sorted(int(token) for token in tokens if token.isdigit()) != sorted(numbers):
         return f"does not use each of {', '.join(map(str, numbers))} exactly once"
     try:

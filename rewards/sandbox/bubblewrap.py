@@ -24,10 +24,10 @@ import tempfile
 from redraft.rewards.sandbox import packages, seccomp
 from redraft.rewards.sandbox.advice import user_namespaces
 from redraft.rewards.sandbox.cgroup import open_group
-from redraft.rewards.sandbox.interpreter import claim_slot
+from redraft.rewards.sandbox.interpreter import claim_lease
 from redraft.rewards.sandbox.launch import ENVIRONMENT, spawn
 from redraft.rewards.sandbox.prelude import limits_text
-from redraft.rewards.sandbox.program import Ended, Limits, Program, SandboxError, kill_group
+from redraft.rewards.sandbox.program import Program, ProgramExit, ProgramLimits, SandboxError, kill_group
 
 # A new session, because a process group reaches out of a namespace: the program could kill bubblewrap, which shares it.
 _ISOLATION = "--unshare-all --unshare-user --new-session --die-with-parent --as-pid-1 --cap-drop ALL"
@@ -37,7 +37,7 @@ _PATIENCE_S = 10.0  # what takes milliseconds; this long, and the machine is in 
 
 
 class BubblewrapSandbox:
-    """A slot of layer 1; see the module's docstring.
+    """A sandbox of layer 1; see the module's docstring.
 
     Args:
         python: Interpreter for the programs; None finds one.
@@ -49,12 +49,12 @@ class BubblewrapSandbox:
     name = "bubblewrap"
 
     def __init__(self, python: str | None = None) -> None:
-        """Take a slot and what belongs to it, and see that bubblewrap runs; whether it holds, the self-test sees."""
+        """Take a lease and what belongs to it, and check that bubblewrap runs; the self-test checks that it confines."""
         self._bwrap = _executable()
         instructions = seccomp.compiled(processes=True)
-        self.identity, self._interpreter = claim_slot(python)
+        self.identity, self._interpreter = claim_lease(python)
         self.group = open_group(f"redraft-{self.identity.name}")
-        self._filter = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the slot
+        self._filter = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the sandbox
         self._filter.write(instructions)
         self._filter.flush()
         self._program: Program | None = None
@@ -63,7 +63,7 @@ class BubblewrapSandbox:
             self.close()
             raise SandboxError(trouble)
 
-    def start(self, source: str, limits: Limits, pipes: bool = False) -> Program:
+    def start(self, source: str, limits: ProgramLimits, pipes: bool = False) -> Program:
         """See `rewards.sandbox.program.Sandbox`.
 
         Raises:
@@ -108,7 +108,7 @@ class BubblewrapSandbox:
         if self._program is not None and self._program.process.returncode is None:
             self._program.end()
 
-    def _command(self, limits: Limits) -> list[str]:
+    def _command(self, limits: ProgramLimits) -> list[str]:
         command = [self._bwrap, *_ISOLATION.split(), *_NOBODY.split()]
         if _can_forbid_namespaces(self._bwrap):
             command.append("--disable-userns")
@@ -130,7 +130,7 @@ class BubblewrapSandbox:
 
     def _trouble(self) -> str | None:
         """Start nothing, to hear why that fails if it does."""
-        command = [*self._command(Limits()), "--", self._interpreter.file, "-I", "-S", "-c", ""]
+        command = [*self._command(ProgramLimits()), "--", self._interpreter.file, "-I", "-S", "-c", ""]
         answer = subprocess.run(
             command,
             capture_output=True,
@@ -162,14 +162,14 @@ class BoxedProgram(Program):
         super().__init__(process, channel, self._empty)
         self._child: int | None = os.pidfd_open(child)
 
-    def end(self) -> Ended:
+    def end(self) -> ProgramExit:
         """See `Program.end`; bubblewrap tells a signal as 128 more than its number."""
         ended = super().end()
         if self._child is not None:
             os.close(self._child)
             self._child = None
         if ended.code is not None and ended.code > 128:
-            return Ended(None, ended.code - 128, ended.wall_s)
+            return ProgramExit(None, ended.code - 128, ended.wall_s)
         return ended
 
     def _empty(self) -> None:

@@ -1,4 +1,4 @@
-"""One control group per slot: memory, swap and tasks of everything that a program starts, counted together.
+"""One control group per sandbox: memory, swap and tasks of everything that a program starts, counted together.
 
 Version 1 (a hierarchy per controller) and version 2 (one) are both in use; either may be read-only, which is normal in
 a container and for ordinary users. Then there is no group, and memory is bounded per process only.

@@ -23,7 +23,7 @@ _LAYERS: dict[str, Callable[[str | None], Sandbox]] = {"bubblewrap": BubblewrapS
 def open_sandbox(
     kind: Kind = "auto", allow_unsafe: bool = False, python: str | None = None, packages: Sequence[str] = ()
 ) -> Sandbox:
-    """A slot of isolation that has just withstood its self-test.
+    """Open a sandbox that has just withstood its self-test.
 
     Args:
         kind: ``bubblewrap`` (layer 1), ``landlock`` (layer 2), ``auto`` for the first of them that works here, or

@@ -1,9 +1,9 @@
 """Whose rights a program runs with: as root, a user id that nothing else on this machine uses; else our own.
 
-The kernel counts processes per user id and not at all for root, and whoever shares a user id may signal each other. So
-as root every sandbox takes a slot: a user id of its own, held by a lock that ends with the process that took it. Two
-training runs on one machine thus never share one. The range belongs to nobody: distributions hand out less, systemd's
-dynamic users begin at 61184.
+The kernel counts processes per user id, and not at all for root. Processes of one user id may signal each other. So as
+root every sandbox takes a lease: a user id of its own, held by a lock that ends with the process that took it. Two
+training runs on one machine thus never share one. The range is free: distributions hand out smaller ids, and the
+dynamic users of systemd begin at 61184.
 """
 
 import contextlib
@@ -18,30 +18,30 @@ from pathlib import Path
 
 from redraft.rewards.sandbox.program import SandboxError
 
-SLOTS = range(60600, 61180)
-LOCKS = Path("/run/redraft-slots")
+USER_IDS = range(60600, 61180)
+LOCKS = Path("/run/redraft-slots")  # earlier versions lock here too, so their runs and ours never share a user id
 _own = itertools.count()
 
 
 class Identity:
-    """A user id to run programs with; without a slot it is our own.
+    """A user id to run programs with; without a lease it is our own.
 
     Args:
         uid: The user and group id to change to; None keeps ours.
-        lock: Descriptor whose lock holds the slot.
+        lock: Descriptor whose lock is the lease.
     """
 
     def __init__(self, uid: int | None = None, lock: int | None = None) -> None:
         """Name the identity, for messages and for what is kept under its name."""
         self.uid, self._lock = uid, lock
-        self.name = f"own-{os.getpid()}-{next(_own)}" if uid is None else f"slot-{uid}"
+        self.name = f"own-{os.getpid()}-{next(_own)}" if uid is None else f"lease-{uid}"
 
     def __str__(self) -> str:
         return f"user id {os.geteuid() if self.uid is None else self.uid}"
 
     @property
     def groups(self) -> list[int] | None:
-        """Supplementary groups, as `subprocess.Popen` wants them: none in a slot, else ours."""
+        """Supplementary groups, as `subprocess.Popen` wants them: none under a lease, else ours."""
         return None if self.uid is None else []
 
     def others(self) -> int:
@@ -49,7 +49,7 @@ class Identity:
         return sum(map(_threads, _processes(os.geteuid()))) if self.uid is None else 0
 
     def kill_all(self) -> None:
-        """Kill every process of the slot, with the slot's own rights: nobody else's can be hit. Nothing without one."""
+        """Kill every process of the leased user, with that user's rights, so that no other can be hit."""
         if self.uid is None or not _processes(self.uid):
             return
         # It hits itself too, hence no check of how it ended.
@@ -58,21 +58,21 @@ class Identity:
         subprocess.run([sys.executable, "-I", "-S", "-c", kill], check=False, stderr=subprocess.DEVNULL, timeout=10)
 
     def release(self) -> None:
-        """Give the slot back."""
+        """Give the lease back."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
 
 
-def claim(slots: range = SLOTS, locks: Path = LOCKS) -> Identity:
-    """Take the first free slot when we are root, and end what a killed run left in it; else stay who we are.
+def claim(user_ids: range = USER_IDS, locks: Path = LOCKS) -> Identity:
+    """Lease the first free user id if we are root, and end what a killed run left under it; else stay who we are.
 
     Args:
-        slots: User ids to choose from.
+        user_ids: User ids to choose from.
         locks: Folder of the lock files; every run on this machine must name the same.
 
     Raises:
-        SandboxError: No slot is free, or root may not change its user here.
+        SandboxError: No user id is free, or root may not change its user here.
     """
     if os.geteuid() != 0:
         return Identity()
@@ -80,7 +80,7 @@ def claim(slots: range = SLOTS, locks: Path = LOCKS) -> Identity:
         locks.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise SandboxError(f"{locks} keeps two runs from sharing a user id and cannot be made: {error}") from error
-    for uid in slots:
+    for uid in user_ids:
         if _has_name(uid):
             continue
         lock = os.open(locks / str(uid), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -91,8 +91,8 @@ def claim(slots: range = SLOTS, locks: Path = LOCKS) -> Identity:
             continue
         return _emptied(Identity(uid, lock))
     raise SandboxError(
-        f"no free user id between {slots.start} and {slots.stop - 1}: each sandbox holds one by a lock in {locks}; "
-        "end other runs, or use fewer workers"
+        f"no free user id between {user_ids.start} and {user_ids.stop - 1}: each sandbox holds one by a lock in {locks}"
+        "; end other runs, or use fewer workers"
     )
 
 

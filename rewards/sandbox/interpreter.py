@@ -100,14 +100,14 @@ def _ask(file: str, identity: Identity) -> Interpreter | str:
     return Interpreter(file, str(Path(prefix)))
 
 
-def claim_slot(python: str | None) -> tuple[Identity, Interpreter]:
-    """A slot, with an interpreter that its user may run.
+def claim_lease(python: str | None) -> tuple[Identity, Interpreter]:
+    """Take a lease, and find an interpreter that its user may run.
 
     Args:
         python: The interpreter; None finds one.
 
     Raises:
-        SandboxError: There is no free slot, or no such interpreter.
+        SandboxError: There is no free user id, or no such interpreter.
     """
     identity = claim()
     try:

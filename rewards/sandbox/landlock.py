@@ -20,17 +20,17 @@ from functools import partial
 from typing import Any
 
 from redraft.rewards.sandbox import advice, confine, packages, seccomp
-from redraft.rewards.sandbox.interpreter import claim_slot
+from redraft.rewards.sandbox.interpreter import claim_lease
 from redraft.rewards.sandbox.launch import spawn
 from redraft.rewards.sandbox.prelude import limits_text
-from redraft.rewards.sandbox.program import Limits, Program, SandboxError, kill_group
+from redraft.rewards.sandbox.program import Program, ProgramLimits, SandboxError, kill_group
 
 _WRITES = ["/dev/null"]
 _READS = ["/dev/zero", "/dev/urandom"]
 
 
 class LandlockSandbox:
-    """A slot of layer 2; see the module's docstring.
+    """A sandbox of layer 2; see the module's docstring.
 
     Args:
         python: Interpreter for the programs; None finds one.
@@ -42,17 +42,17 @@ class LandlockSandbox:
     name = "landlock"
 
     def __init__(self, python: str | None = None) -> None:
-        """Take a slot. That programs are confined is the self-test's business."""
+        """Take a lease. The self-test checks whether programs are confined."""
         if landlock_version() < 1:
             raise SandboxError(f"this kernel refuses Landlock, which {advice.LANDLOCK}")
         instructions = seccomp.compiled(processes=False).hex()
-        self.identity, self._interpreter = claim_slot(python)
+        self.identity, self._interpreter = claim_lease(python)
         reads = [*self._interpreter.libraries(), *filter(os.path.exists, ["/etc/ld.so.cache"]), *_READS]
         self._arguments: dict[str, Any] = {"reads": reads, "writes": _WRITES, "instructions": instructions}
         self._program: Program | None = None
         self.packages = packages.NONE
 
-    def start(self, source: str, limits: Limits, pipes: bool = False) -> Program:
+    def start(self, source: str, limits: ProgramLimits, pipes: bool = False) -> Program:
         """See `rewards.sandbox.program.Sandbox`."""
         self._end_last()
         links = [self.packages.linked()] if self.packages.names else []

@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
-from redraft.rewards.sandbox.program import Limits, Program, Sandbox, SandboxError
+from redraft.rewards.sandbox.program import Program, ProgramLimits, Sandbox, SandboxError
 
 INSIDE = "/packages"
-_LIMITS = Limits(cpu_s=20, wall_s=60.0)
+_LIMITS = ProgramLimits(cpu_s=20, wall_s=60.0)
 # More threads than one would cost address space and tasks that the limits count.
 _TEXT = """\
 import sys, os

@@ -1,6 +1,6 @@
 """Python text that runs inside, before the runner's: it sets the limits that the kernel keeps per process."""
 
-from redraft.rewards.sandbox.program import Limits
+from redraft.rewards.sandbox.program import ProgramLimits
 
 _TEXT = """\
 import resource
@@ -13,7 +13,7 @@ del resource, kind, most, hard
 """
 
 
-def rlimits(limits: Limits) -> dict[str, int]:
+def rlimits(limits: ProgramLimits) -> dict[str, int]:
     """The limits that the kernel keeps per process, by their name in `resource`.
 
     Not the number of processes: that one counts per user, so it depends on whose user id a layer uses.
@@ -27,7 +27,7 @@ def rlimits(limits: Limits) -> dict[str, int]:
     }
 
 
-def limits_text(limits: Limits, tasks: int | None = None) -> str:
+def limits_text(limits: ProgramLimits, tasks: int | None = None) -> str:
     """Text that puts the limits in force.
 
     Args:

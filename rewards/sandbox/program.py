@@ -21,7 +21,7 @@ class SandboxError(RewardError):
 
 
 @dataclass(frozen=True)
-class Limits:
+class ProgramLimits:
     """What one program may use; everything it starts counts.
 
     Attributes:
@@ -44,7 +44,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Ended:
+class ProgramExit:
     """How a program ended: its exit code, or the signal that killed it (ours is SIGKILL); wall seconds it lived."""
 
     code: int | None
@@ -66,7 +66,7 @@ class Program:
         self.process, self.channel, self._kill = process, channel, kill
         self.started = time.monotonic()
 
-    def end(self) -> Ended:
+    def end(self) -> ProgramExit:
         """Kill what is left of the program, reap it and close what we hold of it.
 
         A program that has ended by itself keeps its own exit code.
@@ -80,7 +80,7 @@ class Program:
                 with contextlib.suppress(OSError):
                     pipe.close()
         seconds = time.monotonic() - self.started
-        return Ended(code, None, seconds) if code >= 0 else Ended(None, -code, seconds)
+        return ProgramExit(code, None, seconds) if code >= 0 else ProgramExit(None, -code, seconds)
 
 
 @runtime_checkable
@@ -95,7 +95,7 @@ class Sandbox(Protocol):
     name: str
     packages: "Packages"
 
-    def start(self, source: str, limits: Limits, pipes: bool = False) -> Program:
+    def start(self, source: str, limits: ProgramLimits, pipes: bool = False) -> Program:
         """Start ``python -I -S -c source FD`` inside, where FD is the descriptor of the program's end of the channel.
 
         Args:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from redraft.rewards.sandbox.prelude import rlimits
-from redraft.rewards.sandbox.program import Limits, Program, Sandbox, SandboxError
+from redraft.rewards.sandbox.program import Program, ProgramLimits, Sandbox, SandboxError
 
 _BURIAL_S = 2.0  # the kernel needs milliseconds to end what a dead process 1 leaves
-_LIMITS = Limits(cpu_s=5, wall_s=10.0, memory_mb=128, processes=8, file_mb=2, disk_mb=4)
+_LIMITS = ProgramLimits(cpu_s=5, wall_s=10.0, memory_mb=128, processes=8, file_mb=2, disk_mb=4)
 
 # Each probe is an attack; what it returns is how far it came, and an error means that it was stopped.
 _PROBES = """
@@ -72,7 +72,7 @@ def self_test(sandbox: Sandbox) -> None:
     """Attack a layer from inside.
 
     Args:
-        sandbox: A fresh slot; usable afterwards.
+        sandbox: A fresh sandbox; it can be used afterwards.
 
     Raises:
         SandboxError: A program did not run or an attack succeeded; the message names each.

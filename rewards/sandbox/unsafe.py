@@ -8,7 +8,7 @@ from redraft.rewards.sandbox import packages
 from redraft.rewards.sandbox.identity import Identity
 from redraft.rewards.sandbox.launch import spawn
 from redraft.rewards.sandbox.prelude import limits_text
-from redraft.rewards.sandbox.program import Limits, Program, kill_group
+from redraft.rewards.sandbox.program import Program, ProgramLimits, kill_group
 
 
 class UnsafeSandbox:
@@ -20,7 +20,7 @@ class UnsafeSandbox:
         """Without packages."""
         self.packages = packages.NONE
 
-    def start(self, source: str, limits: Limits, pipes: bool = False) -> Program:
+    def start(self, source: str, limits: ProgramLimits, pipes: bool = False) -> Program:
         """See `rewards.sandbox.program.Sandbox`."""
         path = self.packages.text(self.packages.linked()) if self.packages.names else ""
         command = [sys.executable, "-I", "-S", "-c", limits_text(limits) + path + source]

@@ -96,7 +96,7 @@ class Signature:
         return arguments
 
 
-def evaluate(function: Callable[..., Any], arguments: Mapping[str, Any], expected: int) -> list[Verdict]:
+def call_reward(function: Callable[..., Any], arguments: Mapping[str, Any], expected: int) -> list[Verdict]:
     """Call a reward, sync or async, and check that it returns ``expected`` scores; what it logs is told with them."""
     notes = Notes()
     loggers = {name: getattr(notes, name) for name in LOGGERS if name in Signature.of(function).names}
@@ -116,17 +116,17 @@ async def _wait_for(awaitable: Awaitable[Any]) -> Any:
 _resolve_once = functools.cache(resolve)
 
 
-def describe(address: str) -> dict[str, Any]:
+def describe_reward(address: str) -> dict[str, Any]:
     """Import a reward and return its `Signature`."""
     return asdict(Signature.of(_resolve_once(address)))
 
 
-def evaluate_remote(address: str, arguments: dict[str, Any], expected: int) -> dict[str, Any]:
-    """`evaluate`; an invalid result is an answer too, because it carries its row."""
+def call_reward_for_parent(address: str, arguments: dict[str, Any], expected: int) -> dict[str, Any]:
+    """`call_reward`; an invalid result is an answer too, because it carries its row."""
     try:
         function = _resolve_once(address)
         with beside(address):
-            verdicts = evaluate(function, arguments, expected)
+            verdicts = call_reward(function, arguments, expected)
     except InvalidResultError as error:
         return {"invalid": str(error), "row": error.row}
     return {"verdicts": [asdict(verdict) for verdict in verdicts]}

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from redraft.rewards.result import Scored, Status, Verdict
+from redraft.rewards.result import SampleScore, Status, Verdict
 from redraft.rewards.term import RewardTerm
 
 
-def combine(terms: Sequence[RewardTerm], verdicts: Mapping[str, Verdict]) -> Scored:
+def combine(terms: Sequence[RewardTerm], verdicts: Mapping[str, Verdict]) -> SampleScore:
     """Scores of one completion: ``gates * sum of weight * score``, and shaping added to the total.
 
     A part that does not apply is left out. A part that should have been scored and could not be (the machinery failed,
@@ -24,16 +24,16 @@ def combine(terms: Sequence[RewardTerm], verdicts: Mapping[str, Verdict]) -> Sco
     """
     counted = [(term, verdicts[term.name]) for term in terms if term.weight]
     if any(is_failure(verdict) for _, verdict in counted):
-        return Scored(None, None, verdicts)
+        return SampleScore(None, None, verdicts)
     applied = [(term, verdict.score) for term, verdict in counted if verdict.score is not None]
     task = [term.weight * score for term, score in applied if not (term.gate or term.shaping)]
     shaping = [term.weight * score for term, score in applied if term.shaping]
     if not task:
         only_shaping = all(term.gate or term.shaping for term, _ in counted)
         total = math.fsum(shaping) if shaping and only_shaping else None
-        return Scored(total, total, verdicts)
+        return SampleScore(total, total, verdicts)
     unshaped = math.prod(score for term, score in applied if term.gate) * math.fsum(task)
-    return Scored(math.fsum([unshaped, *shaping]), unshaped, verdicts)
+    return SampleScore(math.fsum([unshaped, *shaping]), unshaped, verdicts)
 
 
 def is_failure(verdict: Verdict) -> bool:
@@ -41,7 +41,7 @@ def is_failure(verdict: Verdict) -> bool:
     return verdict.score is None and verdict.status in {Status.INFRA_ERROR, Status.GOLD_ERROR, Status.TIMEOUT}
 
 
-def summed_parts(terms: Sequence[RewardTerm], scored: Scored) -> dict[str, float | None]:
+def summed_parts(terms: Sequence[RewardTerm], scored: SampleScore) -> dict[str, float | None]:
     """The parts that are added up, with the gates multiplied in: what is normalised before a sum.
 
     Args:

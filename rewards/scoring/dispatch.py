@@ -29,18 +29,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from redraft.rewards.result import RewardError, Scored
+from redraft.rewards.result import RewardError, SampleScore
 from redraft.rewards.scoring.mixture import Sample
 
 MAX_BATCH = 64  # samples in one call: what one missed deadline, or one death of a worker, can cost
 CLOSE_TIMEOUT_S = 5.0
-Score = Callable[[Sequence[Sample]], list[Scored]]
+Score = Callable[[Sequence[Sample]], list[SampleScore]]
 
 
 @dataclass(frozen=True)
 class _Job:
     samples: Sequence[Sample]
-    future: Future[list[Scored]] = field(default_factory=Future)
+    future: Future[list[SampleScore]] = field(default_factory=Future)
 
 
 class Dispatcher:
@@ -61,7 +61,7 @@ class Dispatcher:
         self._threads: list[threading.Thread] = []
         self._closed = False
 
-    def submit(self, samples: Sequence[Sample]) -> Future[list[Scored]]:
+    def submit(self, samples: Sequence[Sample]) -> Future[list[SampleScore]]:
         """Queue samples that belong together: they are scored in one call.
 
         Returns:

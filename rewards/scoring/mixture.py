@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from redraft.rewards.result import RewardError, Scored, Status, Verdict
+from redraft.rewards.result import RewardError, SampleScore, Status, Verdict
 from redraft.rewards.scoring.call import BATCH_ARGUMENTS, PARTS
 from redraft.rewards.scoring.combine import combine
 from redraft.rewards.scoring.configured import ConfiguredReward
@@ -62,7 +62,7 @@ class RewardMixture:
         for reward in self._rewards:
             reward.start()
 
-    def score(self, samples: Sequence[Sample]) -> list[Scored]:
+    def score(self, samples: Sequence[Sample]) -> list[SampleScore]:
         """Score samples, in order.
 
         Rewards run side by side; those that take ``parts`` run after them, in the recipe's order.
@@ -79,7 +79,7 @@ class RewardMixture:
         for reward in self._rewards:
             reward.close()
 
-    def _score(self, samples: Sequence[Sample]) -> list[Scored]:
+    def _score(self, samples: Sequence[Sample]) -> list[SampleScore]:
         batch, groups = as_batch(samples), _groups(samples)
         independent, dependent = [], []
         for reward in self._rewards:
@@ -91,9 +91,9 @@ class RewardMixture:
         of_samples = [{term.name: verdicts[term.name][row] for term in self.terms} for row in range(len(samples))]
         return [combine(self.terms, of_sample) for of_sample in of_samples]
 
-    def _unfinished(self) -> Scored:
+    def _unfinished(self) -> SampleScore:
         verdict = Verdict(None, Status.INFRA_ERROR, "the decoder left masks in the completion")
-        return Scored(None, None, {term.name: verdict for term in self.terms})
+        return SampleScore(None, None, {term.name: verdict for term in self.terms})
 
 
 def _groups(samples: Sequence[Sample]) -> list[object]:
@@ -113,7 +113,7 @@ def _side_by_side(
         return {reward.term.name: found for reward, found in zip(rewards, verdicts, strict=True)}
 
 
-def status_counts(scored: Sequence[Scored]) -> dict[str, dict[str, int]]:
+def status_counts(scored: Sequence[SampleScore]) -> dict[str, dict[str, int]]:
     """How often each status occurred, by reward name."""
     counts: dict[str, Counter[str]] = {}
     for sample in scored:

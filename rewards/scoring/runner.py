@@ -9,7 +9,7 @@ from redraft.rewards.processes.errors import RemoteError, WorkerError
 from redraft.rewards.processes.worker import Worker
 from redraft.rewards.result import InvalidResultError, RewardError, Verdict
 from redraft.rewards.reward import Declared, importable_address, resolve
-from redraft.rewards.scoring.call import Signature, evaluate
+from redraft.rewards.scoring.call import Signature, call_reward
 from redraft.rewards.user_files import beside, raised_at
 
 
@@ -54,7 +54,7 @@ class InlineRunner:
         """See `Runner`."""
         try:
             with beside(self._fn):
-                return evaluate(self._function, arguments, expected)
+                return call_reward(self._function, arguments, expected)
         except (RewardError, WorkerError):
             raise
         except (Exception, SystemExit) as error:
@@ -72,7 +72,7 @@ class ProcessRunner:
         """Prepare the worker; it starts, and imports the function, at `start` or with the first call."""
         self._address = importable_address(fn)
         self._timeout_s = timeout_s
-        self._worker = Worker("redraft.rewards.scoring.call:describe", (self._address,))
+        self._worker = Worker("redraft.rewards.scoring.call:describe_reward", (self._address,))
 
     def start(self) -> Signature:
         """See `Runner`."""
@@ -89,7 +89,7 @@ class ProcessRunner:
         _check_picklable(arguments)
         request = (self._address, dict(arguments), expected)
         try:
-            reply = self._worker.call("redraft.rewards.scoring.call:evaluate_remote", request, self._timeout_s)
+            reply = self._worker.call("redraft.rewards.scoring.call:call_reward_for_parent", request, self._timeout_s)
         except RemoteError as error:
             if error.type_name == RewardError.__name__:
                 raise RewardError(_message(error)) from error

@@ -16,7 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from redraft.rewards.result import Scored
+from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.dispatch import Dispatcher
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rewards.worker import RewardWorker
@@ -129,7 +129,7 @@ class RayRewards:
         self.timeout_s = c.reward_timeout_s
         self.dispatcher = Dispatcher([partial(self._score_on, index) for index in range(c.reward_workers)])
 
-    def submit(self, samples: Sequence[Sample]) -> Future[list[Scored]]:
+    def submit(self, samples: Sequence[Sample]) -> Future[list[SampleScore]]:
         """Queue samples that belong together."""
         return self.dispatcher.submit(samples)
 
@@ -138,7 +138,7 @@ class RayRewards:
         self.pool.close()
         self.dispatcher.close()
 
-    def _score_on(self, index: int, samples: Sequence[Sample]) -> list[Scored]:
+    def _score_on(self, index: int, samples: Sequence[Sample]) -> list[SampleScore]:
         return self.pool.run_on(index, Call("score", (samples,), f"{len(samples)} completions"), self.timeout_s)
 
 

@@ -5,7 +5,7 @@ from statistics import fmean, pstdev
 
 import numpy as np
 
-from redraft.rewards.result import Scored, Status, Verdict
+from redraft.rewards.result import SampleScore, Status, Verdict
 from redraft.rewards.scoring.combine import is_failure
 from redraft.rewards.scoring.mixture import status_counts
 from redraft.rollout.trajectory import Prompt
@@ -14,7 +14,7 @@ REWARD = "reward/mean"
 MASKED_STEPS = 3
 
 
-def reward_metrics(prompts: Sequence[Prompt], scored: Sequence[Scored]) -> dict[str, float]:
+def reward_metrics(prompts: Sequence[Prompt], scored: Sequence[SampleScore]) -> dict[str, float]:
     """Means per part and in total, share of each status, latencies, and how many groups have nothing to learn from.
 
     A step whose completions are all masked has no `reward/mean`.
@@ -43,12 +43,12 @@ def reward_metrics(prompts: Sequence[Prompt], scored: Sequence[Scored]) -> dict[
     return metrics | _slowest(scored)
 
 
-def _share(scored: Sequence[Scored], holds: Callable[[Verdict], bool]) -> float:
+def _share(scored: Sequence[SampleScore], holds: Callable[[Verdict], bool]) -> float:
     """Share of the completions of which at least one verdict is of a kind."""
     return fmean(float(any(map(holds, one.verdicts.values()))) for one in scored)
 
 
-def _part_metrics(scored: Sequence[Scored], name: str) -> dict[str, float]:
+def _part_metrics(scored: Sequence[SampleScore], name: str) -> dict[str, float]:
     verdicts = [one.verdicts[name] for one in scored]
     metrics: dict[str, float] = {}
     known = [verdict.score for verdict in verdicts if verdict.score is not None]
@@ -66,7 +66,7 @@ def _part_metrics(scored: Sequence[Scored], name: str) -> dict[str, float]:
     return metrics
 
 
-def _slowest(scored: Sequence[Scored]) -> dict[str, float]:
+def _slowest(scored: Sequence[SampleScore]) -> dict[str, float]:
     """Index, in the step's samples file, of the completion that took longest to score."""
     times = [max((verdict.ms or 0.0 for verdict in one.verdicts.values()), default=0.0) for one in scored]
     return {"reward/slowest_ms": max(times), "reward/slowest_row": float(times.index(max(times)))}
@@ -78,7 +78,7 @@ class MaskedSteps:
     def __init__(self, limit: int = MASKED_STEPS, count: int = 0) -> None:
         self.limit, self.count = limit, count
 
-    def observe(self, metrics: Mapping[str, float], scored: Sequence[Scored]) -> str | None:
+    def observe(self, metrics: Mapping[str, float], scored: Sequence[SampleScore]) -> str | None:
         """Take in one step.
 
         Returns:

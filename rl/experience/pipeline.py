@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import get_args
 
-from redraft.rewards.result import RewardError, Scored
+from redraft.rewards.result import RewardError, SampleScore
 from redraft.rewards.reward import Scope
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rewards.term import RewardTerm
@@ -44,7 +44,7 @@ class Answers:
 
     completions: list[Completion]
     samples: list[Sample]
-    scored: list[Scored]
+    scored: list[SampleScore]
     rollout_s: float
     reward_s: float
     reward_overlap_s: float
@@ -121,10 +121,10 @@ class _Scoring:
 
     def __init__(self, rewards: RewardPool) -> None:
         self.rewards = rewards
-        self.scored: dict[int, Scored] = {}
+        self.scored: dict[int, SampleScore] = {}
         self.spans: list[tuple[float, float]] = []  # of each submit: when it was asked for and when it was there
-        self._pending: dict[Future[list[Scored]], tuple[list[int], float]] = {}
-        self._done: queue.SimpleQueue[tuple[Future[list[Scored]], float]] = queue.SimpleQueue()
+        self._pending: dict[Future[list[SampleScore]], tuple[list[int], float]] = {}
+        self._done: queue.SimpleQueue[tuple[Future[list[SampleScore]], float]] = queue.SimpleQueue()
 
     def submit(self, samples: dict[int, Sample]) -> None:
         """Ask for the scores of samples that belong together."""

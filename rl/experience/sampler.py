@@ -7,7 +7,7 @@ prompts are drawn until enough groups differ inside, or the rounds are used up.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from redraft.rewards.result import Scored
+from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.load import step_indices
@@ -34,7 +34,7 @@ class Sampled:
     prompts: list[Prompt] = field(default_factory=list)
     completions: list[Completion] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
-    scored: list[Scored] = field(default_factory=list)
+    scored: list[SampleScore] = field(default_factory=list)
     learned: list[int] = field(default_factory=list)
     rollout_s: float = 0.0
     reward_s: float = 0.0

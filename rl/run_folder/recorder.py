@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from redraft.rewards.result import Scored
+from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rl.config.recipe import dump_recipe
 from redraft.rl.config.schema import RunConfig
@@ -136,7 +136,7 @@ class Recorder:
             getattr(self.display, method)(*arguments)
 
     def samples(
-        self, step: int, samples: Sequence[Sample], completions: Sequence[Completion], scored: Sequence[Scored]
+        self, step: int, samples: Sequence[Sample], completions: Sequence[Completion], scored: Sequence[SampleScore]
     ) -> None:
         """Write the step's completions as readable rows.
 
@@ -164,7 +164,7 @@ def environment() -> dict[str, Any]:
     return {"python": sys.version.split()[0], "platform": platform.platform(), "argv": sys.argv, "versions": versions}
 
 
-def _sample_row(sample: Sample, completion: Completion, score: Scored) -> dict[str, Any]:
+def _sample_row(sample: Sample, completion: Completion, score: SampleScore) -> dict[str, Any]:
     return {
         **sample.columns,
         "prompt": sample.prompt,

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from redraft.rewards.result import RewardError, Scored
+from redraft.rewards.result import RewardError, SampleScore
 from redraft.rewards.scoring.dispatch import Dispatcher
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rewards.term import RewardTerm
@@ -28,7 +28,7 @@ class Scorer:
         self.calls.append([sample.completion for sample in samples])
         self.began.release()
         assert self.may_end.acquire(timeout=WAIT_S)
-        return [Scored(float(sample.completion), None, {}) for sample in samples]
+        return [SampleScore(float(sample.completion), None, {}) for sample in samples]
 
     def let_go(self, calls=100):
         self.may_end.release(calls)
@@ -99,7 +99,7 @@ def test_what_a_scorer_raises_reaches_those_of_its_call_and_the_lane_goes_on():
     def fussy(samples):
         if samples[0].completion == "bad":
             raise RewardError("reward 'fussy' does not like it")
-        return [Scored(1.0, None, {}) for _ in samples]
+        return [SampleScore(1.0, None, {}) for _ in samples]
 
     queue = Dispatcher([fussy])
     with pytest.raises(RewardError, match="fussy"):

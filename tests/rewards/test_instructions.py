@@ -8,7 +8,7 @@ from decimal import Decimal
 import pytest
 
 from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample
-from redraft.rewards.library.instructions import bind, check, follows, follows_loosely, ifeval
+from redraft.rewards.library.instructions import bind, follows, follows_loosely, ifeval
 from redraft.rewards.library.instructions.language import count_capital_words, sentences
 from redraft.rewards.library.instructions.table import FURTHER, IFEVAL, INSTRUCTIONS
 
@@ -44,6 +44,10 @@ ARGUMENTS = {  # one usable set for each instruction
     "detectable_format:rephrase": {"original_message": "I am *happy*."},
     "multi-turn:constrained_start": {"starter": "I think"},
 }
+
+
+def check(instruction_id, kwargs, text):
+    return bind(instruction_id, kwargs)(text)
 
 
 def read_jsonl(path):

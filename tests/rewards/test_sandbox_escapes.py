@@ -231,7 +231,7 @@ def test_killing_everybody_hits_nobody_outside(sandbox):
         bystander.kill()
 
 
-def test_two_slots_cannot_signal_each_other(sandbox):
+def test_two_sandboxes_cannot_signal_each_other(sandbox):
     other = usable(sandbox.name)
     victim = started(other, "import time\ntell('up')\ntime.sleep(60)")
     run(

@@ -1,4 +1,4 @@
-"""Choosing a layer, what it refuses to do without, and the pieces: slots, groups, interpreters, the filter."""
+"""Choosing a layer, what it refuses to do without, and the pieces: leases, groups, interpreters, the filter."""
 
 import errno
 import logging
@@ -15,12 +15,12 @@ from redraft.rewards.sandbox import advice, bubblewrap, cgroup, choose, interpre
 from redraft.rewards.sandbox.cgroup import open_group
 from redraft.rewards.sandbox.choose import open_sandbox
 from redraft.rewards.sandbox.identity import Identity, claim
-from redraft.rewards.sandbox.program import Limits, SandboxError
+from redraft.rewards.sandbox.program import ProgramLimits, SandboxError
 from redraft.rewards.sandbox.selftest import self_test
 from sandboxes import LAYERS, command, owner, processes, run, usable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="slots belong to root")
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="leases belong to root")
 
 
 @pytest.fixture(scope="module", params=LAYERS)
@@ -156,7 +156,7 @@ def test_a_start_that_fails_is_an_error_and_leaves_nothing(monkeypatch):
     monkeypatch.setattr(bubblewrap, "_NOBODY", "--no-such-option")
     before = os.listdir("/proc/self/fd")
     with pytest.raises(SandboxError, match="Unknown option --no-such-option"):
-        layer.start("", Limits())
+        layer.start("", ProgramLimits())
     assert len(os.listdir("/proc/self/fd")) == len(before)
     monkeypatch.undo()
     assert run(layer, "tell(1)").told == [1]
@@ -167,7 +167,7 @@ def test_a_start_that_fails_once_says_so(monkeypatch):
     layer = usable("bubblewrap")
     monkeypatch.setattr(bubblewrap, "_child", lambda told: 2**22 + 1)  # no process has this number
     with pytest.raises(SandboxError, match="could not start a program"):
-        layer.start("", Limits())
+        layer.start("", ProgramLimits())
     layer.close()
 
 
@@ -184,19 +184,19 @@ def test_a_started_and_closed_layer_leaves_nothing(sandbox):
 
 
 def test_a_program_forgotten_is_ended_by_the_next_start(sandbox):
-    forgotten = sandbox.start("import time; time.sleep(60)", Limits())
+    forgotten = sandbox.start("import time; time.sleep(60)", ProgramLimits())
     run(sandbox, "tell(1)")
     assert forgotten.process.returncode is not None
     forgotten.channel.close()
 
 
 def test_ending_twice_is_allowed(sandbox):
-    program = sandbox.start("import time; time.sleep(60)", Limits())
+    program = sandbox.start("import time; time.sleep(60)", ProgramLimits())
     assert program.end().signal == program.end().signal == 9
 
 
 def test_pipes_carry_the_standard_streams(sandbox):
-    program = sandbox.start("import sys; print(sys.stdin.read()[::-1]); sys.exit(4)", Limits(), pipes=True)
+    program = sandbox.start("import sys; print(sys.stdin.read()[::-1]); sys.exit(4)", ProgramLimits(), pipes=True)
     out, err = program.process.communicate(b"abc\xc3\xa9", timeout=20)
     assert (out, err) == ("écba\n".encode(), b"")
     assert program.end().code == 4
@@ -232,18 +232,18 @@ def test_an_old_interpreter_is_refused(monkeypatch):
 
 @AS_ROOT
 def test_each_slot_has_a_user_of_its_own_also_across_runs(tmp_path):
-    slots = range(60600, 60603)
-    first, second = claim(slots, tmp_path), claim(slots, tmp_path)
+    user_ids = range(60600, 60603)
+    first, second = claim(user_ids, tmp_path), claim(user_ids, tmp_path)
     other_run = "import sys; from pathlib import Path; from redraft.rewards.sandbox.identity import claim\n"
     other_run += f"print(claim(range(60600, 60603), Path({str(tmp_path)!r})).uid)"
     third = subprocess.run([sys.executable, "-c", other_run], capture_output=True, text=True, check=True).stdout
     assert [first.uid, second.uid, int(third)] == [60600, 60601, 60602]
     first.release()
-    again = claim(slots, tmp_path)  # the other run has ended, so 60602 is free too
+    again = claim(user_ids, tmp_path)  # the other run has ended, so 60602 is free too
     assert again.uid == 60600
-    claim(slots, tmp_path)
+    claim(user_ids, tmp_path)
     with pytest.raises(SandboxError, match="no free user id between 60600 and 60602"):
-        claim(slots, tmp_path)
+        claim(user_ids, tmp_path)
 
 
 def test_a_root_that_is_not_allowed_other_users_says_so(tmp_path):
@@ -273,7 +273,7 @@ def test_a_slot_is_emptied_before_it_is_used(tmp_path):
 
 @AS_ROOT
 def test_programs_run_as_their_slot(sandbox):
-    program = sandbox.start("import os, sys, time; os.write(int(sys.argv[1]), b'x'); time.sleep(60)", Limits())
+    program = sandbox.start("import os, sys, time; os.write(int(sys.argv[1]), b'x'); time.sleep(60)", ProgramLimits())
     program.channel.settimeout(10)
     program.channel.recv(1)
     mine = [pid for pid in processes() if owner(pid) == sandbox.identity.uid]

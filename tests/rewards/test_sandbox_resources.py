@@ -12,7 +12,7 @@ import time
 
 import pytest
 
-from redraft.rewards.sandbox.program import Limits
+from redraft.rewards.sandbox.program import ProgramLimits
 from sandboxes import LAYERS, LIMITS, command, processes, run, started, usable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
@@ -44,14 +44,14 @@ def peak_mb(sandbox):
 
 
 def test_an_infinite_loop_ends_with_its_cpu_time(sandbox):
-    reached = run(sandbox, "while True: pass", 20.0, Limits(cpu_s=1))
+    reached = run(sandbox, "while True: pass", 20.0, ProgramLimits(cpu_s=1))
     assert reached.ended.signal == signal.SIGKILL
     assert 0.9 < reached.ended.wall_s < 15
 
 
 def test_catching_the_cpu_limit_gains_nothing(sandbox):
     source = "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: tell('caught'))\nwhile True: pass"
-    reached = run(sandbox, source, 20.0, Limits(cpu_s=1))
+    reached = run(sandbox, source, 20.0, ProgramLimits(cpu_s=1))
     assert reached.ended.signal == signal.SIGKILL
     assert 0.9 < reached.ended.wall_s < 15
 
@@ -243,7 +243,7 @@ try:
 except (OSError, MemoryError):
     tell(count)
 """
-    limits = Limits(memory_mb=32, disk_mb=4)
+    limits = ProgramLimits(memory_mb=32, disk_mb=4)
     reached = run(sandbox, source, 20.0, limits)
     if sandbox.name == "landlock":
         assert reached.told == [0]
@@ -366,7 +366,7 @@ time.sleep(60)
 PARENT = """
 import sys, time
 from redraft.rewards.sandbox.choose import open_sandbox
-from redraft.rewards.sandbox.program import Limits
+from redraft.rewards.sandbox.program import ProgramLimits as Limits
 sandbox = open_sandbox(sys.argv[1], allow_unsafe=True)
 program = sandbox.start("# {mark}\\nimport os, sys, time\\nos.write(int(sys.argv[1]), b'x')\\ntime.sleep(60)", Limits())
 program.channel.recv(1)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from redraft.rewards.result import Scored, Verdict
+from redraft.rewards.result import SampleScore, Verdict
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.experience.assemble import completion_metrics, make_experience, shuffled
 from redraft.rl.experience.metrics import MaskedSteps, reward_metrics
@@ -33,12 +33,12 @@ COMPLETIONS = [
 ]
 
 
-def scored(total: float | None, accuracy: float | None, style: float | None, status: str) -> Scored:
-    return Scored(total, total, {"accuracy": Verdict(accuracy, status, ms=2.0), "style": Verdict(style)})
+def scored(total: float | None, accuracy: float | None, style: float | None, status: str) -> SampleScore:
+    return SampleScore(total, total, {"accuracy": Verdict(accuracy, status, ms=2.0), "style": Verdict(style)})
 
 
 SCORED = [
-    Scored(1.5, 2.0, {"accuracy": Verdict(1.0, metrics={"steps": 3.0}, ms=10.0), "style": Verdict(0.5)}),
+    SampleScore(1.5, 2.0, {"accuracy": Verdict(1.0, metrics={"steps": 3.0}, ms=10.0), "style": Verdict(0.5)}),
     scored(0.0, 0.0, None, "wrong"),
     scored(None, None, None, "infra_error"),
     scored(0.5, 0.0, 0.5, "wrong"),
@@ -116,7 +116,7 @@ def test_reward_metrics_are_the_numbers_computed_by_hand():
 
 
 def test_a_step_without_a_single_score_is_told_and_only_several_in_a_row_end_the_run():
-    nothing = [Scored(None, None, {"judge": Verdict(None, "infra_error", "connection refused")})] * 6
+    nothing = [SampleScore(None, None, {"judge": Verdict(None, "infra_error", "connection refused")})] * 6
     metrics, steps = reward_metrics(PROMPTS, nothing), MaskedSteps(limit=2)
     assert "reward/mean" not in metrics
     assert (metrics["reward/masked_fraction"], metrics["reward/failed_fraction"]) == (1.0, 1.0)

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import pytest
 
 from redraft.rewards.result import RewardError
-from redraft.rewards.scoring.mixture import RewardMixture, Scored
+from redraft.rewards.scoring.mixture import RewardMixture, SampleScore
 from redraft.rewards.term import RewardTerm
 from redraft.rewards.worker import LocalRewards
 from redraft.rl.data.codec import Codec
@@ -64,7 +64,7 @@ class Rewards:
         self.asked.append([sample.completion for sample in samples])
         self.futures.append(future)
         if self.answer(len(self.asked)):
-            future.set_result([Scored(float(len(sample.completion)), None, {}) for sample in samples])
+            future.set_result([SampleScore(float(len(sample.completion)), None, {}) for sample in samples])
         return future
 
 
@@ -119,7 +119,7 @@ def test_the_times_of_a_step_are_those_of_decoding_of_what_hid_behind_it_and_of_
 
     def later(samples):
         future = submit(samples)
-        answer = [Scored(0.0, None, {}) for _ in samples]
+        answer = [SampleScore(0.0, None, {}) for _ in samples]
         threading.Timer(0.12, future.set_result, (answer,)).start()
         return future
 

@@ -50,7 +50,7 @@ def prepare_worker() -> None:
 def compare(gold: str, prediction: str) -> str:
     """Status of one comparison of plain answers: ok, wrong or gold_error."""
     try:
-        return Status.OK if compare_items(gold, prediction, same_value) else Status.WRONG
+        return Status.OK if compare_items(gold, prediction, same_answer) else Status.WRONG
     except GoldError:
         return Status.GOLD_ERROR
     except Exception:  # noqa: BLE001 - the boundary: whatever sympy raises on an odd expression, it found no equality
@@ -62,13 +62,13 @@ def compare_simplest(gold: str) -> list[str]:
     return [compare(gold, prediction) for prediction in ("1", "x+1")]
 
 
-def same_value(gold: str, prediction: str) -> bool:
+def same_answer(gold: str, prediction: str) -> bool:
     """Whether two items are equal."""
     decided = same_by_arithmetic(gold, prediction)
     if decided is not None:
         return decided
     if "=" in prediction and not _RELATION.search(gold):
-        return all(same_value(gold, side.strip()) for side in prediction.split("="))
+        return all(same_answer(gold, side.strip()) for side in prediction.split("="))
     ours, theirs = _MATRIX.fullmatch(gold), _MATRIX.fullmatch(prediction)
     if ours and theirs:
         return _same_matrix(ours[2], theirs[2])
@@ -76,7 +76,7 @@ def same_value(gold: str, prediction: str) -> bool:
         return True
     pieces = [split_at(text, (r"\cup",)) for text in (gold, prediction)]
     if len(pieces[0]) == len(pieces[1]) > 1:
-        return compare_items(",".join(pieces[0]), ",".join(pieces[1]), same_value) is True
+        return compare_items(",".join(pieces[0]), ",".join(pieces[1]), same_answer) is True
     return _same_expression(gold, prediction)
 
 
@@ -86,7 +86,7 @@ def _same_matrix(gold: str, prediction: str) -> bool:
     if [len(row) for row in ours] != [len(row) for row in theirs]:
         return False
     return all(
-        compare_items(left, right, same_value) is True
+        compare_items(left, right, same_answer) is True
         for our_row, their_row in zip(ours, theirs, strict=True)
         for left, right in zip(our_row, their_row, strict=True)
     )

@@ -4,7 +4,7 @@ import re
 from fractions import Fraction
 
 from redraft.rewards.library.answers.items import split_items, unwrap
-from redraft.rewards.library.answers.reading import Reading
+from redraft.rewards.library.answers.reading import ReadAnswer
 from redraft.rewards.library.answers.values import rational
 
 Pair = tuple[str, str]  # gold answer, prediction
@@ -12,7 +12,7 @@ _INDEX = re.compile(r"_(?:\w|\{[\w,]+\})$")
 _WORDS = re.compile(r"\\text\{[^{}]*\}")
 
 
-def align(gold: Reading, answer: Reading) -> list[Pair]:
+def align(gold: ReadAnswer, answer: ReadAnswer) -> list[Pair]:
     """Pairs of plain answers, one of which has to be equal; [] where units, names or relations differ already."""
     if not _units_agree(gold, answer):
         return []
@@ -27,11 +27,11 @@ def align(gold: Reading, answer: Reading) -> list[Pair]:
     ]
 
 
-def _raw(reading: Reading) -> str:
+def _raw(reading: ReadAnswer) -> str:
     return reading.text(reading.raw)
 
 
-def _units_agree(gold: Reading, answer: Reading) -> bool:
+def _units_agree(gold: ReadAnswer, answer: ReadAnswer) -> bool:
     ours, theirs = ([unit for unit in reading.units if unit] for reading in (gold, answer))
     our_things, their_things = (frozenset().union(*reading.things) for reading in (gold, answer))
     if any(gold.percents):
@@ -47,20 +47,20 @@ def _units_agree(gold: Reading, answer: Reading) -> bool:
     return all(not unit or unit == wanted for wanted, unit in zip(gold.units, answer.units, strict=True))
 
 
-def _names(reading: Reading) -> list[str]:
+def _names(reading: ReadAnswer) -> list[str]:
     return [_WORDS.sub("", name).strip() for name in reading.names]
 
 
-def _expand(reading: Reading) -> Reading:
+def _expand(reading: ReadAnswer) -> ReadAnswer:
     """``(x,y)=(1,2)`` as ``x=1,y=2``."""
     names = re.split(r"\s*,\s*", reading.names[0]) if len(reading.names) == 1 else []
     values = split_items(reading.values[0]) if len(names) > 1 else None
     if values is None or len(values.items) != len(names):
         return reading
-    return Reading("()", names, list(values.items), list(values.items))
+    return ReadAnswer("()", names, list(values.items), list(values.items))
 
 
-def _without_names(gold: Reading, answer: Reading) -> list[Pair]:
+def _without_names(gold: ReadAnswer, answer: ReadAnswer) -> list[Pair]:
     gold, answer = (_expand(reading) for reading in (gold, answer))
     ours, theirs = _names(gold), _names(answer)
     plain = [(gold.text(), answer.text())]
@@ -87,7 +87,7 @@ def _base(name: str) -> str:
     return _INDEX.sub("", name)
 
 
-def _ordered(gold: Reading, answer: Reading, named: Reading, names: list[str]) -> list[Pair]:
+def _ordered(gold: ReadAnswer, answer: ReadAnswer, named: ReadAnswer, names: list[str]) -> list[Pair]:
     other = answer if named is gold else gold
     if len(gold.values) != len(answer.values) or other.brackets not in ("", "()") or len(set(names)) < len(names):
         return []
@@ -97,7 +97,7 @@ def _ordered(gold: Reading, answer: Reading, named: Reading, names: list[str]) -
     return [(texts[id(gold)], texts[id(answer)])]
 
 
-def _unions(gold: Reading, answer: Reading) -> list[Pair]:
+def _unions(gold: ReadAnswer, answer: ReadAnswer) -> list[Pair]:
     r"""``x<1 or x>2`` against ``(-\infty,1)\cup(2,\infty)``."""
     pairs = []
     if answer.is_alternative and r"\cup" in gold.text() and all(map(_is_interval, answer.values)):
@@ -111,7 +111,7 @@ def _is_interval(value: str) -> bool:
     return unwrap(value)[1] in ("()", "[]", "[)", "(]") and "," in value
 
 
-def _percent_readings(gold: Reading, answer: Reading, ours: str, theirs: str) -> list[Pair]:
+def _percent_readings(gold: ReadAnswer, answer: ReadAnswer, ours: str, theirs: str) -> list[Pair]:
     """A percentage is a hundredth; above 1 its bare number will do as well, since no fraction can be meant."""
     if all(gold.percents) == all(answer.percents) and any(gold.percents) == any(answer.percents):
         return [(ours, theirs)]

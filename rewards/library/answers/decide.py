@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from redraft.rewards.library.answers import prompt as tasks
 from redraft.rewards.library.answers import undone
-from redraft.rewards.library.answers.align import align
+from redraft.rewards.library.answers.align import Pair, align
 from redraft.rewards.library.answers.items import compare_items, is_deep, split_items
 from redraft.rewards.library.answers.numbers import numeral, without_thousands
 from redraft.rewards.library.answers.options import Option, gold_option, read_option
@@ -28,9 +28,6 @@ _COMMAND = re.compile(r"\\([A-Za-z]+)")
 _ONLY_THOUSANDS = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:,[0-9]{3})*,0[0-9]{2}(?![0-9])")
 _LABELLED = re.compile(r"\(?\\text\{[A-J]\}|\(?[A-J]\)?[:.]|[A-J]\)|\([A-J]\) ?-?[0-9\\]")
 _CONSTANT_WORDS = {"infinity", "infty"}
-
-
-Pair = tuple[str, str]  # gold answer, prediction
 
 
 @dataclass(frozen=True)

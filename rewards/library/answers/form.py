@@ -21,11 +21,11 @@ class NoFormError(Exception):
 def negative(form: Form) -> Form:
     """The form with the other sign; a sum changes every sign."""
     if form[0] == "add":
-        return add([negative(term) for term in form[1:]])
-    return mul([form, MINUS_ONE])
+        return sum_of([negative(term) for term in form[1:]])
+    return product_of([form, MINUS_ONE])
 
 
-def mul(factors: list[Form]) -> Form:
+def product_of(factors: list[Form]) -> Form:
     """A product: flat, without ones, with equal factors counted as a power."""
     sign, odd = 1, []
     exponents: Counter[tuple[Form, int]] = Counter()  # of a number, roots and whole powers are counted apart
@@ -48,12 +48,12 @@ def mul(factors: list[Form]) -> Form:
     parts = [base if count == 1 else ("pow", base, ("num", count)) for (base, _), count in exponents.items() if count]
     parts = sorted([*parts, *odd], key=repr)
     if sign < 0 and len(parts) == 1 and parts[0][0] == "add":
-        return add([mul([term, MINUS_ONE]) for term in parts[0][1:]])
+        return sum_of([product_of([term, MINUS_ONE]) for term in parts[0][1:]])
     parts = [MINUS_ONE, *parts] if sign < 0 else parts
     return parts[0] if len(parts) == 1 else ("mul", *parts) if parts else ONE
 
 
-def add(terms: list[Form]) -> Form:
+def sum_of(terms: list[Form]) -> Form:
     """A sum: flat, without zeros and terms that cancel, with equal terms counted."""
     counts = Counter[Form]()
     stack = list(terms)
@@ -63,8 +63,8 @@ def add(terms: list[Form]) -> Form:
             stack.extend(term[1:])
         elif term != ("num", Fraction(0)):
             is_negative = term == MINUS_ONE or (term[0] == "mul" and term[1] == MINUS_ONE)
-            counts[mul([term, MINUS_ONE]) if is_negative else term] += -1 if is_negative else 1
-    parts = [term if n == 1 else mul([("num", Fraction(n)), term]) for term, n in counts.items() if n]
+            counts[product_of([term, MINUS_ONE]) if is_negative else term] += -1 if is_negative else 1
+    parts = [term if n == 1 else product_of([("num", Fraction(n)), term]) for term, n in counts.items() if n]
     parts = sorted(parts, key=repr)
     return parts[0] if len(parts) == 1 else ("add", *parts) if parts else ("num", Fraction(0))
 
@@ -81,7 +81,7 @@ def power(base: Form, exponent: Form) -> Form:
         if base[0] == "pow" and base[2][0] == "num":
             return power(base[1], ("num", base[2][1] * exponent[1]))
         if base[0] == "mul":
-            return mul([power(factor, exponent) for factor in base[1:]])
+            return product_of([power(factor, exponent) for factor in base[1:]])
         if base == MINUS_ONE:
             return ONE if exponent[1] % 2 == 0 else MINUS_ONE
     return ("pow", base, exponent)

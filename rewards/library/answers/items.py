@@ -16,7 +16,7 @@ _CONJUNCTION = re.compile(r"[,;]\s*\\text\{(?:and|or)\}", re.IGNORECASE)
 _ALTERNATIVES = re.compile(r"(?<![A-Za-z])\\text\{(And|Or|AND|OR)\}")
 _BRACKETS = (("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), (r"\{", r"\}"))
 RELATIONS = ("=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx", r"\to", r"\implies", r"\equiv", r"\sim")
-MAX_DEPTH, MAX_UNLIKE = 30, 30
+_MAX_DEPTH, MAX_UNLIKE = 30, 30
 DOTS = r"\ldots"
 
 
@@ -47,7 +47,7 @@ def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
 
 def is_deep(text: str) -> bool:
     """Whether brackets stand inside brackets more often than any answer needs."""
-    return max((depth for _, _, depth in _tokens(text)), default=0) > MAX_DEPTH
+    return max((depth for _, _, depth in _tokens(text)), default=0) > _MAX_DEPTH
 
 
 def split_at(text: str, separators: tuple[str, ...] | set[str]) -> list[str]:

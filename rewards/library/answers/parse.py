@@ -4,9 +4,9 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from redraft.rewards.library.answers.form import MINUS_ONE, Form, NoFormError, add, mul, negative, power
+from redraft.rewards.library.answers.form import MINUS_ONE, Form, NoFormError, negative, power, product_of, sum_of
 
-MAX_TOKENS, MAX_DEPTH = 300, 40
+MAX_TOKENS, _MAX_DEPTH = 300, 40
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)|(?P<name>\\[A-Za-z]+|[A-Za-z\u0370-\u03ff]'*)|(?P<sign>\\[{}]|[^\s]))"
 )
@@ -64,7 +64,7 @@ class _Parser:
     def sum(self) -> Form:
         """Terms with signs between them."""
         self.depth += 1
-        if self.depth > MAX_DEPTH:
+        if self.depth > _MAX_DEPTH:
             raise NoFormError
         terms = [self.product()]
         while self.peek() in ("+", "-"):
@@ -72,7 +72,7 @@ class _Parser:
             term = self.product()
             terms.append(negative(term) if sign == "-" else term)
         self.depth -= 1
-        return add(terms)
+        return sum_of(terms)
 
     def product(self) -> Form:
         """Factors, with or without a sign between them."""
@@ -99,7 +99,7 @@ class _Parser:
                     factors.append(factor)
             else:
                 break
-        return mul([*factors, MINUS_ONE] if negations % 2 else factors)
+        return product_of([*factors, MINUS_ONE] if negations % 2 else factors)
 
     def is_plain_fraction(self) -> bool:
         r"""Whether ``\frac{m}{n}`` of two whole numbers comes next: after a whole number that is a mixed number."""
@@ -165,7 +165,7 @@ class _Parser:
         self.take()
         if token in (r"\frac", r"\binom"):
             above, below = self.group(), self.group()
-            return mul([above, power(below, MINUS_ONE)]) if token == r"\frac" else ("binom", above, below)
+            return product_of([above, power(below, MINUS_ONE)]) if token == r"\frac" else ("binom", above, below)
         if token == r"\sqrt":
             return self.root()
         if token in _FUNCTIONS:
@@ -206,7 +206,7 @@ class _Parser:
         factors = [self.power()]
         while self.starts_factor() and self.peek() not in _FUNCTIONS and self.peek() != "(":
             factors.append(self.power())
-        return mul(factors)
+        return product_of(factors)
 
     def symbol(self, token: str) -> Form:
         """A variable with its index."""

@@ -16,7 +16,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 
 
 @dataclass
-class Reading:
+class ReadAnswer:
     """What an answer says.
 
     Attributes:
@@ -53,7 +53,7 @@ class Reading:
         return brackets[:half] + ",".join(values or self.values) + brackets[half:]
 
 
-def read_answer(answer: str, prompt: str | None, gold: Reading | None = None) -> Reading | None:
+def read_answer(answer: str, prompt: str | None, gold: ReadAnswer | None = None) -> ReadAnswer | None:
     """Read a normalised answer; None where an item cannot be accounted for.
 
     Args:
@@ -70,15 +70,15 @@ def read_answer(answer: str, prompt: str | None, gold: Reading | None = None) ->
     found = split_items(answer)
     if found is None:
         return None
-    reading = Reading(found.brackets, is_alternative=bool(_OR.search(answer)))
+    reading = ReadAnswer(found.brackets, is_alternative=bool(_OR.search(answer)))
     return reading if all(_read_item(item, reading, known, found) for item in found.items) else None
 
 
-def _read_item(item: str, reading: Reading, known: Collection[str] | None, found: Items) -> bool:
+def _read_item(item: str, reading: ReadAnswer, known: Collection[str] | None, found: Items) -> bool:
     item = _LONE_LETTER.sub(r"\1", item)
     inner = split_items(item)
     if inner is not None and len(inner.items) > 1:  # a tuple, set or interval among the items
-        nested = Reading(inner.brackets)
+        nested = ReadAnswer(inner.brackets)
         if not all(_read_item(part, nested, known, inner) for part in inner.items):
             return False
         reading.units += [unit for unit in nested.units if unit]
@@ -99,13 +99,13 @@ def _read_item(item: str, reading: Reading, known: Collection[str] | None, found
     return _read_value(item, label, reading, known)
 
 
-def _read_value(item: str, label: Labelled, reading: Reading, known: Collection[str] | None) -> bool:
+def _read_value(item: str, label: Labelled, reading: ReadAnswer, known: Collection[str] | None) -> bool:
     name, value = label.name, label.value
     if known is None and "=" in value:
         value = value.rpartition("=")[2]  # what a gold answer works out to
     inner = split_items(value)
     if name and inner is not None and len(inner.items) > 1:
-        nested = Reading(inner.brackets)
+        nested = ReadAnswer(inner.brackets)
         if not all(_read_item(part, nested, known, inner) for part in inner.items):
             return False
         _append(reading, item, name, Worded(nested.text()))
@@ -126,7 +126,7 @@ def _read_value(item: str, label: Labelled, reading: Reading, known: Collection[
     return True
 
 
-def _append(reading: Reading, item: str, name: str, worded: Worded) -> None:
+def _append(reading: ReadAnswer, item: str, name: str, worded: Worded) -> None:
     reading.raw.append(item)
     reading.names.append(name)
     reading.values.append(worded.value)

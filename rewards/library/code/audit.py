@@ -22,12 +22,14 @@ from redraft.rewards.result import RewardError, Status
 GOLD_SHARE = 3  # a solution may use a third of the limit: candidates may be slower than it
 _NEVER_SLOW_S = 1.0  # also where that is more than a third: start-up and noise are not the solution's
 PASSED = "passed"
-GOLD = "canonical_solution"
-SOLUTIONS = (GOLD, "code", "solution", "solutions")
+SOLUTION = "canonical_solution"
+SOLUTIONS = (SOLUTION, "code", "solution", "solutions")
 """Columns of a right answer, by the names that public data sets use; the first that has one counts."""
 
 
-def audit(rows: Sequence[Mapping[str, Any]], options: CodeOptions | None = None, gold: str = GOLD) -> dict[int, str]:
+def audit(
+    rows: Sequence[Mapping[str, Any]], options: CodeOptions | None = None, gold: str = SOLUTION
+) -> dict[int, str]:
     """Run the solution of every row, and stubs in place of it, against the row's tests.
 
     Args:
@@ -68,7 +70,7 @@ def quarantine(rows: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> 
     """
     options = CodeOptions(**{part.name: kwargs[part.name] for part in fields(CodeOptions) if part.name in kwargs})
     same = {name: kwargs[name] for name in COLUMNS if name in kwargs}
-    return audit([{**row, **same, GOLD: _solution(row)} for row in rows], options)
+    return audit([{**row, **same, SOLUTION: _solution(row)} for row in rows], options)
 
 
 def _solution(row: Mapping[str, Any]) -> str:

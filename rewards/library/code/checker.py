@@ -31,7 +31,7 @@ from redraft.rewards.library.code.session import (
 from redraft.rewards.library.code.suite import Suite, build_suite, name_under_test
 from redraft.rewards.result import RewardError, Status
 from redraft.rewards.sandbox.choose import open_sandbox
-from redraft.rewards.sandbox.program import Limits, Sandbox
+from redraft.rewards.sandbox.program import ProgramLimits, Sandbox
 
 _CHECKER_MEMORY_BYTES = 4 << 30
 _MAX_DETAIL_CHARS = 300
@@ -64,9 +64,9 @@ class Job:
     tolerance: float | None = None
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> ProgramLimits:
         """The limits of the sandbox."""
-        return Limits(cpu_s=self.cpu_s, wall_s=self.wall_s, memory_mb=self.memory_mb)
+        return ProgramLimits(cpu_s=self.cpu_s, wall_s=self.wall_s, memory_mb=self.memory_mb)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ _sandbox: Sandbox | None = None
 _programs: ProgramRunner | None = None
 
 
-def prepare(kind: str, allow_unsafe: bool, url: str | None, packages: Sequence[str] = ()) -> None:
+def prepare_checker(kind: str, allow_unsafe: bool, url: str | None, packages: Sequence[str] = ()) -> None:
     """Open this worker's sandbox, or its client of a server, and limit its memory; runs once, before the first job."""
     global _sandbox, _programs
     for limit, most in ((resource.RLIMIT_AS, _CHECKER_MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
@@ -111,7 +111,7 @@ def prepare(kind: str, allow_unsafe: bool, url: str | None, packages: Sequence[s
     _programs = SandboxedPrograms(_sandbox)
 
 
-def check(job: Job) -> dict[str, Any]:
+def judge_job(job: Job) -> dict[str, Any]:
     """Judge one completion; the value is a `Finding` as a dict."""
     try:
         return vars(_check(job))

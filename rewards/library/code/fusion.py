@@ -21,7 +21,7 @@ from redraft.rewards.library.code.session import (
 )
 from redraft.rewards.library.code.wire import WireError, dumps
 from redraft.rewards.result import RewardError
-from redraft.rewards.sandbox.program import Limits
+from redraft.rewards.sandbox.program import ProgramLimits
 
 _GRACE_S = 10.0  # for the server's own queue and start-up
 _MAX_REPLY_BYTES = 4 * MAX_OUTPUT_BYTES
@@ -44,7 +44,7 @@ class FusionPrograms:
             raise RewardError(f"sandbox: http needs sandbox_fusion_url, 'http://host:port', got {url!r}")
         self._url = f"{url.rstrip('/')}/run_code"
 
-    def run(self, sources: list[str], stdin: str, limits: Limits, wall_s: float) -> Output:
+    def run(self, sources: list[str], stdin: str, limits: ProgramLimits, wall_s: float) -> Output:
         """See `ProgramRunner`.
 
         Raises:
@@ -123,7 +123,7 @@ class RecordedCalls:
         self._lines: list[str] = []
         self._failure = ""
 
-    def record(self, limits: Limits, wall_s: float) -> None:
+    def record(self, limits: ProgramLimits, wall_s: float) -> None:
         """Run the program that makes all calls.
 
         Raises:

@@ -71,5 +71,5 @@ class CodeOptions:
 @functools.cache
 def _pool(sandbox: str, allow_unsafe: bool, url: str | None, packages: tuple[str, ...], num_workers: int) -> WorkerPool:
     return WorkerPool(
-        num_workers, "redraft.rewards.library.code.checker:prepare", (sandbox, allow_unsafe, url, packages)
+        num_workers, "redraft.rewards.library.code.checker:prepare_checker", (sandbox, allow_unsafe, url, packages)
     )

@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from redraft.rewards.library.code.session import RUNNER_SOURCE, children_cpu_s, describe, ran_out_of_cpu, slept
+from redraft.rewards.library.code.session import RUNNER_SOURCE, children_cpu_s, exit_text, ran_out_of_cpu, slept
 from redraft.rewards.library.code.wire import dumps
 from redraft.rewards.processes.frames import send_frame
-from redraft.rewards.sandbox.program import Limits, Program, Sandbox
+from redraft.rewards.sandbox.program import Program, ProgramLimits, Sandbox
 
 PROGRAM_SOURCE = RUNNER_SOURCE + "\nrun_program(int(sys.argv[1]))\n"
 MAX_OUTPUT_BYTES = 4 << 20
@@ -40,7 +40,7 @@ class Output:
 class ProgramRunner(Protocol):
     """Runs programs; whatever they say is not trusted."""
 
-    def run(self, sources: list[str], stdin: str, limits: Limits, wall_s: float) -> Output:
+    def run(self, sources: list[str], stdin: str, limits: ProgramLimits, wall_s: float) -> Output:
         """Run Python texts, one after the other, as one program."""
         ...
 
@@ -51,7 +51,7 @@ class SandboxedPrograms:
     def __init__(self, sandbox: Sandbox) -> None:
         self._sandbox = sandbox
 
-    def run(self, sources: list[str], stdin: str, limits: Limits, wall_s: float) -> Output:
+    def run(self, sources: list[str], stdin: str, limits: ProgramLimits, wall_s: float) -> Output:
         """See `ProgramRunner`."""
         before = children_cpu_s()
         program = self._sandbox.start(PROGRAM_SOURCE, limits, pipes=True)
@@ -75,7 +75,7 @@ class SandboxedPrograms:
         if ran_out_of_cpu(ended, used_s, limits):
             return Output(stdout, f"out of CPU time ({limits.cpu_s} s)", timed_out=True)
         last = talk.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        return Output(stdout, f"{describe(ended)}: {last}", blameless=ended.signal == signal.SIGKILL)
+        return Output(stdout, f"{exit_text(ended)}: {last}", blameless=ended.signal == signal.SIGKILL)
 
 
 @dataclass

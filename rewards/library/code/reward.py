@@ -98,7 +98,7 @@ def check_all(jobs: Sequence[Job], options: CodeOptions) -> list[Finding]:
     return findings
 
 
-def check_one(pool: WorkerPool, job: Job, target: str = "redraft.rewards.library.code.checker:check") -> Finding:
+def check_one(pool: WorkerPool, job: Job, target: str = "redraft.rewards.library.code.checker:judge_job") -> Finding:
     """Judge one job on an idle worker.
 
     Raises:

@@ -26,7 +26,7 @@ def few_cores(sources):
         os.cpu_count = lambda: 2
 
 
-def serve(descriptor):
+def serve_calls(descriptor):
     """Load the candidate, then answer its calls until the checker goes away."""
     prepare()
     reader = open(descriptor, "rb", closefd=False)  # noqa: SIM115 - for life

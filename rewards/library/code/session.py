@@ -14,12 +14,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from redraft.rewards.library.code.wire import MAX_BYTES, WireError, dumps, loads
 from redraft.rewards.processes.frames import receive_frame, send_frame
-from redraft.rewards.sandbox.program import Ended, Limits, Program, Sandbox
+from redraft.rewards.sandbox.program import Program, ProgramExit, ProgramLimits, Sandbox
 
 _HERE = Path(__file__).parent
 _PARTS = [(_HERE / name).read_text() for name in ("values.py", "wire.py", "runner.py")]
 RUNNER_SOURCE = re.sub(r"^from redraft\..*\n", "", "".join(_PARTS), flags=re.MULTILINE)
-SERVE_SOURCE = RUNNER_SOURCE + "\nserve(int(sys.argv[1]))\n"
+SERVE_SOURCE = RUNNER_SOURCE + "\nserve_calls(int(sys.argv[1]))\n"
 
 
 _STEERING = (StopIteration, StopAsyncIteration)  # they would end a loop of the tests before its first assertion
@@ -91,7 +91,7 @@ class Session:
         wall_s: Seconds for everything.
     """
 
-    def __init__(self, sandbox: Sandbox, limits: Limits, wall_s: float) -> None:
+    def __init__(self, sandbox: Sandbox, limits: ProgramLimits, wall_s: float) -> None:
         self.calls = 0
         self.stopped: StopTestsError | None = None
         self._limits = limits
@@ -173,20 +173,20 @@ class Session:
         if ran_out_of_cpu(ended, children_cpu_s() - self._cpu_before, self._limits):
             return BreachError(f"out of CPU time ({self._limits.cpu_s} s)", timed_out=True)
         killed = ended.signal == signal.SIGKILL
-        return BreachError(f"the program ended before it had answered ({describe(ended)})", blameless=killed)
+        return BreachError(f"the program ended before it had answered ({exit_text(ended)})", blameless=killed)
 
 
-def describe(ended: Ended) -> str:
+def exit_text(ended: ProgramExit) -> str:
     """How a program ended, in words."""
     return f"exit code {ended.code}" if ended.signal is None else f"signal {ended.signal}"
 
 
-def ran_out_of_cpu(ended: Ended, used_s: float, limits: Limits) -> bool:
+def ran_out_of_cpu(ended: ProgramExit, used_s: float, limits: ProgramLimits) -> bool:
     """Whether a program ended because of its CPU limit. Kernels count ticks for the limit, so they may kill early."""
     return ended.signal in (signal.SIGKILL, signal.SIGXCPU) and used_s >= 0.5 * limits.cpu_s
 
 
-def slept(used_s: float, limits: Limits) -> bool:
+def slept(used_s: float, limits: ProgramLimits) -> bool:
     """Whether a program that ran out of wall time waited by its own choice: the machine is not to blame then."""
     return used_s < _SLEPT_SHARE * limits.cpu_s
 

@@ -11,9 +11,9 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from redraft.rewards.library.instructions.checkers import RELATIONS
+from redraft.rewards.library.instructions.checkers import COMPARISONS
 from redraft.rewards.library.instructions.language import languages
-from redraft.rewards.result import plain
+from redraft.rewards.result import as_python
 
 Parser = Callable[[object], Any]
 
@@ -63,7 +63,7 @@ def unwritten(value: object) -> Any:
         return text
     if hasattr(value, "tolist"):
         value = value.tolist()  # pyright: ignore[reportAttributeAccessIssue]
-    return list(value) if isinstance(value, tuple) else plain(value)
+    return list(value) if isinstance(value, tuple) else as_python(value)
 
 
 def is_absent(value: object) -> bool:
@@ -73,7 +73,7 @@ def is_absent(value: object) -> bool:
 
 def count(value: object) -> int:
     """A whole number from 0; 3.0 and "3" count, because tables with gaps keep whole numbers as floats or text."""
-    number = plain(value)
+    number = as_python(value)
     if isinstance(number, str):
         try:
             number = float(number)
@@ -120,8 +120,8 @@ def letter(value: object) -> str:
 def relation(value: object) -> str:
     """One of the two comparisons."""
     name = " ".join(value.lower().split()) if isinstance(value, str) else ""
-    if name not in RELATIONS:
-        raise ValueError(" or ".join(map(repr, RELATIONS)))
+    if name not in COMPARISONS:
+        raise ValueError(" or ".join(map(repr, COMPARISONS)))
     return name
 
 

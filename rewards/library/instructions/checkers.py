@@ -23,7 +23,7 @@ _POSTSCRIPTS = {"P.S.": re.compile(r"p\.\s?s\."), "P.P.S": re.compile(r"p\.\s?p\
 _FENCES = ("```json", "```Json", "```JSON", "```")
 _OPTIONS = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 
-RELATIONS: dict[str, Callable[[int, int], bool]] = {
+COMPARISONS: dict[str, Callable[[int, int], bool]] = {
     "less than": lambda found, wanted: found < wanted,
     "at least": lambda found, wanted: found >= wanted,
 }
@@ -37,7 +37,7 @@ def has_keywords(text: str, keywords: Sequence[str]) -> bool:
 def has_keyword_frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
     """The keyword occurs so many times, in any case, also inside a word."""
     found = len(re.findall(re.escape(keyword), text, re.IGNORECASE))
-    return RELATIONS[relation](found, frequency)
+    return COMPARISONS[relation](found, frequency)
 
 
 def has_no_forbidden_word(text: str, forbidden_words: Sequence[str]) -> bool:
@@ -47,7 +47,7 @@ def has_no_forbidden_word(text: str, forbidden_words: Sequence[str]) -> bool:
 
 def has_letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
     """The character, a letter or not, occurs so many times in any case."""
-    return RELATIONS[let_relation](text.lower().count(letter.lower()), let_frequency)
+    return COMPARISONS[let_relation](text.lower().count(letter.lower()), let_frequency)
 
 
 def is_in_language(text: str, language: str) -> bool:
@@ -58,7 +58,7 @@ def is_in_language(text: str, language: str) -> bool:
 def has_sentences(text: str, num_sentences: int, relation: str) -> bool:
     """The text has so many sentences."""
     found = len(sentences(text, at_most=num_sentences))
-    return RELATIONS[relation](found, num_sentences)
+    return COMPARISONS[relation](found, num_sentences)
 
 
 def has_paragraphs(text: str, num_paragraphs: int) -> bool:
@@ -71,7 +71,7 @@ def has_paragraphs(text: str, num_paragraphs: int) -> bool:
 
 def has_words(text: str, num_words: int, relation: str) -> bool:
     """The text has so many words."""
-    return RELATIONS[relation](len(_WORD.findall(text)), num_words)
+    return COMPARISONS[relation](len(_WORD.findall(text)), num_words)
 
 
 def has_nth_paragraph(text: str, num_paragraphs: int, nth_paragraph: int, first_word: str) -> bool:
@@ -175,7 +175,7 @@ def is_quoted(text: str) -> bool:
 
 def has_capital_words(text: str, capital_frequency: int, capital_relation: str) -> bool:
     """So many words are in capital letters."""
-    return RELATIONS[capital_relation](count_capital_words(text), capital_frequency)
+    return COMPARISONS[capital_relation](count_capital_words(text), capital_frequency)
 
 
 def is_capital_english(text: str) -> bool:

@@ -106,11 +106,6 @@ def bind(instruction_id: object, kwargs: object) -> Follows:
         raise RewardError(f"{instruction_id}: {error}") from error
 
 
-def check(instruction_id: str, kwargs: object, text: str) -> bool:
-    """Whether the text, as it stands, follows one instruction; see `bind` for the arguments and errors."""
-    return bind(instruction_id, kwargs)(text)
-
-
 def follows(bound: Follows, text: str) -> bool:
     """The strict verdict: a blank text follows nothing."""
     return bool(text.strip()) and bound(text)

@@ -83,11 +83,11 @@ async def ask_all(endpoint: Endpoint, questions: Sequence[str]) -> list[Reply | 
     """
     if not questions:
         return []
-    circuit, slots = _Circuit(endpoint.api_key), asyncio.Semaphore(endpoint.concurrency)
+    circuit, limit = _Circuit(endpoint.api_key), asyncio.Semaphore(endpoint.concurrency)
     async with _client(endpoint) as client:  # bound to this event loop; the next batch may run in another one
 
         async def ask(question: str) -> Reply | Failure:
-            async with slots:
+            async with limit:
                 if circuit.is_open:
                     return Failure(f"not asked after {FAILURES_TO_GIVE_UP} failures in a row, the last: {circuit.last}")
                 return await _ask(client, endpoint, question, circuit)
