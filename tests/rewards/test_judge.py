@@ -368,14 +368,14 @@ def test_a_passing_error_of_the_server_is_repeated(serve, status):
     server = serve(failing(1, status))
     assert brief(judged(server.url, "42")) == [(1.0, "ok")]
     first, second = server.times
-    assert 0.3 < second - first < 2  # 0.5 s less up to a quarter of jitter
+    assert second - first > 0.3  # 0.5 s less up to a quarter of jitter
 
 
 def test_the_server_may_say_how_long_to_wait(serve):
     server = serve(failing(1, 429, {"Retry-After": "1"}))
     assert brief(judged(server.url, "42")) == [(1.0, "ok")]
     first, second = server.times
-    assert 0.9 < second - first < 2
+    assert second - first > 0.9  # instead of half a second
 
 
 def test_a_lasting_error_of_the_server_masks_the_sample(serve):
@@ -415,10 +415,10 @@ def test_a_server_that_is_down_masks_the_batch_soon():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
-    started = time.monotonic()
     verdicts = judged(url, *map(str, range(200)), max_retries=1, concurrency=4)
-    assert time.monotonic() - started < 10  # 200 waits of half a second, four at a time, would be 20 s and more
     assert set(brief(verdicts)) == {(None, "infra_error")}
+    asked = [verdict for verdict in verdicts if not verdict.detail.startswith("not asked")]
+    assert len(asked) < FAILURES_TO_GIVE_UP + 4  # half a second each; those under way when it was given up end too
     assert "no connection" in verdicts[0].detail
     assert f"not asked after {FAILURES_TO_GIVE_UP} failures in a row, the last: no connection" in verdicts[-1].detail
 
@@ -443,9 +443,7 @@ def hang_up(server, handler, _):
 @pytest.mark.parametrize("script", [hang, trickle])
 def test_a_server_that_does_not_answer_in_time_masks_and_is_given_up(serve, script):
     server = serve(script)
-    started = time.monotonic()
     verdicts = judged(server.url, *map(str, range(100)), timeout_s=0.5, concurrency=FAILURES_TO_GIVE_UP)
-    assert time.monotonic() - started < 5  # 100 deadlines of 0.5 s, eight at a time, would be 6.5 s
     assert set(brief(verdicts)) == {(None, "infra_error")}
     assert verdicts[0].detail == "no reply within 0.5 s"
     assert "not asked after 8 failures in a row, the last: no reply within 0.5 s" in verdicts[-1].detail
@@ -454,11 +452,10 @@ def test_a_server_that_does_not_answer_in_time_masks_and_is_given_up(serve, scri
 
 
 def test_waits_between_repeats_count_against_the_deadline(serve):
-    server = serve(failing(99, 503, {"Retry-After": "30"}))
-    started = time.monotonic()
+    server = serve(failing(1, 503, {"Retry-After": "30"}))
     (verdict,) = judged(server.url, "42", timeout_s=0.5)
-    assert time.monotonic() - started < 3
     assert verdict.detail == "no reply within 0.5 s"
+    assert len(server.requests) == 1  # after the wait that the server asks for it would answer
 
 
 def test_a_connection_that_breaks_off_is_repeated_then_masks(serve):
@@ -493,15 +490,15 @@ def test_a_server_that_was_down_is_asked_again_by_the_next_batch(serve):
 
 
 def test_no_more_requests_are_under_way_than_allowed(serve):
+    together = threading.Barrier(4, timeout=30)
+
     def script(_, handler, __):
-        time.sleep(0.05)
+        together.wait()  # fewer at a time would wait for ever
         answer(handler, completion(GOOD))
 
     server = serve(script)
-    started = time.monotonic()
-    judged(server.url, *map(str, range(20)), concurrency=4)
+    assert brief(judged(server.url, *map(str, range(20)), concurrency=4)) == [(1.0, "ok")] * 20
     assert server.most_under_way == 4
-    assert time.monotonic() - started > 0.25  # 20 / 4 rounds of 0.05 s
 
 
 def test_the_same_question_is_asked_once(serve):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -164,34 +165,28 @@ def test_hostile_gold_answers_mask_their_rows_and_no_other():
     assert all(verdict.score == (None if verdict.status == "gold_error" else 0.0) for verdict in verdicts)
 
 
-def test_what_text_decides_about_hostile_strings_takes_no_time():
+def test_what_text_decides_about_hostile_strings_takes_no_time(monkeypatch):
+    monkeypatch.setattr("redraft.rewards.library.math._pool", None)  # no worker is asked
     hostile = [text for text in LONG if len(text) > 10_000] * 10
-    started = time.monotonic()
+    started = time.process_time()
     verdicts = math_verdicts(hostile, [rf"\boxed{{{text}}}" for text in hostile], ["42"] * len(hostile))
     assert [verdict.score for verdict in verdicts] == [0.0] * len(hostile)
-    assert time.monotonic() - started < 5  # 80 completions of 100 kB
+    assert time.process_time() - started < 10  # 80 completions of 100 kB: under a second
 
 
-def test_two_hanging_answers_cost_a_thousand_others_less_than_one_and_a_half_deadlines(monkeypatch):
-    """Wherever they stand. The comparisons sleep here, so that a busy machine cannot fail the test."""
-    deadline_s = 1.0
+def test_two_hanging_answers_among_a_thousand_hang_at_the_same_time_wherever_they_stand(monkeypatch):
+    both = threading.Barrier(2, timeout=30)
 
-    class SleepingPool(WorkerPool):
+    class PatientPool(WorkerPool):
         def call(self, target, args, timeout_s):
-            time.sleep(timeout_s if HANGING[0] in args else 0.002)
             if HANGING[0] in args:
+                both.wait()  # until the other one is compared too; alone it would break
                 raise WorkerTimeoutError
             return "ok"
 
-    def seconds(hanging):
+    monkeypatch.setattr("redraft.rewards.library.math._pool", lambda _: PatientPool(1))
+    for hanging in ({0, 1}, {0, 999}, {998, 999}):
         answers = [HANGING[0] if row in hanging else f"{row}+x" for row in range(1_000)]
         completions, golds = [rf"\boxed{{{answer}}}" for answer in answers], [f"x+{row}" for row in range(1_000)]
-        started = time.monotonic()
-        verdicts = math_verdicts([""] * len(golds), completions, golds, timeout_s=deadline_s)
+        verdicts = math_verdicts([""] * len(golds), completions, golds, num_workers=2)
         assert [v.status == "timeout" for v in verdicts] == [row in hanging for row in range(1_000)]
-        return time.monotonic() - started
-
-    monkeypatch.setattr("redraft.rewards.library.math._pool", lambda _: SleepingPool(1))
-    clean_s = seconds({})
-    for hanging in ({0, 1}, {0, 999}, {998, 999}):
-        assert seconds(hanging) < 1.5 * deadline_s + clean_s

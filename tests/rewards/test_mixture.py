@@ -1,7 +1,6 @@
 import asyncio
 import contextlib
 import threading
-import time
 
 import pytest
 
@@ -145,12 +144,10 @@ def test_a_broken_reward_stops_the_run_and_says_where(rewards_file, isolation, f
 def test_a_reward_that_never_returns_is_killed_at_its_deadline(rewards_file):
     with contextlib.closing(RewardMixture([RewardTerm(fn=f"{rewards_file}:never_returns", timeout_s=0.3)])) as mixture:
         mixture.start()
-        started = time.monotonic()
         with pytest.raises(
             RewardError, match=r"'never_returns' did not return within timeout_s=0\.3.*raise this reward's"
         ):
             mixture.score(samples("a", "b", "c"))
-        assert time.monotonic() - started < 20
 
 
 def test_a_reward_that_kills_its_process_is_an_error_not_a_score(rewards_file):

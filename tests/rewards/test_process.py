@@ -51,10 +51,8 @@ def test_a_worker_starts_with_the_first_call_and_stays_warm(worker):
 
 def test_a_call_past_its_deadline_is_killed_and_the_next_one_is_answered(worker):
     hung = worker.call("os:getpid", (), timeout_s=20)
-    started = time.monotonic()
     with pytest.raises(WorkerTimeoutError, match=r"within 0.2 s"):
-        worker.call("time:sleep", (60,), timeout_s=0.2)
-    assert time.monotonic() - started < 2
+        worker.call("time:sleep", (600,), timeout_s=0.2)
     assert wait_until_dead(hung, 0)
     assert worker.call("operator:add", (1, 2), timeout_s=20) == 3
 
@@ -146,18 +144,16 @@ def test_calls_work_from_the_main_thread_plain_threads_and_inside_asyncio(worker
     assert [hang_then_answer(), *answers, asyncio.run(in_the_loops_own_thread())] == [3, 3, 3]
 
 
-def test_a_pool_runs_calls_at_the_same_time_on_its_workers():
+def test_a_pool_runs_calls_at_the_same_time_on_its_workers(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # opening one end waits for the other end
+    ends = [("os:open", (str(tmp_path / "pipe"), flag), 20) for flag in (os.O_RDONLY, os.O_WRONLY)]
     pool = WorkerPool(2)
     try:
         pool.call("os:getpid", (), 20)
         for _ in range(2):  # the second pair finds two warm workers
-            threads = [threading.Thread(target=pool.call, args=("time:sleep", (1.0,), 20)) for _ in range(2)]
-            started = time.monotonic()
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        assert 1.0 <= time.monotonic() - started < 1.8
+            threads, opened = in_threads(pool.call, *ends)
+            assert join_within(threads, 60)
+            assert [type(one) for one in opened] == [int, int]
         with pytest.raises(WorkerTimeoutError):
             pool.call("time:sleep", (20,), 0.1)
         warm = [worker.pid for worker in pool.workers if worker.pid is not None]
@@ -216,13 +212,11 @@ def join_within(threads, seconds):
 
 def test_closing_ends_the_call_under_way_and_those_behind_it_at_once_and_a_later_call_works(worker):
     pid = worker.call("os:getpid", (), timeout_s=20)
-    threads, outcomes = in_threads(worker.call, *[("time:sleep", (30,), 60)] * 3)
+    threads, outcomes = in_threads(worker.call, *[("time:sleep", (600,), 900)] * 3)
     time.sleep(0.3)
-    started = time.monotonic()
     worker.close()
     assert not Path(f"/proc/{pid}").exists()
-    assert join_within(threads, 1.0)
-    assert time.monotonic() - started < 1.0
+    assert join_within(threads, 20)
     assert [type(outcome) for outcome in outcomes] == [WorkerClosedError] * 3
     assert worker.pid is None
     assert worker.call("operator:add", (1, 2), timeout_s=20) == 3

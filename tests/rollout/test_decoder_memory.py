@@ -2,7 +2,6 @@
 
 import logging
 import threading
-import time
 
 import pytest
 import torch
@@ -204,7 +203,7 @@ class HungPolicy(ToyPolicy):
 
     def __init__(self) -> None:
         super().__init__(vocab_size=12, max_length=40, sharpness=1.5, seed=0)
-        self.release = threading.Event()
+        self.release, self.ended = threading.Event(), False
 
     def open(self, num_pages, block_length, mask):
         session = super().open(num_pages, block_length, mask)
@@ -213,6 +212,7 @@ class HungPolicy(ToyPolicy):
         def hung(batch, num_active, record):
             if len(self.rows_per_pass) == 3:
                 self.release.wait(20)
+                self.ended = True
             return forward(batch, num_active, record)
 
         session.forward = hung
@@ -222,10 +222,9 @@ class HungPolicy(ToyPolicy):
 def test_a_forward_that_hangs_meets_a_deadline_that_names_the_requests():
     policy = HungPolicy()
     decoder = Decoder(policy, TOKENS, slots=2, step_timeout_s=1.0)
-    started = time.monotonic()
     with pytest.raises(StepTimeout, match=r"a forward of 2 requests \(1-0, 1-1\) did not end within 1 s"):
         run(decoder, group(5, 4), version=1)
-    assert time.monotonic() - started < 10
+    assert not policy.ended  # nothing waited for the forward
     policy.release.set()
     # The memory that the lost forward may still write to is not used again.
     assert run(decoder, group(5, 4), version=1) == decode(toy(), group(5, 4), CONFIG, TOKENS)
