@@ -1,6 +1,8 @@
-"""Shape checks on every annotated function, and where the shared reference data is."""
+"""Tiers, shape checks, and where the shared reference data is; docs/testing.md says how to run which tier."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +10,26 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# Before any test imports them: tensor shapes in signatures are checked by beartype, under pytest only.
-install_import_hook(["redraft"], "typecheck.checker")
+# Off by default, because the checks take half of the CPU time of a tensor test; CI runs the quick tests with them.
+if os.environ.get("REDRAFT_SHAPES"):
+    install_import_hook(["redraft", "benchmarks"], "typecheck.checker")  # before any test imports redraft
+
+# nohup, setsid and a script's background jobs hand down ignored signals, and children of a test would inherit them.
+DEFAULT_SIGNALS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGTERM: signal.SIG_DFL,
+}
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what starts processes, and put it first: at the end of a run, short tests keep all workers busy."""
+    for item in items:
+        if item.path.is_relative_to(ROOT / "tests" / "system"):
+            item.add_marker("system")
+    items.sort(key=lambda item: item.get_closest_marker("system") is None)
 
 
 def _shared(variable: str, default: str) -> Path:
@@ -21,6 +39,15 @@ def _shared(variable: str, default: str) -> Path:
         give_up = pytest.fail if os.environ.get("CI") else pytest.skip
         give_up(f"{folder} is not there; set {variable} to the reference folder")
     return folder
+
+
+@pytest.fixture
+def signals_of_a_terminal() -> Iterator[None]:
+    """SIGINT, SIGHUP and SIGTERM end this process and its children, as in a terminal."""
+    before = {number: signal.signal(number, handler) for number, handler in DEFAULT_SIGNALS.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,8 @@ import pytest
 
 from redraft.rl.cluster.stop_signal import hangup_ignored, stop_signal
 
+pytestmark = pytest.mark.usefixtures("signals_of_a_terminal")
+
 
 def send(*numbers):
     for number in numbers:
