@@ -14,6 +14,12 @@ from redraft.rewards.reward import names, resolve, reward
 from redraft.rewards.scoring.mixture import RewardMixture, Sample, status_counts
 from redraft.rewards.term import RewardTerm
 
+if __name__ != "redraft.rewards":  # a second copy of every class and registry would follow
+    raise ImportError(
+        f"{__file__} is a part of Redraft and was imported as {__name__!r}; import redraft.rewards, or, for a package"
+        " rewards of your own, run in its folder and not in a checkout of Redraft"
+    )
+
 __all__ = [
     "RewardError",
     "RewardMixture",

@@ -177,7 +177,7 @@ def _names(folder: Path, loose: bool) -> Iterator[str]:
 @cache
 def _kept() -> frozenset[str]:
     """Names that stay what they are: Python's own once they are imported, and ours, which reward files import."""
-    return frozenset({*sys.stdlib_module_names, "__main__", "rewards", "rl", "rollout"})
+    return frozenset({*sys.stdlib_module_names, "__main__", "redraft"})
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample, name
 
 REWARDS = """
 import os, time
-from rewards import Verdict, reward
+from redraft.rewards import Verdict, reward
 
 def length(prompts, completions):
     return [float(len(text)) for text in completions]
@@ -198,7 +198,7 @@ def test_gates_have_no_weight():
 
 def test_an_installed_package_offers_rewards_by_entry_points(tmp_path, monkeypatch):
     (tmp_path / "polite.py").write_text(
-        "from rewards import reward\n"
+        "from redraft.rewards import reward\n"
         "@reward('polite_inside', isolation='inline')\n"
         "def polite(completions):\n    return [float('please' in text) for text in completions]\n"
     )

@@ -146,7 +146,8 @@ def test_a_file_that_changed_is_read_again_with_what_lies_beside_it(tmp_path):
 
 def test_a_folder_named_as_one_of_ours_or_of_python_takes_nothing_away(tmp_path):
     text = (
-        "from rewards import Verdict\nimport json\ndef f(completions):\n    return [Verdict(float(json.loads('1')))]\n"
+        "from redraft.rewards import Verdict\nimport json\n"
+        "def f(completions):\n    return [Verdict(float(json.loads('1')))]\n"
     )
     write(tmp_path / "rewards", __init__="", mine=text)
     write(tmp_path, json="raise RuntimeError")

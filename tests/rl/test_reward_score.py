@@ -70,7 +70,7 @@ def test_odd_rows_are_counted_and_the_first_ones_shown(tmp_path):
 
 def test_a_row_that_a_users_reward_stumbles_over_is_masked_with_file_and_line(tmp_path):
     (tmp_path / "rw.py").write_text(
-        "from rewards import RewardError\n"
+        "from redraft.rewards import RewardError\n"
         "def f(completions, answer):\n"
         "    if None in answer:\n"
         "        raise RewardError('no answer')\n"
