@@ -63,6 +63,25 @@ class Registered:
 
 _REGISTRY: dict[str, Registered] = {}
 
+_LIBRARY = "redraft.rewards.library"
+LIBRARY = {
+    "boxed_format": f"{_LIBRARY}.format:boxed_format",
+    "code_tests": f"{_LIBRARY}.code.reward:code_tests",
+    "cosine_length": f"{_LIBRARY}.length:cosine_length",
+    "countdown": f"{_LIBRARY}.puzzles:countdown",
+    "format_match": f"{_LIBRARY}.format:format_match",
+    "ifeval": f"{_LIBRARY}.instructions.reward:ifeval",
+    "judge": f"{_LIBRARY}.judge.judge:judge",
+    "math_accuracy": f"{_LIBRARY}.math:math_verdicts",
+    "repetition_penalty": f"{_LIBRARY}.length:repetition_penalty",
+    "soft_overlong": f"{_LIBRARY}.length:soft_overlong",
+    "sudoku": f"{_LIBRARY}.puzzles:sudoku",
+    "think_answer_format": f"{_LIBRARY}.format:think_answer_format",
+    "trl_reward": "redraft.rewards.adapters.trl:trl_reward",
+    "verl_score": "redraft.rewards.adapters.verl:verl_score",
+}
+"""Our own rewards by name, each with its place: its module registers it when it is imported, on the first use."""
+
 
 def reward(
     name: str,
@@ -91,8 +110,9 @@ def reward(
 
     def register(function: _Function) -> _Function:
         held, address = _REGISTRY.get(name), _address(function)
-        if held is not None and held.address != address:
-            raise RewardError(f"reward name {name!r} is taken by {held.address}; choose another name")
+        taken_by = held.address if held else LIBRARY.get(name, address)
+        if taken_by != address:
+            raise RewardError(f"reward name {name!r} is taken by {taken_by}; choose another name")
         if ":" in name:
             raise RewardError(f"reward name {name!r} must not contain a colon: that marks 'pkg.module:function'")
         _REGISTRY[name] = Registered(address, Declared(isolation, scope, shaping, attacks, audit), function)
@@ -107,6 +127,8 @@ def registered(name: str) -> Registered:
     Raises:
         RewardError: There is none, or its package does not import.
     """
+    if name in LIBRARY and name not in _REGISTRY:
+        importlib.import_module(LIBRARY[name].partition(":")[0])
     if name in _REGISTRY:
         return _REGISTRY[name]
     offered = _offered()
@@ -120,7 +142,7 @@ def registered(name: str) -> Registered:
 
 def names() -> list[str]:
     """All short names."""
-    return sorted({*_REGISTRY, *_offered()})
+    return sorted({*_REGISTRY, *LIBRARY, *_offered()})
 
 
 def declaration(function: Callable[..., Any]) -> Declared:
