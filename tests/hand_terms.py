@@ -15,19 +15,21 @@ def logs(*ratios: float) -> torch.Tensor:
     return doubles(*ratios).log()
 
 
-def make_terms(row, weight, edit, advantage, editable, **more) -> Terms:
-    """Scored positions of one view, every one at a position of its own, each row a group."""
-    number = torch.arange(len(row))
+def make_terms(sequence, weight, edit, advantage, editable, **more) -> Terms:
+    """Scored positions of one view, every one at a position of its own, each sequence a group."""
+    number = torch.arange(len(sequence))
     named = {
         "position": number, "view": torch.zeros_like(number), "anchor": number < 0,
         "engine": torch.full_like(weight, torch.nan), "group": torch.arange(len(advantage)),
     }  # fmt: skip
-    return Terms(row=row, weight=weight, edit=edit, advantage=advantage, editable=editable, **{**named, **more})
+    return Terms(
+        sequence=sequence, weight=weight, edit=edit, advantage=advantage, editable=editable, **{**named, **more}
+    )
 
 
-# Row 0: two M2T terms and one T2T term; row 1: one M2T term; row 2: nothing scored.
+# Sequence 0: two M2T terms and one T2T term; sequence 1: one M2T term; sequence 2: nothing scored.
 TERMS = make_terms(
-    row=torch.tensor([0, 1, 0, 0]),
+    sequence=torch.tensor([0, 1, 0, 0]),
     weight=doubles(1.0, 2.0, 3.0, 4.0),
     edit=torch.tensor([False, False, False, True]),
     advantage=doubles(1.0, -2.0, 5.0),
@@ -39,7 +41,7 @@ def config(**changes) -> AlgorithmConfig:
     return AlgorithmConfig(**{"ratio": "token", "epsilon": 0.2, "epsilon_high": 0.28, **changes})
 
 
-def losses(current, old, reference, algorithm, terms=TERMS, num_rows=5.0, max_tokens=10):
+def losses(current, old, reference, algorithm, terms=TERMS, num_sequences=5.0, max_tokens=10):
     policies = Policies(current, old, reference)
-    loss, sums = policy_loss(policies, terms, algorithm, Normaliser(num_rows, max_tokens, 100.0))
+    loss, sums = policy_loss(policies, terms, algorithm, Normaliser(num_sequences, max_tokens, 100.0))
     return loss.item(), {name: value.item() for name, value in sums.items()}

@@ -11,7 +11,7 @@ from benchmarks.common.batches import take_rows
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.seeding import derive_seed, make_generator
 from redraft.rl.views import supervised_view
-from redraft.rl.views.canvas import CanvasBatch, lay_out
+from redraft.rl.views.canvas import CanvasBatch, pad_to_grid
 from redraft.rollout.blocks import padded_length
 from redraft.rollout.trajectory import SpecialTokens
 
@@ -92,7 +92,7 @@ def _canvases(rows: Rows, tokens: SpecialTokens, block_length: int, device: torc
         raise ValueError("pretrain needs at least one row")
     prompts = [tuple(prompt) for prompt, _ in rows]
     canvases = [_fill(prompt, completion, tokens.stops, block_length) for prompt, completion in rows]
-    laid, editable = lay_out(prompts, canvases, block_length, tokens.pad)
+    laid, editable = pad_to_grid(prompts, canvases, block_length, tokens.pad)
     return CanvasBatch(
         tokens=laid.to(device),
         editable=editable.to(device),

@@ -23,8 +23,8 @@ from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.views import View, make_views
 from redraft.rl.views.canvas import CanvasBatch
-from redraft.rl.views.elbo import count_law, mask_count
-from redraft.rl.views.make import mask_law
+from redraft.rl.views.elbo import count_distribution, mask_count
+from redraft.rl.views.make import masking_scheme
 
 OTHERS: Final = {
     "mean field (d1)": {"estimator": "mean_field", "num_mc": 1},
@@ -129,9 +129,9 @@ def expected_weights(config: AlgorithmConfig, length: int) -> Float[Tensor, " si
     if config.noise == "bernoulli":  # C(L, k) times the integral of t^(k-1) (1 - t)^(L-k), which is 1 / k
         chances = [math.comb(length, k) * _beta(k, length - k + 1) for k in range(1, length + 1)]
         return torch.tensor([0.0, *chances], dtype=torch.float64)
-    law, size = mask_law(config), torch.tensor([[length]])
+    law, size = masking_scheme(config), torch.tensor([[length]])
     edges = {0.0, 1.0, *(i / length for i in range(length)), *(i / (length + 1) for i in range(length + 1))}
-    edges |= set(count_law(size, length, config.count_exponent).cumsum(-1).flatten().tolist())
+    edges |= set(count_distribution(size, length, config.count_exponent).cumsum(-1).flatten().tolist())
     ends = torch.tensor(sorted(edges), dtype=torch.float64)
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends.diff()
     weights = torch.zeros(length + 1, dtype=torch.float64)

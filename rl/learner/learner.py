@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.learner.metrics import Sums, add, mismatch_sums, ratio_count, route_sums, update_metrics, view_sums
+from redraft.rl.learner.metrics import (
+    MetricSums,
+    add_sums,
+    mismatch_sums,
+    ratio_count,
+    route_sums,
+    update_metrics,
+    view_sums,
+)
 from redraft.rl.learner.microbatches import MicroBatch, scored_terms, split_by_tokens
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.learner.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
@@ -20,7 +28,7 @@ from redraft.rl.models.route_tape import RouteTape, routed
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import LogProbs, Normaliser, Policies
 from redraft.rl.protocols import Experience
-from redraft.rl.views import draft_view, fingerprint, make_views
+from redraft.rl.views import draft_view, draws_mark, make_views
 from redraft.rl.views.canvas import CanvasBatch, collate, redrawn
 from redraft.rollout.trajectory import SpecialTokens
 
@@ -59,8 +67,8 @@ class Learner:
         parts = minibatches(learned, algorithm, self.config.seed, self.policy_version)
         off_policy = len(parts) * algorithm.num_iterations > 1
         passes = algorithm.num_iterations if algorithm.redraw else 1
-        sums: Sums = defaultdict(float)
-        last: Sums = {}
+        sums: MetricSums = defaultdict(float)
+        last: MetricSums = {}
         # Whatever depends on the old policy is made before the first step changes it.
         plan = [
             [self._prepare(some, update, self._needs_old(index, update), sums) for index, some in enumerate(parts)]
@@ -71,7 +79,7 @@ class Learner:
                 share = len(minibatch) / len(learned)
                 fresh = iteration == 0 and index == 0
                 last = self._optimizer_step(plan[iteration % passes][index], self._normaliser(rows, share), fresh)
-                add(sums, last)
+                add_sums(sums, last)
         if off_policy:
             sums["drift"], sums["drifting"] = last.get("drift", 0.0), ratio_count(last)
             if algorithm.target_drift and sums["drifting"]:
@@ -92,7 +100,7 @@ class Learner:
         only_first = index == 0 and update == 0 and once
         return not only_first or algorithm.needs_values or algorithm.route_replay == "old"
 
-    def _prepare(self, rows: Sequence[Experience], update: int, needs_old: bool, sums: Sums) -> list[MicroBatch]:
+    def _prepare(self, rows: Sequence[Experience], update: int, needs_old: bool, sums: MetricSums) -> list[MicroBatch]:
         """Views of a minibatch, and what the old and the reference policy say about them."""
         budget, block_length = self.config.trainer.tokens_per_microbatch, self.config.rollout.decode.block_length
         device, algorithm = next(self.model.parameters()).device, self.config.algorithm
@@ -105,7 +113,7 @@ class Learner:
             if needs_old:
                 micro.old = self._score_all(self.model, micro, keep_routes=algorithm.route_replay == "old")
                 for view, values in zip(micro.views, micro.old.values.split(micro.sizes), strict=True):
-                    add(sums, mismatch_sums(values, view))
+                    add_sums(sums, mismatch_sums(values, view))
             if self.reference is not None:
                 micro.reference = self._score_all(self.reference, micro)
             made.append(micro)
@@ -119,18 +127,21 @@ class Learner:
                 draft = draft_tokens(self.model, batch, view, number, self.tokens.mask)
                 views.append(draft_view(batch, view, draft, number))
         given = algorithm.route_replay in {"rollout", "compare"}
-        steps = [view.step if given else None for view in views]
+        steps = [view.denoising_step if given else None for view in views]
         routes = [None if step is None else trajectory_routes(batch, step) for step in steps]
-        return MicroBatch(batch, views, fingerprint(views), routes)
+        return MicroBatch(batch, views, draws_mark(views), routes)
 
-    def _check_paths(self, micro: MicroBatch, sums: Sums) -> MicroBatch:
+    def _check_paths(self, micro: MicroBatch, sums: MetricSums) -> MicroBatch:
         """Compare the slots that the policy would act on with the recorded ones; leave out rows that differ if told."""
         decode, differs = self.config.rollout.decode, torch.zeros_like(micro.batch.advantages, dtype=torch.bool)
         for view in micro.views:
-            if view.step is not None:
+            if view.denoising_step is not None:
                 mismatch = path_mismatch(self.model, micro.batch, view, decode, self.tokens.mask)
                 differs |= mismatch.any(-1)
-                add(sums, {"path_mismatch": mismatch.sum().item(), "path_steps": (view.step >= 0).sum().item()})
+                add_sums(
+                    sums,
+                    {"path_mismatch": mismatch.sum().item(), "path_states": (view.denoising_step >= 0).sum().item()},
+                )
         if self.config.algorithm.path_check == "mask":
             # Nothing of them is scored: without an advantage alone they would still be in the KL.
             kept = ~differs
@@ -141,7 +152,7 @@ class Learner:
             ]
         return micro
 
-    def _optimizer_step(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> Sums:
+    def _optimizer_step(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> MetricSums:
         """One optimizer step; `fresh`: no step was taken on these rollouts yet, so all ratios are 1."""
         rate = set_learning_rate(self.optimizer, self.config.trainer, self.policy_version)
         self.optimizer.zero_grad(set_to_none=True)
@@ -150,15 +161,15 @@ class Learner:
         if not torch.isfinite(norm):
             raise FloatingPointError(f"gradient norm is {norm.item()} at policy version {self.policy_version}")
         self.optimizer.step()
-        add(sums, {"steps": 1.0, "grad_norm": norm.item(), "learning_rate": rate})
+        add_sums(sums, {"steps": 1.0, "grad_norm": norm.item(), "learning_rate": rate})
         return sums
 
-    def _accumulate(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> Sums:
+    def _accumulate(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> MetricSums:
         """Add the gradient: the loss's slope by all log-probs, replayed through the network view by view (eq 46)."""
         if not any(size for micro in micros for size in micro.sizes):
             return {}
         terms = scored_terms(micros)
-        blank = [LogProbs(torch.zeros(sum(micro.sizes), dtype=torch.float64, device=terms.row.device), micro.draw)
+        blank = [LogProbs(torch.zeros(sum(micro.sizes), dtype=torch.float64, device=terms.sequence.device), micro.mark)
                  for micro in micros]  # fmt: skip
         # Before the first update every log ratio is exactly 0, whatever the values: no pass is spent on them.
         old = [micro.old or none for micro, none in zip(micros, blank, strict=True)]
@@ -169,16 +180,16 @@ class Learner:
         (slope,) = torch.autograd.grad(loss, policies.current)
         slope *= _shrinking(slope)
         parts = iter(slope.split([size for micro in micros for size in micro.sizes]))
-        totals: Sums = {}
+        totals: MetricSums = {}
         values: list[Tensor] = []
         for micro in micros:
             for number, view in enumerate(micro.views):
                 scores, tape = self._score(self.model, micro, number)
                 (scores.log_prob * next(parts)).sum().backward()
                 values.append(scores.log_prob.detach().double())
-                add(totals, view_sums(scores, view) | route_sums(tape))
+                add_sums(totals, view_sums(scores, view) | route_sums(tape))
                 if micro.old is None:
-                    add(totals, mismatch_sums(scores.log_prob, view))
+                    add_sums(totals, mismatch_sums(scores.log_prob, view))
         if fresh and self.config.algorithm.anchor:  # its slope needs no values, but its value does
             now = torch.cat(values)
             loss, sums = policy_loss(Policies(now, now, policies.reference), terms, self.config.algorithm, normaliser)
@@ -193,13 +204,13 @@ class Learner:
             values.append(scores.log_prob.double())
             if keep_routes and tape is not None:
                 micro.routes[number] = earlier_routes(micro.batch, tape.routes)
-        return LogProbs(torch.cat(values), micro.draw)
+        return LogProbs(torch.cat(values), micro.mark)
 
     def _score(self, model: nn.Module, micro: MicroBatch, number: int) -> tuple[Scores, RouteTape | None]:
         """Log-probabilities of one view, and the tape of its routes where they are recorded or replayed."""
         algorithm, view = self.config.algorithm, micro.views[number]
         # What was drawn in a state of the decoder, a left-to-right one too, was drawn at the rollout's temperature.
-        replayed = view.step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
+        replayed = view.denoising_step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
         temperature = self.config.rollout.decode.temperature if replayed else 1.0
         tape = None
         if algorithm.route_replay != "none" and model is not self.reference:
@@ -209,7 +220,7 @@ class Learner:
     def _normaliser(self, rows: Sequence[Experience], share: float) -> Normaliser:
         tokens = sum(len(row.completion.canvas_ids) for row in rows)
         longest = self.config.rollout.decode.max_completion_length
-        return Normaliser(num_rows=len(rows) * share, max_tokens=longest, num_tokens=tokens * share)
+        return Normaliser(num_sequences=len(rows) * share, max_tokens=longest, num_tokens=tokens * share)
 
 
 def _shrinking(slope: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from redraft.rl.likelihood.score import Scores
 from redraft.rl.models.route_tape import RouteTape
 from redraft.rl.views import View
 
-Sums = dict[str, float]
+MetricSums = dict[str, float]
 
 _MEANS = {
     "objective/loss": ("loss", "steps"),
@@ -25,14 +25,14 @@ _MEANS = {
     "mismatch/log_prob_abs": ("mismatch", "replayed"),
     "moe/router_agreement": ("routes_used", "routes_known"),
     "moe/live_agreement": ("routes_live", "routes_known"),
-    "mismatch/path_fraction": ("path_mismatch", "path_steps"),
+    "mismatch/path_fraction": ("path_mismatch", "path_states"),
     "mismatch/correction": ("correction", "ratios_all"),
     "mismatch/truncated_fraction": ("truncated", "ratios_all"),
 }
 """Metric: which sum is divided by which."""
 
 
-def view_sums(scores: Scores, view: View) -> Sums:
+def view_sums(scores: Scores, view: View) -> MetricSums:
     """What one scored view adds."""
     return {
         "scored": float(len(scores.log_prob)),
@@ -41,7 +41,7 @@ def view_sums(scores: Scores, view: View) -> Sums:
     }
 
 
-def mismatch_sums(log_prob: Float[Tensor, " scored"], view: View) -> Sums:
+def mismatch_sums(log_prob: Float[Tensor, " scored"], view: View) -> MetricSums:
     """How far the rollout policy's log-probabilities are from what the engine recorded when it drew the tokens."""
     if view.rollout_log_prob is None:
         return {}
@@ -49,7 +49,7 @@ def mismatch_sums(log_prob: Float[Tensor, " scored"], view: View) -> Sums:
     return {"mismatch": gap.nansum().item(), "replayed": float((~gap.isnan()).sum())}
 
 
-def route_sums(tape: RouteTape | None) -> Sums:
+def route_sums(tape: RouteTape | None) -> MetricSums:
     """How many (layer, token) pairs ran on the experts they were given, and how many would have by themselves."""
     if tape is None:
         return {}
@@ -57,18 +57,18 @@ def route_sums(tape: RouteTape | None) -> Sums:
     return {"routes_known": agreement.known, "routes_used": agreement.used, "routes_live": agreement.live}
 
 
-def add(sums: Sums, extra: Sums) -> None:
+def add_sums(sums: MetricSums, extra: MetricSums) -> None:
     """Add up."""
     for name, value in extra.items():
         sums[name] = sums.get(name, 0.0) + value
 
 
-def ratio_count(sums: Sums) -> float:
+def ratio_count(sums: MetricSums) -> float:
     """Ratios of both kinds."""
     return sums.get("ratios", 0.0) + sums.get("t2t_ratios", 0.0)
 
 
-def update_metrics(sums: Sums) -> dict[str, float]:
+def update_metrics(sums: MetricSums) -> dict[str, float]:
     """Means from sums; a metric whose denominator never occurred is left out."""
     counts = sums | {"ratios_all": ratio_count(sums)}
     return {

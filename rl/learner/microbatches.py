@@ -21,7 +21,7 @@ class MicroBatch:
 
     batch: CanvasBatch
     views: list[View]
-    draw: int
+    mark: int
     routes: list[Routes | None]  # per view: experts to replay or to compare with
     old: LogProbs | None = None  # None: scored only while the policy is the one that made the rollouts
     reference: LogProbs | None = None
@@ -65,7 +65,7 @@ def scored_terms(micros: Sequence[MicroBatch]) -> Terms:
     for micro in micros:
         for number, view in enumerate(micro.views):
             row, position = view.scored.nonzero(as_tuple=True)
-            columns["row"].append(row + first)
+            columns["sequence"].append(row + first)
             columns["position"].append(position)
             columns["view"].append(torch.full_like(row, number))
             columns["weight"].append(view.weight[view.scored].double())

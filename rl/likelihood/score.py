@@ -11,7 +11,7 @@ from redraft.rl.likelihood.vocabulary import token_log_probs
 from redraft.rl.models.interface import Mask
 from redraft.rl.models.route_tape import RouteTape, routed
 from redraft.rl.views.canvas import CanvasBatch
-from redraft.rl.views.view import View, draw, position_counter
+from redraft.rl.views.view import View, draw_uniforms, position_counter
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.editing import edit_set, unmask_set
 from redraft.rollout.engine.scores import read, suppress_mask_
@@ -89,7 +89,7 @@ def draft_tokens(
     scored = view.scored[:, batch.first_editable :]
     policy = _scored_model(model)
     logits = suppress_mask_(policy.logits(_noisy_hidden(policy, batch, view, None)[scored]), mask_id)
-    noise = draw(batch, "draft", number, position_counter(batch))[view.scored]
+    noise = draw_uniforms(batch, "draft", number, position_counter(batch))[view.scored]
     drafted = batch.tokens.clone()
     drafted[view.scored] = draw_token(logits, noise, noise.new_ones(1))[0]
     return drafted
@@ -100,13 +100,13 @@ def path_mismatch(
     model: nn.Module, batch: CanvasBatch, view: View, decode: DecodeConfig, mask_id: int
 ) -> Bool[Tensor, "batch blocks"]:
     """Blocks in which the policy, on the recorded state, would act on other slots than recorded (math.md eq 45)."""
-    assert view.step is not None
+    assert view.denoising_step is not None
     assert view.acted is not None
     start, block_length = batch.first_editable, batch.block_length
     shape = (len(batch.tokens), -1, block_length)
     policy = _scored_model(model)
     hidden = _noisy_hidden(policy, batch, view, None).unflatten(1, (-1, block_length))
-    shown = view.step[:, start // block_length :] >= 0
+    shown = view.denoising_step[:, start // block_length :] >= 0
     tokens = view.noisy[:, start:].reshape(shape)[shown]
     editable = batch.editable[:, start:].reshape(shape)[shown]
     reading = read(suppress_mask_(policy.logits(hidden[shown]), mask_id))
@@ -115,7 +115,7 @@ def path_mismatch(
     leftmost = decode.unmask_fallback == "leftmost"
     filled = unmask_set(masked, reading.top_prob, reading.top_prob, decode.threshold * limit, leftmost)
     acting = filled | edit_set(tokens, editable & ~masked, reading, decode.editing_threshold * limit)
-    differs = torch.zeros_like(view.step, dtype=torch.bool)
+    differs = torch.zeros_like(view.denoising_step, dtype=torch.bool)
     differs[:, start // block_length :][shown] = (acting != view.acted[:, start:].reshape(shape)[shown]).any(-1)
     return differs
 

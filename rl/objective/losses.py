@@ -79,7 +79,9 @@ def squared_surrogate(
     return -(log_ratio.clamp(*_log_edges(log_ratio, low, high)) - psi * advantage).square()
 
 
-def preference_pairs(advantage: Float[Tensor, " rows"], group: Int[Tensor, " rows"]) -> Int[Tensor, "pairs 2"]:
+def preference_pairs(
+    advantage: Float[Tensor, " sequences"], group: Int[Tensor, " sequences"]
+) -> Int[Tensor, "pairs 2"]:
     """Rows of the best and the worst completion of every group whose advantages differ (the first of equal ones)."""
     names, member = torch.unique(group, return_inverse=True)
     best, worst = (_first_extreme(advantage, member, len(names), reduce) for reduce in ("amax", "amin"))
@@ -87,7 +89,7 @@ def preference_pairs(advantage: Float[Tensor, " rows"], group: Int[Tensor, " row
 
 
 def _first_extreme(
-    value: Float[Tensor, " rows"], member: Int[Tensor, " rows"], groups: int, reduce: str
+    value: Float[Tensor, " sequences"], member: Int[Tensor, " sequences"], groups: int, reduce: str
 ) -> Int[Tensor, " groups"]:
     """The first row of each group that has the group's largest or smallest value."""
     extreme = value.new_zeros(groups).scatter_reduce(0, member, value, reduce, include_self=False)
@@ -97,7 +99,7 @@ def _first_extreme(
 
 
 def preference_surrogate(
-    margin: Float[Tensor, " rows"], pairs: Int[Tensor, "pairs 2"], beta: float
+    margin: Float[Tensor, " sequences"], pairs: Int[Tensor, "pairs 2"], beta: float
 ) -> Float[Tensor, " pairs"]:
     """Log sigmoid(beta (margin of the better - margin of the worse)), margins being log p / p_ref (eq 25).
 

@@ -26,14 +26,14 @@ from redraft.rl.objective.losses import (
     stable_surrogate,
     upper_bound,
 )
-from redraft.rl.objective.terms import Normaliser, Policies, Scored, Terms, Units, make_units, pair_key
+from redraft.rl.objective.terms import Normaliser, Policies, ScoredValues, Terms, Units, make_units, pair_key
 
-Sums = dict[str, Tensor]
+LossSums = dict[str, Tensor]
 
 
 def policy_loss(
     policies: Policies, terms: Terms, config: AlgorithmConfig, normaliser: Normaliser
-) -> tuple[Float[Tensor, ""], Sums]:
+) -> tuple[Float[Tensor, ""], LossSums]:
     """The loss of some rows, as their share of the batch's loss. Whole groups, where the loss compares inside groups.
 
     Args:
@@ -53,15 +53,15 @@ def policy_loss(
     log_ratio = units.sum(current - old)
     if config.kl == "k1_reward" and reference is not None:
         own = replace(own, advantage=own.advantage - config.beta * _centred_k1(own, old - reference))
-    advantage = own.advantage[units.row]
+    advantage = own.advantage[units.sequence]
     weights, sums = _engine_weights(old, own, units, config)
     if config.loss_type == "dpo":
         assert reference is not None
-        loss = -_preferences(current - reference, own, config) / normaliser.num_rows
+        loss = -_preferences(current - reference, own, config) / normaliser.num_sequences
     elif config.loss_type == "sandwich":
         loss = -_evidence(current, own, units, config)
     else:
-        surrogate = _surrogate(log_ratio, advantage, units, own.group[units.row], config)
+        surrogate = _surrogate(log_ratio, advantage, units, own.group[units.sequence], config)
         loss = -(units.share * weights * surrogate).sum()
     if reference is not None and config.beta and config.kl != "k1_reward":
         penalty = (units.share * (k3 if config.kl == "k3" else k2)(units.sum(current - reference))).sum()
@@ -103,51 +103,51 @@ def _clip_range(units: Units, config: AlgorithmConfig) -> tuple[Float[Tensor, " 
     return low, torch.where(units.edit, torch.full_like(like, edit_high), config.epsilon_high)
 
 
-def _term_weights(terms: Terms, config: AlgorithmConfig) -> Scored:
+def _term_weights(terms: Terms, config: AlgorithmConfig) -> ScoredValues:
     return terms.weight * torch.where(terms.edit, config.t2t_weight, 1.0)
 
 
-def _centred_k1(terms: Terms, difference: Scored) -> Float[Tensor, " rows"]:
+def _centred_k1(terms: Terms, difference: ScoredValues) -> Float[Tensor, " sequences"]:
     """Each row's log p_old / p_ref minus its group's mean: what a KL in the reward does to advantages (eq 27)."""
-    value = terms.row_sums(terms.weight * difference).detach()
+    value = terms.sequence_sums(terms.weight * difference).detach()
     _, member = torch.unique(terms.group, return_inverse=True)
     total = torch.zeros_like(value).index_add(0, member, value)
     number = torch.zeros_like(value).index_add(0, member, torch.ones_like(value))
     return value - (total / number.clamp_min(1))[member]
 
 
-def _preferences(difference: Scored, terms: Terms, config: AlgorithmConfig) -> Float[Tensor, ""]:
-    margin = terms.row_sums(_term_weights(terms, config) * difference) / terms.editable**config.gamma
+def _preferences(difference: ScoredValues, terms: Terms, config: AlgorithmConfig) -> Float[Tensor, ""]:
+    margin = terms.sequence_sums(_term_weights(terms, config) * difference) / terms.editable**config.gamma
     return preference_surrogate(margin, preference_pairs(terms.advantage, terms.group), config.dpo_beta).sum()
 
 
-def _evidence(current: Scored, terms: Terms, units: Units, config: AlgorithmConfig) -> Float[Tensor, ""]:
+def _evidence(current: ScoredValues, terms: Terms, units: Units, config: AlgorithmConfig) -> Float[Tensor, ""]:
     """SPG: A times a lower bound where A >= 0, and times a mixture with an upper bound where A < 0 (eq 26)."""
     lower = units.sum(current)
     unmasked = ~terms.edit
-    slots, slot = torch.unique(pair_key(terms.row, terms.position)[unmasked], return_inverse=True)
+    slots, slot = torch.unique(pair_key(terms.sequence, terms.position)[unmasked], return_inverse=True)
     bound = upper_bound(current[unmasked], terms.weight[unmasked], slot, len(slots), config.bound_beta)
-    row = torch.zeros(len(slots), dtype=torch.int64, device=slot.device).scatter_(0, slot, terms.row[unmasked])
+    row = torch.zeros(len(slots), dtype=torch.int64, device=slot.device).scatter_(0, slot, terms.sequence[unmasked])
     upper = torch.zeros_like(terms.editable).index_add(0, row, bound) / terms.editable**config.gamma
-    mixed = config.bound_mix * upper[units.row] + (1 - config.bound_mix) * lower
-    advantage = terms.advantage[units.row]
+    mixed = config.bound_mix * upper[units.sequence] + (1 - config.bound_mix) * lower
+    advantage = terms.advantage[units.sequence]
     value = torch.where((advantage < 0) & ~units.edit, mixed, lower)
     return (units.share * advantage * value).sum()
 
 
-def _anchor(current: Scored, terms: Terms, normaliser: Normaliser) -> Float[Tensor, ""]:
+def _anchor(current: ScoredValues, terms: Terms, normaliser: Normaliser) -> Float[Tensor, ""]:
     """Mean ELBO per token of the completions with positive advantage (eq 28).
 
     Source: DiPOD (arXiv 2606.13795).
     """
     lent = ~terms.edit if not terms.anchor.any() else terms.anchor
-    evidence = terms.row_sums(torch.where(lent, terms.weight * current, 0.0)) / terms.editable
-    return (evidence * (terms.advantage > 0)).sum() / normaliser.num_rows
+    evidence = terms.sequence_sums(torch.where(lent, terms.weight * current, 0.0)) / terms.editable
+    return (evidence * (terms.advantage > 0)).sum() / normaliser.num_sequences
 
 
 def _engine_weights(
-    old: Scored, terms: Terms, units: Units, config: AlgorithmConfig
-) -> tuple[Float[Tensor, " units"], Sums]:
+    old: ScoredValues, terms: Terms, units: Units, config: AlgorithmConfig
+) -> tuple[Float[Tensor, " units"], LossSums]:
     """min(old policy / rollout engine, cap) per unit, no gradient: the outer ratio of decoupled PPO (eq 29)."""
     if config.rollout_correction == "none":
         return torch.ones_like(units.share), {}
@@ -159,14 +159,14 @@ def _engine_weights(
     if config.rollout_correction == "token":
         total = torch.zeros_like(units.share).index_add(0, units.of, gap)
     else:
-        total = terms.row_sums(terms.weight * gap)[units.row]
+        total = terms.sequence_sums(terms.weight * gap)[units.sequence]
     weights, cut = total.exp().clamp_max(config.correction_cap), (total > math.log(config.correction_cap)).sum()
     return weights, {"correction": weights.sum(), "truncated": cut}
 
 
 def _ratio_sums(
     log_ratio: Float[Tensor, " units"], advantage: Float[Tensor, " units"], units: Units, config: AlgorithmConfig
-) -> Sums:
+) -> LossSums:
     outside = clips_gradient(log_ratio, advantage, *_clip_range(units, config))
     unmask, edit = ~units.edit, units.edit
     return {

@@ -18,7 +18,7 @@ from redraft.rl.data.rows import Row, place_of
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.seeding import derive_seed
 from redraft.rl.views import supervised_view
-from redraft.rl.views.canvas import CanvasBatch, lay_out
+from redraft.rl.views.canvas import CanvasBatch, pad_to_grid
 from redraft.rollout.blocks import padded_length
 from redraft.rollout.trajectory import SpecialTokens
 
@@ -115,7 +115,7 @@ class _Collator:
 
     def __call__(self, rows: list[Demonstration]) -> dict[str, Tensor]:
         prompts = [row.prompt for row in rows]
-        tokens, editable = lay_out(prompts, [row.canvas for row in rows], self.block_length, self.pad_id)
+        tokens, editable = pad_to_grid(prompts, [row.canvas for row in rows], self.block_length, self.pad_id)
         return {
             "tokens": tokens,
             "editable": editable,

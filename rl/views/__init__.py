@@ -1,20 +1,20 @@
 """Scored views: the noisy canvases that a likelihood estimator looks at, and what it scores in each."""
 
 from redraft.rl.views.edits import draft_view
-from redraft.rl.views.elbo import MaskLaw, elbo_views
+from redraft.rl.views.elbo import MaskingScheme, elbo_views
 from redraft.rl.views.make import make_views
 from redraft.rl.views.supervised import supervised_view
-from redraft.rl.views.trajectory import StepLaw, trajectory_views
-from redraft.rl.views.view import View, draw, fingerprint, position_counter
+from redraft.rl.views.trajectory import StepSchedule, trajectory_views
+from redraft.rl.views.view import View, draw_uniforms, draws_mark, position_counter
 
 __all__ = [
-    "MaskLaw",
-    "StepLaw",
+    "MaskingScheme",
+    "StepSchedule",
     "View",
     "draft_view",
-    "draw",
+    "draw_uniforms",
+    "draws_mark",
     "elbo_views",
-    "fingerprint",
     "make_views",
     "position_counter",
     "supervised_view",

@@ -40,7 +40,7 @@ def collate(rows: Sequence[Experience], block_length: int, pad_id: int, device: 
     """Put completions on one grid."""
     prompts = [row.prompt.token_ids for row in rows]
     canvases = [row.completion.canvas_ids for row in rows]
-    tokens, editable = lay_out(prompts, canvases, block_length, pad_id)
+    tokens, editable = pad_to_grid(prompts, canvases, block_length, pad_id)
     return CanvasBatch(
         tokens=tokens.to(device),
         editable=editable.to(device),
@@ -58,7 +58,7 @@ def redrawn(batch: CanvasBatch, update: int) -> CanvasBatch:
     return batch if update == 0 else replace(batch, noise_seeds=mix(batch.noise_seeds + update))
 
 
-def lay_out(
+def pad_to_grid(
     prompts: Sequence[Sequence[int]], canvases: Sequence[Sequence[int]], block_length: int, pad_id: int
 ) -> tuple[Int[Tensor, "batch length"], Bool[Tensor, "batch length"]]:
     """Tokens of prompts followed by canvases, padded to whole blocks, and which of them are canvas."""

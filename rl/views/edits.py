@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from redraft.rl.views.canvas import CanvasBatch
-from redraft.rl.views.view import View, block_counter, draw, position_counter, spread
+from redraft.rl.views.view import View, block_counter, draw_uniforms, position_counter, spread
 
 KEPT_WEIGHT = 0.5
 
@@ -17,7 +17,7 @@ KEPT_WEIGHT = 0.5
 def random_draft(batch: CanvasBatch, view: int) -> Int[Tensor, "batch length"]:
     """For every position a token drawn from the completion's own canvas: right tokens of wrong places."""
     first = torch.tensor(batch.prompt_lengths, device=batch.tokens.device)[:, None]
-    place = draw(batch, "draft", view, position_counter(batch)) * batch.editable.sum(-1, keepdim=True)
+    place = draw_uniforms(batch, "draft", view, position_counter(batch)) * batch.editable.sum(-1, keepdim=True)
     return batch.tokens.gather(1, first + place.long())
 
 
@@ -40,7 +40,7 @@ def draft_view(batch: CanvasBatch, source: View, draft: Int[Tensor, "batch lengt
     good = batch.advantages[:, None] >= 0
     wrong = source.scored & (noisy != batch.tokens) & good
     right = source.scored & (noisy == batch.tokens) & good
-    chance = draw(batch, "keep", view, position_counter(batch))
+    chance = draw_uniforms(batch, "keep", view, position_counter(batch))
     blocks = batch.editable.view(*block_counter(batch).shape, -1)
     place = chance.masked_fill(~right, 2.0).view_as(blocks).argsort(-1).argsort(-1).flatten(1)
     kept = right & (place < spread(wrong.view_as(blocks).sum(-1).double(), batch))

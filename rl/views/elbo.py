@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from redraft.rl.views.canvas import CanvasBatch
-from redraft.rl.views.view import View, block_counter, draw, masked_view, position_counter, ranks, spread
+from redraft.rl.views.view import View, block_counter, draw_uniforms, masked_view, position_counter, ranks, spread
 
 Noise = Literal["exact_count", "bernoulli", "cyclic", "gauss", "coupled", "folded"]
 PAIRED: tuple[str, ...] = ("coupled", "folded")
@@ -23,7 +23,7 @@ BlockFloats = Float[Tensor, "batch blocks"]
 
 
 @dataclass(frozen=True)
-class MaskLaw:
+class MaskingScheme:
     """How masks are drawn. All laws but `gauss` are unbiased for the ELBO of every block.
 
     Attributes:
@@ -51,56 +51,59 @@ class MaskLaw:
         return 2 if self.noise in PAIRED else self.masks_per_level
 
 
-def elbo_views(batch: CanvasBatch, law: MaskLaw, mask_id: int) -> list[View]:
-    """`law.num_mc` masked views of the final canvas, M2T only; the sum over them estimates the ELBO.
+def elbo_views(batch: CanvasBatch, scheme: MaskingScheme, mask_id: int) -> list[View]:
+    """`scheme.num_mc` masked views of the final canvas, M2T only; the sum over them estimates the ELBO.
 
     Source: math.md eq 1 to 12; LLaDA2.0 (block diffusion), EBPO (arXiv 2602.08676), ESPO (2512.03759).
     """
     blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
-    levels = _levels(batch, law)
-    if law.noise == "bernoulli":
-        return [_bernoulli_view(batch, levels[v // law.views_per_level], v, law, mask_id) for v in range(law.num_mc)]
+    levels = _levels(batch, scheme)
+    if scheme.noise == "bernoulli":
+        return [
+            _bernoulli_view(batch, levels[v // scheme.views_per_level], v, scheme, mask_id)
+            for v in range(scheme.num_mc)
+        ]
     size = blocks.sum(-1)
     views, covered = [], torch.zeros_like(size)
     group, order = 0, ranks(batch, 0)
-    for view in range(law.num_mc):
-        if (own := _order_group(view, law)) != group:
+    for view in range(scheme.num_mc):
+        if (own := _order_group(view, scheme)) != group:
             group, covered, order = own, torch.zeros_like(size), ranks(batch, own)
-        count, weight = mask_count(levels[view // law.views_per_level], size, view, law)
+        count, weight = mask_count(levels[view // scheme.views_per_level], size, view, scheme)
         masked = arc(order, covered, count, size) & blocks
         views.append(masked_view(batch, masked.flatten(1), spread(weight, batch), mask_id))
         covered = covered + count
     return views
 
 
-def mask_count(level: BlockFloats, size: BlockInts, view: int, law: MaskLaw) -> tuple[BlockInts, BlockFloats]:
+def mask_count(level: BlockFloats, size: BlockInts, view: int, scheme: MaskingScheme) -> tuple[BlockInts, BlockFloats]:
     """Number of masked positions per block, and the weight of each in the ELBO, from a uniform level.
 
     Args:
         level: One number in [0, 1) per block (for `gauss`: the node).
         size: Editable positions n of each block.
         view: Which view; pairs take their complement at odd ones.
-        law: The law of noise.
+        scheme: The law of noise.
 
     Returns:
         k and its weight; blocks without editable positions have k = 0.
     """
-    if law.noise in PAIRED:
-        first, share = _pair(level, size, law.noise)
+    if scheme.noise in PAIRED:
+        first, share = _pair(level, size, scheme.noise)
         count = first if view % 2 == 0 else size - first
-        return count, torch.where(count > 0, share / count.clamp_min(1), 0.0) / (law.num_mc // 2)
-    if law.noise == "gauss":
-        _, node_weights = _gauss(law.num_mc // law.masks_per_level)
+        return count, torch.where(count > 0, share / count.clamp_min(1), 0.0) / (scheme.num_mc // 2)
+    if scheme.noise == "gauss":
+        _, node_weights = _gauss(scheme.num_mc // scheme.masks_per_level)
         count = (level * size).round().long().clamp_min(1).minimum(size)
-        scale = float(node_weights[view // law.masks_per_level]) / law.masks_per_level
+        scale = float(node_weights[view // scheme.masks_per_level]) / scheme.masks_per_level
         return count, scale * size.double() / count.clamp_min(1)
-    probability = count_law(size, int(size.max().clamp_min(1)), law.count_exponent)
+    probability = count_distribution(size, int(size.max().clamp_min(1)), scheme.count_exponent)
     count = (probability.cumsum(-1) <= level[..., None]).sum(-1).add(1).minimum(size)
     chosen = probability.gather(-1, (count - 1).clamp_min(0)[..., None]).squeeze(-1)
-    return count, torch.where(count > 0, 1 / (law.num_mc * count.clamp_min(1) * chosen.clamp_min(1e-300)), 0.0)
+    return count, torch.where(count > 0, 1 / (scheme.num_mc * count.clamp_min(1) * chosen.clamp_min(1e-300)), 0.0)
 
 
-def count_law(size: BlockInts, most: int, exponent: float) -> Float[Tensor, "batch blocks most"]:
+def count_distribution(size: BlockInts, most: int, exponent: float) -> Float[Tensor, "batch blocks most"]:
     """q(k) proportional to k^-exponent on 1..n, for every block (eq 6)."""
     k = torch.arange(1, most + 1, dtype=torch.float64, device=size.device)
     mass = k**-exponent * (k <= size[..., None])
@@ -124,34 +127,34 @@ def _pair(level: BlockFloats, size: BlockInts, noise: str) -> tuple[BlockInts, B
     return first, torch.where(first == size, size.double(), size.double() / 2)
 
 
-def _order_group(view: int, law: MaskLaw) -> int:
+def _order_group(view: int, scheme: MaskingScheme) -> int:
     """Views of one group mask consecutive arcs of one order."""
-    if law.noise in PAIRED:
+    if scheme.noise in PAIRED:
         return view // 2
-    return 0 if law.tiles else view
+    return 0 if scheme.tiles else view
 
 
-def _levels(batch: CanvasBatch, law: MaskLaw) -> list[BlockFloats]:
+def _levels(batch: CanvasBatch, scheme: MaskingScheme) -> list[BlockFloats]:
     """One level per block for each `views_per_level` views."""
-    block, number = block_counter(batch), law.num_mc // law.views_per_level
-    if law.noise == "gauss":
+    block, number = block_counter(batch), scheme.num_mc // scheme.views_per_level
+    if scheme.noise == "gauss":
         return [torch.full(block.shape, float(t), dtype=torch.float64, device=block.device) for t in _gauss(number)[0]]
-    if law.noise == "cyclic":
+    if scheme.noise == "cyclic":
         held = batch.editable.view(*block.shape, -1).any(-1)
         index, blocks_held = held.cumsum(1) - 1, held.sum(1, keepdim=True).clamp_min(1)
-        shift = draw(batch, "level", 0, block[:, :1])
+        shift = draw_uniforms(batch, "level", 0, block[:, :1])
         return [(shift + (view + index / blocks_held) / number) % 1.0 for view in range(number)]
-    levels = [draw(batch, "level", view, block) for view in range(number)]
-    if not law.stratify:
+    levels = [draw_uniforms(batch, "level", view, block) for view in range(number)]
+    if not scheme.stratify:
         return levels
-    strata = torch.stack([draw(batch, "strata", view, block) for view in range(number)]).argsort(0)
+    strata = torch.stack([draw_uniforms(batch, "strata", view, block) for view in range(number)]).argsort(0)
     return [(stratum + level) / number for stratum, level in zip(strata, levels, strict=True)]
 
 
-def _bernoulli_view(batch: CanvasBatch, level: BlockFloats, view: int, law: MaskLaw, mask_id: int) -> View:
+def _bernoulli_view(batch: CanvasBatch, level: BlockFloats, view: int, scheme: MaskingScheme, mask_id: int) -> View:
     level = spread(level, batch)
-    masked = batch.editable & (draw(batch, "rank", view, position_counter(batch)) < level)
-    return masked_view(batch, masked, 1 / (law.num_mc * level.clamp_min(1e-12)), mask_id)
+    masked = batch.editable & (draw_uniforms(batch, "rank", view, position_counter(batch)) < level)
+    return masked_view(batch, masked, 1 / (scheme.num_mc * level.clamp_min(1e-12)), mask_id)
 
 
 def _gauss(number: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rl.views.edits import draft_view, random_draft
-from redraft.rl.views.elbo import MaskLaw, elbo_views
+from redraft.rl.views.elbo import MaskingScheme, elbo_views
 from redraft.rl.views.surrogate import coupled_views, mean_field_views, spaced_views
-from redraft.rl.views.trajectory import StepLaw, left_to_right, trajectory_views
+from redraft.rl.views.trajectory import StepSchedule, left_to_right, trajectory_views
 from redraft.rl.views.view import View
 
 ANCHOR_OFFSET = 1 << 20  # the anchor's draws are no other view's
@@ -26,7 +26,7 @@ def make_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, score_
     """
     views = _policy_views(batch, config, mask_id, score_edits)
     if not config.on_trajectory and config.t2t_views == "recorded" and score_edits:
-        views += trajectory_views(batch, StepLaw(config.num_t2t, actions="edit"), mask_id)
+        views += trajectory_views(batch, StepSchedule(config.num_t2t, actions="edit"), mask_id)
     if not config.on_trajectory and config.t2t_views == "random":
         views += [
             draft_view(batch, views[v], random_draft(batch, v), v) for v in range(min(config.num_t2t, len(views)))
@@ -34,9 +34,9 @@ def make_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, score_
     return views + _anchor_views(batch, config, mask_id)
 
 
-def mask_law(config: AlgorithmConfig) -> MaskLaw:
-    """The law of noise that the settings name."""
-    return MaskLaw(
+def masking_scheme(config: AlgorithmConfig) -> MaskingScheme:
+    """The masking scheme that the settings name."""
+    return MaskingScheme(
         num_mc=config.num_mc,
         noise=config.noise,
         stratify=config.stratify,
@@ -48,7 +48,7 @@ def mask_law(config: AlgorithmConfig) -> MaskLaw:
 
 def _policy_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, score_edits: bool) -> list[View]:
     if config.on_trajectory:
-        law = StepLaw(
+        schedule = StepSchedule(
             num_views=config.num_mc if config.estimator == "trajectory_sampled" else None,
             actions="all" if score_edits else "unmask",
             sampling=config.step_sampling,
@@ -56,23 +56,23 @@ def _policy_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, sco
             merge=config.merge,
             lookahead=config.lookahead,
         )
-        return trajectory_views(batch, law, mask_id)
+        return trajectory_views(batch, schedule, mask_id)
     if config.estimator == "autoregressive":
-        views = trajectory_views(left_to_right(batch, mask_id), StepLaw(config.num_mc), mask_id)
-        return [replace(view, rollout_log_prob=None, step=None, acted=None) for view in views]
+        views = trajectory_views(left_to_right(batch, mask_id), StepSchedule(config.num_mc), mask_id)
+        return [replace(view, rollout_log_prob=None, denoising_step=None, acted=None) for view in views]
     if config.estimator == "mean_field":
         return mean_field_views(batch, config.num_mc, config.prompt_mask_ratio, mask_id)
     if config.estimator == "coupled":
         return coupled_views(batch, config.num_mc, mask_id)
     if config.estimator == "random_mask":
         return spaced_views(batch, config.num_mc, mask_id)
-    return elbo_views(batch, mask_law(config), mask_id)
+    return elbo_views(batch, masking_scheme(config), mask_id)
 
 
 def _anchor_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int) -> list[View]:
     """ELBO views for the anchor, where the policy's own views are none."""
     if not config.anchor or config.estimator == "elbo":
         return []
-    law = MaskLaw(num_mc=config.anchor_mc, count_exponent=0.5, tiles=True)
+    scheme = MaskingScheme(num_mc=config.anchor_mc, count_exponent=0.5, tiles=True)
     shifted = replace(batch, noise_seeds=batch.noise_seeds + ANCHOR_OFFSET)
-    return [replace(view, anchor=True) for view in elbo_views(shifted, law, mask_id)]
+    return [replace(view, anchor=True) for view in elbo_views(shifted, scheme, mask_id)]

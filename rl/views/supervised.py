@@ -3,7 +3,7 @@
 import torch
 
 from redraft.rl.views.canvas import CanvasBatch
-from redraft.rl.views.view import View, block_counter, draw, position_counter, ranks, spread
+from redraft.rl.views.view import View, block_counter, draw_uniforms, position_counter, ranks, spread
 
 
 def supervised_view(
@@ -22,13 +22,13 @@ def supervised_view(
     blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
     size, position = blocks.sum(-1), position_counter(batch)
     low, high = mask_ratio
-    level = low + (high - low) * draw(batch, "level", 0, block_counter(batch))
+    level = low + (high - low) * draw_uniforms(batch, "level", 0, block_counter(batch))
     count = ((level * size).floor() + 1).clamp_max(size)
     masked = (blocks & (ranks(batch, 0) < count[..., None])).flatten(1)
     visible = batch.editable & ~masked
-    wrong = visible & (draw(batch, "wrong", 0, position) < edit_ratio)
+    wrong = visible & (draw_uniforms(batch, "wrong", 0, position) < edit_ratio)
     pool = batch.tokens[batch.editable]
-    substitute = pool[(draw(batch, "substitute", 0, position) * len(pool)).long()]
+    substitute = pool[(draw_uniforms(batch, "substitute", 0, position) * len(pool)).long()]
     noisy = torch.where(wrong, substitute, batch.tokens).masked_fill(masked, mask_id)
     unmask_weight = spread(size.double() / count.clamp_min(1), batch)
     edit_weight = spread(t2t_weight * size.double() / (size - count).clamp_min(1), batch)

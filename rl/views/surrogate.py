@@ -9,7 +9,7 @@ import torch
 
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rl.views.elbo import arc
-from redraft.rl.views.view import View, block_counter, draw, masked_view, position_counter, ranks, spread
+from redraft.rl.views.view import View, block_counter, draw_uniforms, masked_view, position_counter, ranks, spread
 
 COUPLED_LEVELS = (0.2, 0.8)
 
@@ -26,7 +26,9 @@ def mean_field_views(batch: CanvasBatch, num_mc: int, prompt_mask_ratio: float, 
     weight = torch.full(batch.tokens.shape, 1 / count, dtype=torch.float64, device=batch.tokens.device)
     full = masked_view(batch, batch.editable, weight, mask_id)
     for view in range(count):
-        hidden = ~batch.editable & (draw(batch, "prompt_mask", view, position_counter(batch)) < prompt_mask_ratio)
+        hidden = ~batch.editable & (
+            draw_uniforms(batch, "prompt_mask", view, position_counter(batch)) < prompt_mask_ratio
+        )
         ends = torch.tensor(batch.prompt_lengths, device=hidden.device)[:, None]
         hidden &= position_counter(batch) < ends  # padding stays padding
         context = torch.where(hidden, mask_id, batch.tokens) if prompt_mask_ratio else None
@@ -46,8 +48,8 @@ def coupled_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
     views, pairs = [masked_view(batch, batch.editable, half, mask_id)], num_mc // 2
     low, high = COUPLED_LEVELS
     for pair in range(pairs):
-        level = low + (high - low) * draw(batch, "level", pair, block_counter(batch)[:, :1])
-        first = batch.editable & (draw(batch, "rank", pair, position_counter(batch)) < level)
+        level = low + (high - low) * draw_uniforms(batch, "level", pair, block_counter(batch)[:, :1])
+        first = batch.editable & (draw_uniforms(batch, "rank", pair, position_counter(batch)) < level)
         for masked, chance in ((first, level), (batch.editable & ~first, 1 - level)):
             views.append(masked_view(batch, masked, half / (pairs * chance), mask_id))
     return views
@@ -61,7 +63,7 @@ def spaced_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
     """
     blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
     size = blocks.sum(-1)
-    start = draw(batch, "level", 0, block_counter(batch)[:, :1])
+    start = draw_uniforms(batch, "level", 0, block_counter(batch)[:, :1])
     views = []
     for view in range(num_mc):
         level = start + (1 - start) * view / max(1, num_mc - 1)

@@ -11,15 +11,15 @@ import numpy as np
 import torch
 
 from redraft.rl.views.canvas import CanvasBatch
-from redraft.rl.views.view import View, draw, position_counter
+from redraft.rl.views.view import View, draw_uniforms, position_counter
 from redraft.rollout.trajectory import DecodeTrace
 
 Actions = Literal["all", "unmask", "edit"]
-SURPRISAL_FLOOR = 0.5  # share of the uniform law in the surprisal law, which bounds the weights
+SURPRISAL_FLOOR = 0.5  # share of the uniform law in the surprisal schedule, which bounds the weights
 
 
 @dataclass(frozen=True)
-class StepLaw:
+class StepSchedule:
     """Which steps are scored, and together with which.
 
     Attributes:
@@ -45,7 +45,7 @@ class StepLaw:
         return self.shrink == 1 and self.merge == 0
 
 
-def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[View]:
+def trajectory_views(batch: CanvasBatch, schedule: StepSchedule, mask_id: int) -> list[View]:
     """Views of the decoder's own steps: the state before a step, scored at the positions the step acted on.
 
     A block that took m acting steps is scored at all of them (`num_views` None, or m <= num_views), or at one step from
@@ -53,19 +53,19 @@ def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[Vie
 
     Args:
         batch: Canvases with their traces.
-        law: Which steps.
+        schedule: Which steps.
         mask_id: The mask token.
 
     Returns:
         Views in which every block has at most one step.
     """
-    rows = [_RowSteps.read(trace, batch, row, mask_id, law) for row, trace in enumerate(batch.traces)]
+    rows = [_RowSteps.read(trace, batch, row, mask_id, schedule) for row, trace in enumerate(batch.traces)]
     most = max((len(segments) for row in rows for segments in row.segments.values()), default=0)
-    count = most if law.num_views is None else min(law.num_views, most)
+    count = most if schedule.num_views is None else min(schedule.num_views, most)
     views = []
     for view in range(count):
-        strata = draw(batch, "step", view, position_counter(batch)).cpu().numpy()
-        drawn = [row.view(view, law, strata[index]) for index, row in enumerate(rows)]
+        strata = draw_uniforms(batch, "denoising_step", view, position_counter(batch)).cpu().numpy()
+        drawn = [row.view(view, schedule, strata[index]) for index, row in enumerate(rows)]
         parts = (torch.from_numpy(np.stack(part)).to(batch.tokens.device) for part in zip(*drawn, strict=True))
         noisy, target, weight, edit, log_prob, step, acted = parts
         views.append(
@@ -75,9 +75,9 @@ def trajectory_views(batch: CanvasBatch, law: StepLaw, mask_id: int) -> list[Vie
                 scored=weight > 0,
                 weight=weight,
                 edit=edit,
-                rollout_log_prob=log_prob if law.own_states else None,
-                step=step,
-                acted=acted if law.own_states else None,
+                rollout_log_prob=log_prob if schedule.own_states else None,
+                denoising_step=step,
+                acted=acted if schedule.own_states else None,
             )
         )
     return views
@@ -118,23 +118,27 @@ class _RowSteps:
     segments: dict[int, np.ndarray]  # block -> first and last forward of each segment with something to score
 
     @classmethod
-    def read(cls, trace: DecodeTrace, batch: CanvasBatch, row: int, mask_id: int, law: StepLaw) -> "_RowSteps":
+    def read(
+        cls, trace: DecodeTrace, batch: CanvasBatch, row: int, mask_id: int, schedule: StepSchedule
+    ) -> "_RowSteps":
         forward, new = np.asarray(trace.forward, dtype=np.int64), np.asarray(trace.new, dtype=np.int64)
         position = np.asarray(trace.position, dtype=np.int64) + batch.prompt_lengths[row]
         edit = np.asarray(trace.old, dtype=np.int64) != mask_id
-        scored = {"all": np.ones_like(edit), "unmask": ~edit, "edit": edit}[law.actions]
+        scored = {"all": np.ones_like(edit), "unmask": ~edit, "edit": edit}[schedule.actions]
         block = position // batch.block_length
         blank = torch.where(batch.editable[row], mask_id, batch.tokens[row]).cpu().numpy()
-        segments = {int(b): _segments(np.unique(forward[scored & (block == b)]), law) for b in np.unique(block[scored])}
+        segments = {
+            int(b): _segments(np.unique(forward[scored & (block == b)]), schedule) for b in np.unique(block[scored])
+        }
         log_prob, number = np.asarray(trace.log_prob, dtype=np.float64), len(blank) // batch.block_length
         return cls(forward, position, block, new, edit, log_prob, scored, blank, mask_id, number, segments)
 
-    def view(self, view: int, law: StepLaw, strata: np.ndarray) -> tuple[np.ndarray, ...]:
+    def view(self, view: int, schedule: StepSchedule, strata: np.ndarray) -> tuple[np.ndarray, ...]:
         """Noisy tokens, targets, weights, edit flags, engine log-probs, steps and acting slots of one view."""
         first = np.full(self.num_blocks, -1, dtype=np.int64)
         last, scale = first.copy(), np.ones(self.num_blocks)
         for block, segments in self.segments.items():
-            index, scale[block] = self._choose(block, view, law, strata[block])
+            index, scale[block] = self._choose(block, view, schedule, strata[block])
             if index is not None:
                 first[block], last[block] = segments[index]
         noisy = self.blank.copy()
@@ -147,8 +151,8 @@ class _RowSteps:
         weight, log_prob = np.zeros(length), np.zeros(length)
         edit, acted = np.zeros(length, dtype=bool), np.zeros(length, dtype=bool)
         target[at], weight[at], log_prob[at] = self.new[here], scale[self.block[here]], self.log_prob[here]
-        if law.lookahead:
-            later = self._look_ahead(law.lookahead, here, noisy, target, weight)
+        if schedule.lookahead:
+            later = self._look_ahead(schedule.lookahead, here, noisy, target, weight)
             log_prob[later] = np.nan  # the engine drew these in later states
         edit[at[::-1]] = self.edit[here][::-1]  # reversed: a position's first action in the segment says what it showed
         acted[self.position[inside]] = True
@@ -176,17 +180,17 @@ class _RowSteps:
             others += later.tolist()
         return others
 
-    def _choose(self, block: int, view: int, law: StepLaw, stratum: float) -> tuple[int | None, float]:
+    def _choose(self, block: int, view: int, schedule: StepSchedule, stratum: float) -> tuple[int | None, float]:
         """The segment of a block that a view scores, and the weight of its actions."""
         number = len(self.segments[block])
-        if law.num_views is None or number <= law.num_views:
+        if schedule.num_views is None or number <= schedule.num_views:
             return (view if view < number else None), 1.0
         chance = np.full(number, 1 / number)
-        if law.sampling == "surprisal":
+        if schedule.sampling == "surprisal":
             chance = SURPRISAL_FLOOR * chance + (1 - SURPRISAL_FLOOR) * self._surprisal(block)
         edges = chance.cumsum()
-        index = min(int(np.searchsorted(edges, (view + stratum) / law.num_views, side="right")), number - 1)
-        return index, 1 / (law.num_views * chance[index])
+        index = min(int(np.searchsorted(edges, (view + stratum) / schedule.num_views, side="right")), number - 1)
+        return index, 1 / (schedule.num_views * chance[index])
 
     def _surprisal(self, block: int) -> np.ndarray:
         """Each segment's share of the block's surprisal under the rollout policy."""
@@ -196,10 +200,10 @@ class _RowSteps:
         return total / total.sum() if total.sum() > 0 else np.full(len(total), 1 / len(total))
 
 
-def _segments(forwards: np.ndarray, law: StepLaw) -> np.ndarray:
+def _segments(forwards: np.ndarray, schedule: StepSchedule) -> np.ndarray:
     """First and last forward of each run of a block's acting forwards that is scored together."""
-    if law.merge:
-        runs = np.array_split(forwards, min(law.merge, len(forwards)))
+    if schedule.merge:
+        runs = np.array_split(forwards, min(schedule.merge, len(forwards)))
     else:
-        runs = [forwards[start : start + law.shrink] for start in range(0, len(forwards), law.shrink)]
+        runs = [forwards[start : start + schedule.shrink] for start in range(0, len(forwards), schedule.shrink)]
     return np.array([(run[0], run[-1]) for run in runs])

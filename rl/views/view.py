@@ -10,7 +10,7 @@ from torch import Tensor
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rollout.sampling import uniform
 
-Stream = Literal["rank", "level", "strata", "step", "prompt_mask", "draft", "keep", "wrong", "substitute"]
+Stream = Literal["rank", "level", "strata", "denoising_step", "prompt_mask", "draft", "keep", "wrong", "substitute"]
 _STREAMS: Final[tuple[str, ...]] = get_args(Stream)
 
 
@@ -25,8 +25,8 @@ class View:
         weight: Of each scored log-probability in the completion's log-likelihood (estimate); 0 elsewhere.
         edit: Scored as T2T (the position showed a token) rather than M2T.
         rollout_log_prob: Nats, as the engine recorded them; nan or None: nothing recorded.
-        step: Per block, the decoder forward whose state is shown; -1 or None: not a state of the decoder.
-        acted: Slots that the decoder acted on at that step, scored or not; None with `step` None.
+        denoising_step: Per block, the decoder forward whose state is shown; -1 or None: not a state of the decoder.
+        acted: Slots that the decoder acted on at that step, scored or not; None with `denoising_step` None.
         context: The clean half, where it is not the canvas itself.
         anchor: The view belongs to the ELBO anchor, not to the policy's likelihood.
     """
@@ -37,7 +37,7 @@ class View:
     weight: Float[Tensor, "batch length"]
     edit: Bool[Tensor, "batch length"]
     rollout_log_prob: Float[Tensor, "batch length"] | None = None
-    step: Int[Tensor, "batch blocks"] | None = None
+    denoising_step: Int[Tensor, "batch blocks"] | None = None
     acted: Bool[Tensor, "batch length"] | None = None
     context: Int[Tensor, "batch length"] | None = None
     anchor: bool = False
@@ -56,7 +56,9 @@ def masked_view(
     )
 
 
-def draw(batch: CanvasBatch, stream: Stream, view: int, counter: Int[Tensor, "batch n"]) -> Float[Tensor, "batch n"]:
+def draw_uniforms(
+    batch: CanvasBatch, stream: Stream, view: int, counter: Int[Tensor, "batch n"]
+) -> Float[Tensor, "batch n"]:
     """Uniforms that depend on (noise seed of the row, stream, view, counter) alone.
 
     So the new, the old and the reference policy share them, and neither batch nor padding nor order changes them:
@@ -81,7 +83,7 @@ def block_counter(batch: CanvasBatch) -> Int[Tensor, "batch blocks"]:
 def ranks(batch: CanvasBatch, view: int) -> Int[Tensor, "batch blocks slots"]:
     """A random order of each block's editable positions, 0 to n - 1; the other slots come after them."""
     blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
-    noise = draw(batch, "rank", view, position_counter(batch)).view_as(blocks)
+    noise = draw_uniforms(batch, "rank", view, position_counter(batch)).view_as(blocks)
     return noise.masked_fill(~blocks, 2.0).argsort(-1).argsort(-1)
 
 
@@ -90,7 +92,7 @@ def spread(per_block: Float[Tensor, "batch blocks"], batch: CanvasBatch) -> Floa
     return per_block.repeat_interleave(batch.block_length, dim=1)
 
 
-def fingerprint(views: list[View]) -> int:
+def draws_mark(views: list[View]) -> int:
     """A number that differs when the draws behind two lists of views differ.
 
     Log-probabilities carry it, so that a ratio of differently drawn ones is refused: its variance is about a thousand

@@ -15,7 +15,7 @@ from oracles.tiny_policy import tiny_model
 from redraft.rl.config.schema import RolloutDecode
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.protocols import Experience
-from redraft.rl.views import StepLaw, trajectory_views
+from redraft.rl.views import StepSchedule, trajectory_views
 from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.trajectory import Completion, Prompt
 
@@ -87,7 +87,7 @@ def test_the_trajectory_views_of_all_trajectories_together_have_the_true_policy_
     batch = one_batch(trajectories, prompt, space)
     weight = torch.stack([one.log_prob().exp().detach() * reward[final(one, space)] for one in trajectories])
     surrogate = torch.zeros((), dtype=torch.float64)
-    for view in trajectory_views(batch, StepLaw(None), space.mask):
+    for view in trajectory_views(batch, StepSchedule(None), space.mask):
         scores = score_view(model, batch, view, space.mask, config.temperature)
         surrogate = surrogate + (weight[scores.row] * view.weight[view.scored] * scores.log_prob).sum()
     chain = make_chain(block_logits(model, prompt, space), space, config)

@@ -110,7 +110,7 @@ class PlainTrainer:
         batch = collate(rows, decode.block_length, TOKENS.pad, "cpu")
         terms: list[Scored] = []
         for number, view in enumerate(make_views(batch, algorithm, TOKENS.mask, score_edits=True)):
-            replayed = view.step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
+            replayed = view.denoising_step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
             temperature = decode.temperature if replayed else 1.0
             new = view_log_probs(self.model, batch, view, TOKENS.mask, temperature)
             with torch.no_grad():

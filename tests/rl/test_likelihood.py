@@ -10,8 +10,8 @@ from oracles.all_trajectories import Sampler
 from oracles.plain_forward import action_log_probs, block_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, rollouts, tiny_model
 from redraft.rl.likelihood.score import score_view
-from redraft.rl.views import StepLaw, View, trajectory_views
-from redraft.rl.views.canvas import CanvasBatch, collate, lay_out
+from redraft.rl.views import StepSchedule, View, trajectory_views
+from redraft.rl.views.canvas import CanvasBatch, collate, pad_to_grid
 from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import SpecialTokens
@@ -29,7 +29,7 @@ def random_batch(shape: list[tuple[int, int]], seed: int = 0) -> CanvasBatch:
     source = torch.Generator().manual_seed(seed)
     prompts = [torch.randint(0, 7, (prompt,), generator=source).tolist() for prompt, _ in shape]
     canvases = [torch.randint(0, 7, (canvas,), generator=source).tolist() for _, canvas in shape]
-    tokens, editable = lay_out(prompts, canvases, 4, TOKENS.pad)
+    tokens, editable = pad_to_grid(prompts, canvases, 4, TOKENS.pad)
     return CanvasBatch(
         tokens=tokens,
         editable=editable,
@@ -149,7 +149,7 @@ def test_padding_of_the_batch_reaches_nothing(model):
     rows = rollouts(model, [2, 13])
     together, alone = (collate(some, 4, TOKENS.pad, "cpu") for some in (rows, rows[:1]))
     assert together.tokens.shape[1] > alone.tokens.shape[1]
-    steps = [trajectory_views(batch, StepLaw(None), MASK)[0] for batch in (together, alone)]
+    steps = [trajectory_views(batch, StepSchedule(None), MASK)[0] for batch in (together, alone)]
     scores = [score_view(model, batch, view, MASK, 1.0) for batch, view in zip((together, alone), steps, strict=True)]
     torch.testing.assert_close(scores[0].log_prob[scores[0].row == 0], scores[1].log_prob, rtol=0, atol=1e-12)
     filled = dataclasses.replace(together, tokens=together.tokens.clone())
@@ -224,7 +224,9 @@ def test_trajectory_scores_are_the_log_probs_that_the_engine_recorded(model, tem
     assert sum(row.completion.trace.num_edits for row in rows) > 5
     batch = collate(rows, 4, TOKENS.pad, "cpu")
     scored = 0
-    for view in trajectory_views(batch, StepLaw(None, actions="all" if edit_sampling == "sample" else "unmask"), MASK):
+    for view in trajectory_views(
+        batch, StepSchedule(None, actions="all" if edit_sampling == "sample" else "unmask"), MASK
+    ):
         scores = score_view(model, batch, view, MASK, temperature)
         torch.testing.assert_close(scores.log_prob, view.rollout_log_prob[view.scored], rtol=0, atol=1e-9)
         scored += len(scores.log_prob)
@@ -244,7 +246,7 @@ def test_an_argmax_edit_was_not_drawn_so_its_recorded_log_prob_is_no_likelihood(
     config = DECODE.model_copy(update={"edit_sampling": "argmax"})
     rows = rollouts(model, [4, 5, 9], config)
     batch = collate(rows, 4, TOKENS.pad, "cpu")
-    for view in trajectory_views(batch, StepLaw(None), MASK):
+    for view in trajectory_views(batch, StepSchedule(None), MASK):
         assert (view.rollout_log_prob[view.edit & view.scored] == 0).all()
 
 

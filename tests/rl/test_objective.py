@@ -22,7 +22,7 @@ def test_the_sequence_ratio_is_a_weighted_sum_over_editable_tokens_to_the_gamma(
     difference = doubles(0.1, -0.2, 0.3, 0.2)
     units = make_units(TERMS, config(ratio="sequence", gamma=gamma), Normaliser(5.0, 10, 50.0))
     assert units.sum(difference).tolist() == pytest.approx(expected, abs=1e-12)
-    assert list(zip(units.row.tolist(), units.edit.tolist(), strict=True)) == [(0, False), (0, True), (1, False)]
+    assert list(zip(units.sequence.tolist(), units.edit.tolist(), strict=True)) == [(0, False), (0, True), (1, False)]
 
 
 def test_the_token_loss_is_divided_by_rows_times_longest_completion():
@@ -104,13 +104,13 @@ def test_the_losses_of_a_split_batch_sum_to_the_loss_of_the_whole(ratio):
     whole = make_terms(row, random(30).abs(), random(30) > 0, random(6), random(6).abs() * 5 + 1)
     current, old, reference = random(30), random(30), random(30)
     algorithm = config(ratio=ratio, beta=0.2, t2t_weight=0.3, gamma=0.5)
-    loss, sums = losses(current, old, reference, algorithm, whole, num_rows=6.0)
+    loss, sums = losses(current, old, reference, algorithm, whole, num_sequences=6.0)
     parts = []
     for start, end in [(0, 1), (1, 4), (4, 6)]:
         mine = (row >= start) & (row < end)
         some = make_terms(row[mine] - start, whole.weight[mine], whole.edit[mine], whole.advantage[start:end],
                           whole.editable[start:end])  # fmt: skip
-        parts.append(losses(current[mine], old[mine], reference[mine], algorithm, some, num_rows=6.0))
+        parts.append(losses(current[mine], old[mine], reference[mine], algorithm, some, num_sequences=6.0))
     assert sum(part for part, _ in parts) == pytest.approx(loss, abs=1e-12)
     for name, value in sums.items():
         assert sum(part[name] for _, part in parts) == pytest.approx(value, abs=1e-12)

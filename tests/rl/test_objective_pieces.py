@@ -169,7 +169,7 @@ def test_log_probs_of_other_draws_are_refused_by_the_policys_name():
 
 # Two completions of a group and one of another; row 0 has two views of one position and an edit.
 WHOLE = make_terms(
-    row=torch.tensor([0, 0, 0, 1, 2]),
+    sequence=torch.tensor([0, 0, 0, 1, 2]),
     weight=doubles(0.5, 0.5, 1.0, 2.0, 1.0),
     edit=torch.tensor([False, False, True, False, False]),
     advantage=doubles(1.0, -1.0, -2.0),

@@ -21,7 +21,7 @@ def random_case(algorithm: AlgorithmConfig) -> tuple[Terms, list[torch.Tensor]]:
     place = torch.cartesian_prod(torch.arange(8), torch.arange(3), torch.arange(3))
     lent = (place[:, 1] == 1) if algorithm.anchor else torch.zeros(72, dtype=torch.bool)
     terms = Terms(
-        row=place[:, 0],
+        sequence=place[:, 0],
         position=place[:, 2],
         view=place[:, 1],
         weight=random(72).abs() + 0.1,
@@ -37,11 +37,11 @@ def random_case(algorithm: AlgorithmConfig) -> tuple[Terms, list[torch.Tensor]]:
 
 def part_slopes(terms: Terms, policies: list[torch.Tensor], rows: list[int], algorithm: AlgorithmConfig):
     """Loss, its slope and its sums of some rows, as one process that has only those rows would find them."""
-    inside = torch.isin(terms.row, torch.tensor(rows))
+    inside = torch.isin(terms.sequence, torch.tensor(rows))
     some = dataclasses.replace(
         terms.select(inside), advantage=terms.advantage[rows], editable=terms.editable[rows], group=terms.group[rows]
     )
-    some = dataclasses.replace(some, row=torch.searchsorted(torch.tensor(rows), some.row))
+    some = dataclasses.replace(some, sequence=torch.searchsorted(torch.tensor(rows), some.sequence))
     current = policies[0][inside].requires_grad_()
     reference = policies[2][inside] if algorithm.needs_reference else None
     loss, sums = policy_loss(Policies(current, policies[1][inside], reference), some, algorithm, Normaliser(8, 9, 77))

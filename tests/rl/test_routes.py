@@ -15,7 +15,7 @@ from redraft.rl.likelihood.score import score_view
 from redraft.rl.models.llada2 import LLaDA2Model, init_weights
 from redraft.rl.models.route_tape import RouteTape
 from redraft.rl.protocols import Experience
-from redraft.rl.views import MaskLaw, StepLaw, View, elbo_views, trajectory_views
+from redraft.rl.views import MaskingScheme, StepSchedule, View, elbo_views, trajectory_views
 from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.blocks import block_causal_mask
 from redraft.rollout.decoding.decoder import decode
@@ -67,7 +67,7 @@ def active_blocks(row: Experience) -> list[int]:
 
 def state_views(rows: list[Experience], batch: CanvasBatch) -> list[tuple[View, Tensor]]:
     """Views that show every state of every block, also those without an action, and the forwards they show."""
-    views, template = [], trajectory_views(batch, StepLaw(None), MASK)[0]
+    views, template = [], trajectory_views(batch, StepSchedule(None), MASK)[0]
     blocks = [active_blocks(row) for row in rows]
     for turn in range(max(blocks[row].count(b) for row in range(len(rows)) for b in blocks[row])):
         noisy, step = batch.tokens.clone(), torch.full((len(rows), batch.tokens.shape[1] // BLOCK), -1)
@@ -182,7 +182,7 @@ def test_under_moved_weights_replay_restores_agreement_to_one_with_the_scores_of
 def test_routes_of_the_old_policys_pass_are_replayed_on_masks_that_no_engine_saw(model):
     rows, batch = recorded_batch(model, SHAPES["prompts that share the first block, and longer ones"])
     later = moved(model)
-    view = elbo_views(batch, MaskLaw(1), MASK)[0]
+    view = elbo_views(batch, MaskingScheme(1), MASK)[0]
     recording = model.route_tape()
     with torch.no_grad():
         score(model, batch, view, recording)
@@ -203,7 +203,7 @@ def test_routes_of_the_old_policys_pass_are_replayed_on_masks_that_no_engine_saw
 
 def test_padding_is_routed_live_and_everything_else_as_before(model):
     rows, batch = recorded_batch(model, [1, 13])
-    length, view = batch.tokens.shape[1], elbo_views(batch, MaskLaw(1), MASK)[0]
+    length, view = batch.tokens.shape[1], elbo_views(batch, MaskingScheme(1), MASK)[0]
     tape = model.route_tape()
     score(model, batch, view, tape)
     used, given = tape.routes, earlier_routes(batch, tape.routes)

@@ -12,7 +12,7 @@ from oracles.tiny_policy import TOKENS, rollouts, tiny_model
 from oracles.toy_policy import ToyPolicy, ToySession
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.protocols import Experience
-from redraft.rl.views import StepLaw, View, make_views, trajectory_views
+from redraft.rl.views import StepSchedule, View, make_views, trajectory_views
 from redraft.rl.views import view as view_module
 from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.config import DecodeConfig
@@ -98,7 +98,7 @@ def test_the_toy_rollouts_hold_every_kind_of_action():
 
 def test_replayed_states_are_the_canvases_that_the_decoder_ran():
     policy, rows, batch = toy_rollouts()
-    views = trajectory_views(batch, StepLaw(None), TOY_TOKENS.mask)
+    views = trajectory_views(batch, StepSchedule(None), TOY_TOKENS.mask)
     compared = 0
     for index, row in enumerate(rows):
         for start in sorted({start for _, start in policy.seen[index]}):
@@ -126,7 +126,7 @@ def test_the_slow_replay_of_a_trace_rebuilds_the_same_canvases():
 
 def test_a_trajectory_scores_every_action_once_with_weight_one_and_the_engines_log_prob():
     _, rows, batch = toy_rollouts()
-    views = trajectory_views(batch, StepLaw(None), TOY_TOKENS.mask)
+    views = trajectory_views(batch, StepSchedule(None), TOY_TOKENS.mask)
     for index, row in enumerate(rows):
         found = scored_actions(views, index)
         assert {weight for _, _, _, weight, _, _ in found} == {1.0}
@@ -136,7 +136,7 @@ def test_a_trajectory_scores_every_action_once_with_weight_one_and_the_engines_l
 
 def test_tokens_behind_a_stop_token_are_scored_because_they_were_sampled():
     _, rows, batch = toy_rollouts()
-    views = trajectory_views(batch, StepLaw(None, actions="unmask"), TOY_TOKENS.mask)
+    views = trajectory_views(batch, StepSchedule(None, actions="unmask"), TOY_TOKENS.mask)
     for index, row in enumerate(rows):
         ever = torch.stack([view.scored[index] for view in views]).any(0)
         begin = len(row.prompt.token_ids)
@@ -145,7 +145,7 @@ def test_tokens_behind_a_stop_token_are_scored_because_they_were_sampled():
 
 def test_kept_edits_are_scored_with_the_token_they_kept():
     _, rows, batch = toy_rollouts()
-    views = trajectory_views(batch, StepLaw(None), TOY_TOKENS.mask)
+    views = trajectory_views(batch, StepSchedule(None), TOY_TOKENS.mask)
     kept = [
         views[number].noisy[row, position].item() == target
         for row in range(len(rows))
@@ -169,25 +169,25 @@ def test_unscored_edits_still_change_the_later_states():
     )
     completion = Completion("p", (4, 2), (4, 2), "length", trace)
     batch = batch_of(Experience(Prompt("p", (3, 3), 0), completion, 1.0, 0))
-    views = trajectory_views(batch, StepLaw(None, actions="unmask"), MASK)
+    views = trajectory_views(batch, StepSchedule(None, actions="unmask"), MASK)
     assert [view.noisy[0].tolist() for view in views] == [[3, 3, MASK, MASK], [3, 3, 5, MASK]]
     assert [view.scored[0].tolist() for view in views] == [[False, False, True, False], [False, False, False, True]]
     assert [view.target[0, view.scored[0]].tolist() for view in views] == [[5], [6]]
     assert not any(view.edit.any() for view in views)
-    assert len(trajectory_views(batch, StepLaw(None), MASK)) == 3
+    assert len(trajectory_views(batch, StepSchedule(None), MASK)) == 3
 
 
 def test_the_first_view_shows_every_block_before_its_first_step():
     _, _, batch = toy_rollouts()
-    first = trajectory_views(batch, StepLaw(None), TOY_TOKENS.mask)[0]
+    first = trajectory_views(batch, StepSchedule(None), TOY_TOKENS.mask)[0]
     assert (first.noisy[batch.editable] == TOY_TOKENS.mask).all()
     assert torch.equal(first.noisy[~batch.editable], batch.tokens[~batch.editable])
 
 
 def test_sampled_steps_are_all_steps_of_blocks_that_took_few():
     _, _, batch = toy_rollouts()
-    every = trajectory_views(batch, StepLaw(None), TOY_TOKENS.mask)
-    sampled = trajectory_views(batch, StepLaw(len(every) + 2), TOY_TOKENS.mask)
+    every = trajectory_views(batch, StepSchedule(None), TOY_TOKENS.mask)
+    sampled = trajectory_views(batch, StepSchedule(len(every) + 2), TOY_TOKENS.mask)
     assert len(sampled) == len(every)
     for one, other in zip(every, sampled, strict=True):
         assert torch.equal(one.noisy, other.noisy)
@@ -196,7 +196,7 @@ def test_sampled_steps_are_all_steps_of_blocks_that_took_few():
 
 def summed_weights(batch: CanvasBatch, num_views: int) -> torch.Tensor:
     """Per draw: weight that each action of the trace got, summed over views."""
-    views = trajectory_views(batch, StepLaw(num_views), TOY_TOKENS.mask)
+    views = trajectory_views(batch, StepSchedule(num_views), TOY_TOKENS.mask)
     states = torch.stack([view.noisy for view in views])
     weights = torch.stack([view.weight for view in views])
     targets = torch.stack([view.target for view in views])
@@ -240,12 +240,12 @@ def test_sampled_steps_weigh_exactly_one_over_the_whole_draw_space(num_views: in
 
 
 def test_a_completion_with_nothing_to_score_has_no_views():
-    assert trajectory_views(batch_of(plain_row(3, 5, 0)), StepLaw(None), MASK) == []
+    assert trajectory_views(batch_of(plain_row(3, 5, 0)), StepSchedule(None), MASK) == []
 
 
 def test_the_estimators_choose_their_views():
     batch = batch_of(*rollouts(tiny_model(), [0, 5, 9]))
-    steps = trajectory_views(batch, StepLaw(None), MASK)
+    steps = trajectory_views(batch, StepSchedule(None), MASK)
     assert len(steps) > 2
     counts = {
         name: len(make_views(batch, AlgorithmConfig(estimator=name, ratio="sequence", num_mc=2), MASK, True))
@@ -260,7 +260,7 @@ def test_lookahead_moves_a_share_of_each_steps_weight_to_all_slots_still_masked(
     trace = DecodeTrace(MASK, 2, (0, 1, 1), (0, 0, 1), (MASK, 5, MASK), (5, 4, 6), (-1.0, -1.5, -2.0), (-1.0,) * 3)
     completion = Completion("p", (4, 6), (4, 6), "length", trace)
     batch = batch_of(Experience(Prompt("p", (3, 3), 0), completion, 1.0, 0))
-    first, second = trajectory_views(batch, StepLaw(None, lookahead=share), MASK)
+    first, second = trajectory_views(batch, StepSchedule(None, lookahead=share), MASK)
     assert first.weight[0].tolist() == [0.0, 0.0, 1 - share / 2, share / 2]
     assert first.target[0, 2:].tolist() == [5, 6]  # what the step wrote; what the slot will hold
     assert second.weight[0].tolist() == [0.0, 0.0, 1.0, 1.0]  # an edit keeps its weight, the last mask its own
@@ -272,7 +272,7 @@ def test_lookahead_moves_a_share_of_each_steps_weight_to_all_slots_still_masked(
 
 def test_lookahead_keeps_the_total_weight_of_every_completion():
     _, _, batch = toy_rollouts()
-    plain, ahead = (trajectory_views(batch, StepLaw(None, lookahead=s), TOY_TOKENS.mask) for s in (0.0, 0.7))
+    plain, ahead = (trajectory_views(batch, StepSchedule(None, lookahead=s), TOY_TOKENS.mask) for s in (0.0, 0.7))
     totals = [sum(view.weight.sum(-1) for view in views) for views in (plain, ahead)]
     torch.testing.assert_close(totals[0], totals[1], rtol=0, atol=1e-12)
     assert sum(int(view.scored.sum()) for view in ahead) > sum(int(view.scored.sum()) for view in plain)

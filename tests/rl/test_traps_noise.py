@@ -23,25 +23,25 @@ from oracles.noise_draws import batch_of, plain_row, repeated, within_four_error
 from oracles.tiny_policy import TOKENS, flat_gradient, nudge, rollouts, run_config, tiny_model
 from redraft.rl.learner.learner import Learner
 from redraft.rl.likelihood.score import score_view
-from redraft.rl.views import MaskLaw, elbo_views, supervised_view
+from redraft.rl.views import MaskingScheme, elbo_views, supervised_view
 from redraft.rl.views.surrogate import spaced_views
 
 MASK = TOKENS.mask
 ELBO = {"estimator": "elbo", "ratio": "sequence"}
-LAWS = {
-    "exact count": MaskLaw(2, stratify=False),
-    "stratified, importance-sampled, tiled": MaskLaw(2, count_exponent=0.5, tiles=True),
-    "cyclic": MaskLaw(2, noise="cyclic"),
-    "coupled": MaskLaw(2, noise="coupled"),
-    "folded": MaskLaw(2, noise="folded"),
+SCHEMES = {
+    "exact count": MaskingScheme(2, stratify=False),
+    "stratified, importance-sampled, tiled": MaskingScheme(2, count_exponent=0.5, tiles=True),
+    "cyclic": MaskingScheme(2, noise="cyclic"),
+    "coupled": MaskingScheme(2, noise="coupled"),
+    "folded": MaskingScheme(2, noise="folded"),
     "supervised": None,
 }
-every_law = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 
 
-def views_of(batch, law):
-    """The views of a law of noise; None: those of supervised training, masks only."""
-    return [supervised_view(batch, (0.0, 1.0), 0.0, 0.0, MASK)] if law is None else elbo_views(batch, law, MASK)
+def views_of(batch, scheme):
+    """The views of a masking scheme; None: those of supervised training, masks only."""
+    return [supervised_view(batch, (0.0, 1.0), 0.0, 0.0, MASK)] if scheme is None else elbo_views(batch, scheme, MASK)
 
 
 def test_every_test_that_is_named_instead_exists():
@@ -95,21 +95,21 @@ def test_new_old_and_reference_policy_have_one_draw_and_no_dropout(algorithm, re
     assert learner.update(rows)["objective/kl"] > 1e-6
 
 
-@every_law
-def test_everything_is_masked_as_often_as_it_should_which_floor_of_u_l_never_does(law):
+@every_scheme
+def test_everything_is_masked_as_often_as_it_should_which_floor_of_u_l_never_does(scheme):
     batch = repeated(batch_of(plain_row(0, 8, 0), block_length=8), 20_000)
     # The full mask's coefficient (eq 3) is 1 / n at each of its n positions.
-    full = sum(view.weight[:, 0] * view.scored.all(-1) for view in views_of(batch, law))
+    full = sum(view.weight[:, 0] * view.scored.all(-1) for view in views_of(batch, scheme))
     assert within_four_errors(full, 1 / 8)
 
 
-@every_law
+@every_scheme
 @torch.no_grad()
-def test_the_weight_is_that_of_the_realised_count_and_not_one_over_t_with_floor_masks(law):
+def test_the_weight_is_that_of_the_realised_count_and_not_one_over_t_with_floor_masks(scheme):
     model, batch = tiny_model(), repeated(batch_of(plain_row(0, 4, 3)), 10_000)
     table = mask_table(model, batch.tokens[0].tolist(), 0, range(4), 4, MASK)
     estimate = torch.zeros(10_000, dtype=torch.float64)
-    for view in views_of(batch, law):
+    for view in views_of(batch, scheme):
         scores = score_view(model, batch, view, MASK, 1.0)
         estimate.index_add_(0, scores.row, view.weight[view.scored] * scores.log_prob)
     assert within_four_errors(estimate, enumerated(table))
@@ -120,20 +120,24 @@ def test_the_weight_is_that_of_the_realised_count_and_not_one_over_t_with_floor_
 
 
 @pytest.mark.parametrize(
-    "law", [*LAWS.values(), MaskLaw(3, noise="gauss"), MaskLaw(2, noise="bernoulli"), "spaced"], ids=str
+    "scheme",
+    [*SCHEMES.values(), MaskingScheme(3, noise="gauss"), MaskingScheme(2, noise="bernoulli"), "spaced"],
+    ids=str,
 )
-def test_weights_sum_to_one_unit_per_position(law):
+def test_weights_sum_to_one_unit_per_position(scheme):
     batch = repeated(batch_of(plain_row(1, 7, 0)), 20_000)
-    total = sum(view.weight for view in (spaced_views(batch, 3, MASK) if law == "spaced" else views_of(batch, law)))
+    total = sum(
+        view.weight for view in (spaced_views(batch, 3, MASK) if scheme == "spaced" else views_of(batch, scheme))
+    )
     assert (total[:, 0] == 0).all()
     assert all(within_four_errors(total[:, i], 1.0) for i in range(1, 8))
 
 
-@every_law
-def test_a_first_block_shared_with_the_prompt_counts_its_editable_positions_and_not_the_block_length(law):
+@every_scheme
+def test_a_first_block_shared_with_the_prompt_counts_its_editable_positions_and_not_the_block_length(scheme):
     batch = repeated(batch_of(plain_row(1, 7, 0)), 20_000)
     # Every number of masks from 1 to n stands for one unit of weight (eq 2); n is 3, and 4 in the next block.
     for block, size in ((slice(0, 4), 3), (slice(4, 8), 4)):
-        views = [(view.weight[:, block].sum(-1), view.scored[:, block].sum(-1)) for view in views_of(batch, law)]
+        views = [(view.weight[:, block].sum(-1), view.scored[:, block].sum(-1)) for view in views_of(batch, scheme)]
         for count in range(1, size + 1):
             assert within_four_errors(sum(weight * (number == count) for weight, number in views), 1.0), (size, count)
