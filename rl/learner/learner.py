@@ -1,10 +1,30 @@
-"""The learner: scored views in, one or more optimizer steps out."""
+"""The learner: completions with advantages in, one or more optimizer steps out.
+
+**Guarantees**
+    * The gradient is that of the whole batch's loss, exactly, whatever the size of the micro-batches. At most one
+      view's graph is in memory at a time (docs/math.md eq 46).
+    * All policies of a ratio are scored on the same noise draws; other log-probabilities are refused.
+    * An update is a function of weights, optimizer state, rows, seed and policy version: a resumed run repeats it bit
+      for bit.
+    * If a gradient is not finite, the optimizer step is not taken and FloatingPointError is raised.
+
+**Assumes**
+    * The rollouts were written by the policy that the learner holds when `update` begins. It is the old policy of all
+      ratios; `rollout_correction` corrects for differences between the learner's and the engine's numerics.
+    * The network has no dropout that is active in eval mode, so two scorings of one view by equal weights are equal.
+
+**Rejected alternatives**
+    * One graph over all views: its memory grows with the number of views.
+    * Old log-probabilities from the rollout engine: they exist for the decoder's own states only, and the engine's
+      numerics would enter every ratio.
+    * Scoring the old policy before the first optimizer step too: its ratios are 1 whatever the values, so the pass is
+      spent only where the loss needs the values themselves.
+"""
 
 import copy
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +59,7 @@ class Learner:
     """Holds the policy, the reference policy if the loss needs one, and the optimizer."""
 
     def __init__(self, model: nn.Module, config: RunConfig, tokens: SpecialTokens) -> None:
-        model.eval()  # dropout would give the new, the old and the reference policy other masks in each pass
+        model.eval()  # dropout would give the current, the old and the reference policy different masks in each pass
         self.model, self.config, self.tokens = model, config, tokens
         self.reference = copy.deepcopy(model).requires_grad_(False) if config.algorithm.needs_reference else None
         if config.trainer.freeze_router:
@@ -50,11 +70,11 @@ class Learner:
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch of rollouts.
 
-        Rows without a gradient, such as those with advantage 0, are left out unless the loss needs them, and still
-        count in every normaliser.
+        Completions without a gradient, such as those with advantage 0, are left out unless the loss needs them. They
+        still count in every normaliser.
 
         Args:
-            rows: All scorable completions of the step.
+            rows: All completions of the batch that have a score.
 
         Returns:
             Metrics, named as in docs/metrics.md.
@@ -65,55 +85,59 @@ class Learner:
         started, algorithm = time.perf_counter(), self.config.algorithm
         learned = learned_rows(rows, algorithm)
         parts = minibatches(learned, algorithm, self.config.seed, self.policy_version)
-        off_policy = len(parts) * algorithm.num_iterations > 1
-        passes = algorithm.num_iterations if algorithm.redraw else 1
         sums: MetricSums = defaultdict(float)
+        passes = self._prepare_passes(parts, sums)
         last: MetricSums = {}
-        # Whatever depends on the old policy is made before the first step changes it.
-        plan = [
-            [self._prepare(some, update, self._needs_old(index, update), sums) for index, some in enumerate(parts)]
-            for update in range(passes)
-        ]
         for iteration in range(algorithm.num_iterations):
-            for index, minibatch in enumerate(parts):
-                share = len(minibatch) / len(learned)
-                fresh = iteration == 0 and index == 0
-                last = self._optimizer_step(plan[iteration % passes][index], self._normaliser(rows, share), fresh)
+            prepared = passes[iteration % len(passes)]
+            for index, (part, micros) in enumerate(zip(parts, prepared, strict=True)):
+                normaliser = self._normaliser(rows, share=len(part) / len(learned))
+                last = self._optimizer_step(micros, normaliser, fresh=iteration == 0 and index == 0)
                 add_sums(sums, last)
-        if off_policy:
-            sums["drift"], sums["drifting"] = last.get("drift", 0.0), ratio_count(last)
-            if algorithm.target_drift and sums["drifting"]:
-                hold_drift(self.optimizer, sums["drift"] / sums["drifting"], algorithm.target_drift)
+        if len(parts) * algorithm.num_iterations > 1:
+            self._hold_drift(last, sums)
         self.policy_version += 1
         return update_metrics(sums) | {
             "objective/learned_rows": float(len(learned)),
             "time/update_s": time.perf_counter() - started,
         }
 
-    def _needs_old(self, index: int, update: int) -> bool:
-        """Whether a minibatch needs the old policy's log-probabilities, or its routes.
+    def _prepare_passes(self, parts: Sequence[Sequence[Experience]], sums: MetricSums) -> list[list[list[MicroBatch]]]:
+        """Make what depends on the old policy, before the first optimizer step changes it.
 
-        The first one of an update is stepped on by the old policy itself, where all ratios are 1 whatever the values.
+        Returns:
+            The micro-batches of every minibatch, once for all iterations, or once per iteration if each redraws.
         """
         algorithm = self.config.algorithm
-        once = algorithm.redraw or algorithm.num_iterations == 1
-        only_first = index == 0 and update == 0 and once
-        return not only_first or algorithm.needs_values or algorithm.route_replay == "old"
+        number = algorithm.num_iterations if algorithm.redraw else 1
+        return [
+            [self._prepare(part, redraw, self._needs_old(index, redraw), sums) for index, part in enumerate(parts)]
+            for redraw in range(number)
+        ]
 
-    def _prepare(self, rows: Sequence[Experience], update: int, needs_old: bool, sums: MetricSums) -> list[MicroBatch]:
-        """Views of a minibatch, and what the old and the reference policy say about them."""
+    def _needs_old(self, index: int, redraw: int) -> bool:
+        """Whether a minibatch needs the old policy's log-probabilities, or its routes.
+
+        The first minibatch of an update is stepped on by the old policy itself: all its ratios are 1 whatever the
+        values. That holds as long as no later iteration uses the same views again.
+        """
+        algorithm = self.config.algorithm
+        used_once = algorithm.redraw or algorithm.num_iterations == 1
+        only_by_the_old_policy = index == 0 and redraw == 0 and used_once
+        return not only_by_the_old_policy or algorithm.needs_values or algorithm.route_replay == "old"
+
+    def _prepare(self, rows: Sequence[Experience], redraw: int, needs_old: bool, sums: MetricSums) -> list[MicroBatch]:
+        """Make the micro-batches of a minibatch, with what the old and the reference policy say about their views."""
         budget, block_length = self.config.trainer.tokens_per_microbatch, self.config.rollout.decode.block_length
-        device, algorithm = next(self.model.parameters()).device, self.config.algorithm
+        device = next(self.model.parameters()).device
         made: list[MicroBatch] = []
         for some in split_by_tokens(rows, block_length, budget):
-            batch = redrawn(collate(some, block_length, self.tokens.pad, device), update)
+            batch = redrawn(collate(some, block_length, self.tokens.pad, device), redraw)
             micro = self._with_views(batch)
-            if algorithm.path_check != "off":
-                micro = self._check_paths(micro, sums)
+            if self.config.algorithm.path_check != "off":
+                self._check_paths(micro, sums)
             if needs_old:
-                micro.old = self._score_all(self.model, micro, keep_routes=algorithm.route_replay == "old")
-                for view, values in zip(micro.views, micro.old.values.split(micro.sizes), strict=True):
-                    add_sums(sums, mismatch_sums(values, view))
+                self._score_old(micro, sums)
             if self.reference is not None:
                 micro.reference = self._score_all(self.reference, micro)
             made.append(micro)
@@ -126,34 +150,42 @@ class Learner:
             for number, view in enumerate(views[: algorithm.num_t2t]):
                 draft = draft_tokens(self.model, batch, view, number, self.tokens.mask)
                 views.append(draft_view(batch, view, draft, number))
-        given = algorithm.route_replay in {"rollout", "compare"}
-        steps = [view.denoising_step if given else None for view in views]
-        routes = [None if step is None else trajectory_routes(batch, step) for step in steps]
-        return MicroBatch(batch, views, draws_mark(views), routes)
-
-    def _check_paths(self, micro: MicroBatch, sums: MetricSums) -> MicroBatch:
-        """Compare the slots that the policy would act on with the recorded ones; leave out rows that differ if told."""
-        decode, differs = self.config.rollout.decode, torch.zeros_like(micro.batch.advantages, dtype=torch.bool)
-        for view in micro.views:
-            if view.denoising_step is not None:
-                mismatch = path_mismatch(self.model, micro.batch, view, decode, self.tokens.mask)
-                differs |= mismatch.any(-1)
-                add_sums(
-                    sums,
-                    {"path_mismatch": mismatch.sum().item(), "path_states": (view.denoising_step >= 0).sum().item()},
-                )
-        if self.config.algorithm.path_check == "mask":
-            # Nothing of them is scored: without an advantage alone they would still be in the KL.
-            kept = ~differs
-            micro.batch = replace(micro.batch, advantages=micro.batch.advantages * kept)
-            micro.views = [
-                replace(view, scored=view.scored & kept[:, None], weight=view.weight * kept[:, None])
-                for view in micro.views
-            ]
+        micro = MicroBatch(batch, views, draws_mark(views), routes=[None] * len(views))
+        if algorithm.route_replay in {"rollout", "compare"}:
+            for number, view in enumerate(views):
+                if view.denoising_step is not None:
+                    micro.routes[number] = trajectory_routes(batch, view.denoising_step)
         return micro
 
+    def _check_paths(self, micro: MicroBatch, sums: MetricSums) -> None:
+        """Count the states in which the policy would act on other positions than the decoder did (docs/math.md eq 45).
+
+        With `path_check: mask`, nothing is scored of the sequences that hold such a state.
+        """
+        differs = torch.zeros_like(micro.batch.advantages, dtype=torch.bool)
+        for view in micro.views:
+            if view.denoising_step is not None:
+                mismatch = path_mismatch(self.model, micro.batch, view, self.config.rollout.decode, self.tokens.mask)
+                differs |= mismatch.any(-1)
+                states = (view.denoising_step >= 0).sum()
+                add_sums(sums, {"path_mismatch": mismatch.sum().item(), "path_states": states.item()})
+        if self.config.algorithm.path_check == "mask":
+            micro.leave_out(differs)
+
+    def _score_old(self, micro: MicroBatch, sums: MetricSums) -> None:
+        """Score all views by the policy as it is now, and compare with what the rollout engine recorded."""
+        micro.old = self._score_all(self.model, micro, keep_routes=self.config.algorithm.route_replay == "old")
+        for view, values in zip(micro.views, micro.old.values.split(micro.sizes), strict=True):
+            add_sums(sums, mismatch_sums(values, view))
+
     def _optimizer_step(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> MetricSums:
-        """One optimizer step; `fresh`: no step was taken on these rollouts yet, so all ratios are 1."""
+        """Take one optimizer step.
+
+        Args:
+            micros: The micro-batches of a minibatch.
+            normaliser: Of this minibatch.
+            fresh: No step was taken on the batch's rollouts yet, so all ratios are 1.
+        """
         rate = set_learning_rate(self.optimizer, self.config.trainer, self.policy_version)
         self.optimizer.zero_grad(set_to_none=True)
         sums = self._accumulate(micros, normaliser, fresh)
@@ -165,39 +197,64 @@ class Learner:
         return sums
 
     def _accumulate(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> MetricSums:
-        """Add the gradient: the loss's slope by all log-probs, replayed through the network view by view (eq 46)."""
+        """Add the loss's gradient to the parameters, by proxy (docs/math.md eq 46).
+
+        1. Score all views without a graph: a vector of log-probabilities.
+        2. Compute the loss from that vector, and its slope by every entry; no network takes part.
+        3. Score view by view with a graph, and send each view's slopes backward through it.
+        """
         if not any(size for micro in micros for size in micro.sizes):
             return {}
+        algorithm = self.config.algorithm
         terms = scored_terms(micros)
-        blank = [LogProbs(torch.zeros(sum(micro.sizes), dtype=torch.float64, device=terms.sequence.device), micro.mark)
-                 for micro in micros]  # fmt: skip
-        # Before the first update every log ratio is exactly 0, whatever the values: no pass is spent on them.
-        old = [micro.old or none for micro, none in zip(micros, blank, strict=True)]
-        current = old if fresh else [self._score_all(self.model, micro) for micro in micros]
-        reference = [micro.reference for micro in micros]
-        policies = Policies.joined(current, old, reference)
-        loss, sums = policy_loss(policies, terms, self.config.algorithm, normaliser)
-        (slope,) = torch.autograd.grad(loss, policies.current)
-        slope *= _shrinking(slope)
-        parts = iter(slope.split([size for micro in micros for size in micro.sizes]))
-        totals: MetricSums = {}
-        values: list[Tensor] = []
-        for micro in micros:
-            for number, view in enumerate(micro.views):
-                scores, tape = self._score(self.model, micro, number)
-                (scores.log_prob * next(parts)).sum().backward()
-                values.append(scores.log_prob.detach().double())
-                add_sums(totals, view_sums(scores, view) | route_sums(tape))
-                if micro.old is None:
-                    add_sums(totals, mismatch_sums(scores.log_prob, view))
-        if fresh and self.config.algorithm.anchor:  # its slope needs no values, but its value does
-            now = torch.cat(values)
-            loss, sums = policy_loss(Policies(now, now, policies.reference), terms, self.config.algorithm, normaliser)
+        policies = self._policies(micros, fresh)
+        loss, sums = policy_loss(policies, terms, algorithm, normaliser)
+        slopes = _slopes(loss, policies.current)
+        totals, values = self._replay(micros, slopes)
+        if fresh and algorithm.anchor:
+            # The first pass may have spared the values. The anchor's slope does not need them, but its value does.
+            loss, sums = policy_loss(Policies(values, values, policies.reference), terms, algorithm, normaliser)
         totals |= {name: value.item() for name, value in sums.items()}
         return totals | {"loss": loss.item(), "rows": float(len(terms.advantage))}
 
+    def _policies(self, micros: Sequence[MicroBatch], fresh: bool) -> Policies:
+        """Collect the log-probabilities of all policies that the loss compares.
+
+        A fresh policy is the old one: its log-probabilities are taken from there, and no pass is spent on them.
+        """
+        old = [micro.old_or_zeros for micro in micros]
+        current = old if fresh else [self._score_all(self.model, micro) for micro in micros]
+        return Policies.joined(current, old, [micro.reference for micro in micros])
+
+    def _replay(self, micros: Sequence[MicroBatch], slopes: Tensor) -> tuple[MetricSums, Tensor]:
+        """Send the slopes of all log-probabilities backward through the network, one view's graph at a time.
+
+        Returns:
+            Sums for metrics, and the log-probabilities of all views.
+        """
+        totals: MetricSums = {}
+        values: list[Tensor] = []
+        views = [(micro, number) for micro in micros for number in range(len(micro.views))]
+        sizes = [size for micro in micros for size in micro.sizes]
+        for (micro, number), slope in zip(views, slopes.split(sizes), strict=True):
+            view = micro.views[number]
+            scores, tape = self._score(self.model, micro, number)
+            (scores.log_prob * slope).sum().backward()
+            values.append(scores.log_prob.detach().double())
+            add_sums(totals, view_sums(scores, view) | route_sums(tape))
+            if micro.old is None:  # otherwise they were compared when the old policy was scored
+                add_sums(totals, mismatch_sums(scores.log_prob, view))
+        return totals, torch.cat(values)
+
     @torch.no_grad()
     def _score_all(self, model: nn.Module, micro: MicroBatch, keep_routes: bool = False) -> LogProbs:
+        """Score all views of a micro-batch without a graph.
+
+        Args:
+            model: The policy or the reference policy.
+            micro: What to score.
+            keep_routes: Store the experts of this pass in the micro-batch, for later passes to replay.
+        """
         values = [torch.zeros(0, dtype=torch.float64, device=micro.batch.tokens.device)]
         for number in range(len(micro.views)):
             scores, tape = self._score(model, micro, number)
@@ -207,26 +264,42 @@ class Learner:
         return LogProbs(torch.cat(values), micro.mark)
 
     def _score(self, model: nn.Module, micro: MicroBatch, number: int) -> tuple[Scores, RouteTape | None]:
-        """Log-probabilities of one view, and the tape of its routes where they are recorded or replayed."""
+        """Score one view, with a tape of its routes if they are recorded or replayed."""
         algorithm, view = self.config.algorithm, micro.views[number]
-        # What was drawn in a state of the decoder, a left-to-right one too, was drawn at the rollout's temperature.
-        replayed = view.denoising_step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
-        temperature = self.config.rollout.decode.temperature if replayed else 1.0
+        # The tokens of a state of the decoder, and those of the left-to-right estimator, were drawn at the rollout's
+        # temperature. An ELBO is that of the network's own distribution.
+        drawn_there = view.denoising_step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
+        temperature = self.config.rollout.decode.temperature if drawn_there else 1.0
         tape = None
         if algorithm.route_replay != "none" and model is not self.reference:
             tape = routed(model).route_tape(micro.routes[number], replay=algorithm.route_replay != "compare")
         return score_view(model, micro.batch, view, self.tokens.mask, temperature, tape), tape
 
     def _normaliser(self, rows: Sequence[Experience], share: float) -> Normaliser:
+        """The constants of the batch, scaled to the share of it that one optimizer step learns from."""
         tokens = sum(len(row.completion.canvas_ids) for row in rows)
         longest = self.config.rollout.decode.max_completion_length
         return Normaliser(num_sequences=len(rows) * share, max_tokens=longest, num_tokens=tokens * share)
 
+    def _hold_drift(self, last: MetricSums, sums: MetricSums) -> None:
+        """Report how far the policy had moved at the batch's last optimizer step, and scale the learning rate by it.
 
-def _shrinking(slope: Tensor) -> Tensor:
-    """A factor for all slopes of a step, so that none leaves the range of fp32 on its way through the network.
+        Args:
+            last: Sums of the last optimizer step.
+            sums: Of the batch. Its drift becomes that of the last step alone.
+        """
+        target = self.config.algorithm.target_drift
+        sums["drift"], sums["drifting"] = last.get("drift", 0.0), ratio_count(last)
+        if target and sums["drifting"]:
+            hold_drift(self.optimizer, sums["drift"] / sums["drifting"], target)
 
-    It is 1 unless a ratio has left all bounds, which a clip allows for negative advantages. Clipping the gradient's
-    norm, far below these numbers, then gives the same step as with the slopes as they are.
+
+def _slopes(loss: Tensor, log_probs: Tensor) -> Tensor:
+    """Slopes of the loss by every log-probability, scaled down together if one would leave the range of fp32.
+
+    The scale is 1 unless a ratio has left all bounds, which a clip allows for negative advantages. Clipping the
+    gradient's norm, far below these numbers, then gives the same optimizer step as with the slopes as they are.
     """
-    return (LARGEST_SLOPE / slope.abs().amax()).clamp_max(1.0)
+    (slopes,) = torch.autograd.grad(loss, log_probs)
+    scale = (LARGEST_SLOPE / slopes.abs().amax()).clamp_max(1.0)
+    return slopes * scale

@@ -1,10 +1,10 @@
 """Micro-batches: completions that are scored together, and their scored positions as terms of the loss."""
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from redraft.rl.models.route_tape import Routes
@@ -17,13 +17,23 @@ from redraft.rollout.blocks import padded_length
 
 @dataclass
 class MicroBatch:
-    """Completions that are scored together, their views, and log-probabilities that do not change in an update."""
+    """Completions that are scored together, their views, and log-probabilities that do not change in an update.
+
+    Attributes:
+        batch: The canvases.
+        views: What is scored; each view costs one composite forward.
+        mark: `draws_mark` of the views as they were drawn.
+        routes: Per view, the experts to replay or to compare with; None where there are none.
+        old: Log-probabilities under the policy that wrote the rollouts. None while that policy is the one that takes
+            the optimizer step: then all ratios are 1, whatever the values.
+        reference: Log-probabilities under the reference policy; None if the loss has none.
+    """
 
     batch: CanvasBatch
     views: list[View]
     mark: int
-    routes: list[Routes | None]  # per view: experts to replay or to compare with
-    old: LogProbs | None = None  # None: scored only while the policy is the one that made the rollouts
+    routes: list[Routes | None]
+    old: LogProbs | None = None
     reference: LogProbs | None = None
 
     @property
@@ -31,11 +41,30 @@ class MicroBatch:
         """Scored positions per view."""
         return [int(view.scored.sum()) for view in self.views]
 
+    @property
+    def old_or_zeros(self) -> LogProbs:
+        """The old policy's log-probabilities, or zeros where only their differences matter, which are 0 then."""
+        if self.old is not None:
+            return self.old
+        device = self.batch.tokens.device
+        return LogProbs(torch.zeros(sum(self.sizes), dtype=torch.float64, device=device), self.mark)
+
+    def leave_out(self, sequences: Bool[Tensor, " batch"]) -> None:
+        """Score nothing of some sequences.
+
+        An advantage of 0 alone would not do: the sequences would still count in a KL.
+        """
+        kept = ~sequences
+        self.batch = replace(self.batch, advantages=self.batch.advantages * kept)
+        self.views = [
+            replace(view, scored=view.scored & kept[:, None], weight=view.weight * kept[:, None]) for view in self.views
+        ]
+
 
 def composite_tokens(rows: Sequence[Experience], block_length: int) -> int:
-    """Tokens of the composite input of some rows together: clean canvases and noisy copies of editable blocks.
+    """Count the tokens of the composite input of some completions: clean canvases, noisy copies of editable blocks.
 
-    All rows are padded to the longest one, and their noisy halves start where the shortest prompt ends.
+    All completions are padded to the longest one, and all noisy halves start where the shortest prompt ends.
     """
     prompts = [len(row.prompt.token_ids) for row in rows]
     ends = [prompt + len(row.completion.canvas_ids) for prompt, row in zip(prompts, rows, strict=True)]
@@ -44,10 +73,11 @@ def composite_tokens(rows: Sequence[Experience], block_length: int) -> int:
 
 
 def split_by_tokens(rows: Sequence[Experience], block_length: int, budget: int) -> list[list[Experience]]:
-    """Micro-batches whose padded composite inputs hold at most `budget` tokens (at least one row each).
+    """Split completions into micro-batches whose padded composite inputs hold at most `budget` tokens.
 
-    Rows are sorted by size first, so that a micro-batch pads little. The sum of the gradients does not depend on the
-    split: every normaliser is a constant of the whole batch.
+    A completion that is larger than the budget gets a micro-batch of its own. Completions are sorted by size first, so
+    that a micro-batch pads little. The sum of the gradients does not depend on the split: every normaliser is a
+    constant of the whole batch.
     """
     groups: list[list[Experience]] = []
     for row in sorted(rows, key=lambda row: composite_tokens([row], block_length), reverse=True):
@@ -59,23 +89,48 @@ def split_by_tokens(rows: Sequence[Experience], block_length: int, budget: int) 
 
 
 def scored_terms(micros: Sequence[MicroBatch]) -> Terms:
-    """The scored positions of all views, view by view, with rows numbered through."""
-    columns: dict[str, list[Tensor]] = defaultdict(list)
-    first = 0
+    """List the scored positions of all views as terms: micro-batch by micro-batch, view by view.
+
+    Sequences are numbered through all micro-batches.
+    """
+    of_positions: list[dict[str, Tensor]] = []
+    of_sequences: list[dict[str, Tensor]] = []
+    first_sequence = 0
     for micro in micros:
         for number, view in enumerate(micro.views):
-            row, position = view.scored.nonzero(as_tuple=True)
-            columns["sequence"].append(row + first)
-            columns["position"].append(position)
-            columns["view"].append(torch.full_like(row, number))
-            columns["weight"].append(view.weight[view.scored].double())
-            columns["edit"].append(view.edit[view.scored])
-            columns["anchor"].append(torch.full_like(row, view.anchor, dtype=torch.bool))
-            engine = view.rollout_log_prob
-            nothing = torch.full(row.shape, torch.nan, dtype=torch.float64, device=row.device)
-            columns["engine"].append(nothing if engine is None else engine[view.scored].double())
-        columns["advantage"].append(micro.batch.advantages)
-        columns["editable"].append(micro.batch.editable.sum(-1).double())
-        columns["group"].append(micro.batch.groups)
-        first += len(micro.batch.tokens)
-    return Terms(**{name: torch.cat(parts) for name, parts in columns.items()})
+            of_positions.append(_position_columns(view, number, first_sequence))
+        of_sequences.append(_sequence_columns(micro.batch))
+        first_sequence += len(micro.batch.tokens)
+    return Terms(**_joined(of_positions), **_joined(of_sequences))
+
+
+def _position_columns(view: View, number: int, first_sequence: int) -> dict[str, Tensor]:
+    """The fields of `Terms` that have one entry per scored position, for one view."""
+    scored = view.scored
+    sequence, position = scored.nonzero(as_tuple=True)
+    if view.rollout_log_prob is None:
+        engine = torch.full(sequence.shape, torch.nan, dtype=torch.float64, device=sequence.device)
+    else:
+        engine = view.rollout_log_prob[scored].double()
+    return {
+        "sequence": first_sequence + sequence,
+        "position": position,
+        "view": torch.full_like(sequence, number),
+        "weight": view.weight[scored].double(),
+        "edit": view.edit[scored],
+        "anchor": torch.full_like(sequence, view.anchor, dtype=torch.bool),
+        "engine": engine,
+    }
+
+
+def _sequence_columns(batch: CanvasBatch) -> dict[str, Tensor]:
+    """The fields of `Terms` that have one entry per sequence."""
+    return {
+        "advantage": batch.advantages,
+        "editable": batch.editable.sum(-1).double(),
+        "group": batch.groups,
+    }
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

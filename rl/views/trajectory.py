@@ -2,33 +2,55 @@
 
 With positions chosen by the state alone, the sum of the log-probabilities of the tokens drawn is the sampler's own
 log-likelihood (math.md eq 13), edits included; its gradient is the policy gradient (eq 14).
+
+**Guarantees**
+    * A scored block shows the canvas as it was right before the denoising step (or the segment) that is scored.
+    * If every step is scored in its own state and without lookahead, the weights of each scored action add up to 1 over
+      all views: always if all steps are scored, and in the mean over the draws if steps are sampled (eq 15).
+    * Which steps are sampled depends on the sequence's own noise seed and trace, not on its neighbours in the batch.
+
+**Assumes**
+    * A trace lists its actions in the order of the forwards.
+    * All actions of one forward lie in one block. A view shows at most one state per block; one composite forward
+      scores all blocks, because a block sees only what was committed before it.
+    * The engine's log-probabilities, which the sampling `surprisal` reads, are those of the policy that drew them.
+
+**Rejected alternatives**
+    * One view per forward of the decoder: a completion of 8 blocks would need about 8 times the composite forwards.
+    * Recording every canvas in the trace: replaying the actions gives the same canvases and needs a fraction of the
+      memory.
+    * Tensors instead of numpy arrays: traces differ in length and every block has its own steps, so nothing here has
+      the shape of a batch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from redraft.rl.views.canvas import CanvasBatch
-from redraft.rl.views.view import View, draw_uniforms, position_counter
+from redraft.rl.views.view import View, block_counter, draw_uniforms
 from redraft.rollout.trajectory import DecodeTrace
 
 Actions = Literal["all", "unmask", "edit"]
-SURPRISAL_FLOOR = 0.5  # share of the uniform law in the surprisal schedule, which bounds the weights
+SURPRISAL_FLOOR = 0.5  # share of uniform chances in those of `surprisal`, which bounds the weights
 
 
 @dataclass(frozen=True)
 class StepSchedule:
-    """Which steps are scored, and together with which.
+    """Which denoising steps are scored, and together with which.
 
     Attributes:
-        num_views: Steps scored per block; None: all of them.
+        num_views: Denoising steps scored per block; None: all of them.
         actions: Score everything drawn, or one kind of action.
-        sampling: Law of the sampled steps: `uniform`, or `surprisal` (more often where -log p was large).
+        sampling: Chances of the sampled steps: `uniform`, or `surprisal` (more often where -log p was large).
         shrink: This many neighbouring steps are scored from the state before the first (TraceRL's s; eq 35).
-        merge: A block's steps are cut into at most this many segments, scored likewise (d2's N; eq 35); 0: not cut.
-        lookahead: Share of a step's weight that goes in equal parts to all slots still masked, with their final
+        merge: A block's steps are cut into at most this many segments, each scored from the state before its first
+            step (d2's N; eq 35). With 0 they are not cut.
+        lookahead: Share of a step's weight that goes in equal parts to all positions still masked, with their final
             tokens: biased, of much less variance, and no further forward (eq 48).
     """
 
@@ -46,7 +68,7 @@ class StepSchedule:
 
 
 def trajectory_views(batch: CanvasBatch, schedule: StepSchedule, mask_id: int) -> list[View]:
-    """Views of the decoder's own steps: the state before a step, scored at the positions the step acted on.
+    """Make views of the decoder's own steps: the state before a step, scored at the positions the step acted on.
 
     A block that took m acting steps is scored at all of them (`num_views` None, or m <= num_views), or at one step from
     each of `num_views` strata with weight 1 / (num_views q): unbiased for the sum over all steps (math.md eq 15).
@@ -59,144 +81,244 @@ def trajectory_views(batch: CanvasBatch, schedule: StepSchedule, mask_id: int) -
     Returns:
         Views in which every block has at most one step.
     """
-    rows = [_RowSteps.read(trace, batch, row, mask_id, schedule) for row, trace in enumerate(batch.traces)]
-    most = max((len(segments) for row in rows for segments in row.segments.values()), default=0)
+    sequences = [_Actions.read(batch, index, mask_id, schedule) for index in range(len(batch.traces))]
+    most = max((len(segments) for actions in sequences for segments in actions.segments.values()), default=0)
     count = most if schedule.num_views is None else min(schedule.num_views, most)
     views = []
-    for view in range(count):
-        strata = draw_uniforms(batch, "denoising_step", view, position_counter(batch)).cpu().numpy()
-        drawn = [row.view(view, schedule, strata[index]) for index, row in enumerate(rows)]
-        parts = (torch.from_numpy(np.stack(part)).to(batch.tokens.device) for part in zip(*drawn, strict=True))
-        noisy, target, weight, edit, log_prob, step, acted = parts
-        views.append(
-            View(
-                noisy=noisy,
-                target=target,
-                scored=weight > 0,
-                weight=weight,
-                edit=edit,
-                rollout_log_prob=log_prob if schedule.own_states else None,
-                denoising_step=step,
-                acted=acted if schedule.own_states else None,
-            )
-        )
+    for number in range(count):
+        strata = draw_uniforms(batch, "denoising_step", number, block_counter(batch)).cpu().numpy()
+        shown = [actions.view(number, schedule, strata[index]) for index, actions in enumerate(sequences)]
+        views.append(_stacked(shown, schedule.own_states, batch.tokens.device))
     return views
 
 
 def left_to_right(batch: CanvasBatch, mask_id: int) -> CanvasBatch:
-    """The same canvases as if written one token at a time from left to right: JustGRPO's view (math.md eq 39).
+    """Replace the traces as if the canvases were written from left to right, one token at a time (math.md eq 39).
 
     Source: JustGRPO (arXiv 2601.15165).
     """
-    return replace(batch, traces=tuple(_ordered_trace(tokens, mask_id) for tokens in _canvases(batch)))
-
-
-def _canvases(batch: CanvasBatch) -> list[list[int]]:
-    return [tokens[editable].tolist() for tokens, editable in zip(batch.tokens, batch.editable, strict=True)]
+    canvases = [tokens[editable].tolist() for tokens, editable in zip(batch.tokens, batch.editable, strict=True)]
+    return replace(batch, traces=tuple(_ordered_trace(canvas, mask_id) for canvas in canvases))
 
 
 def _ordered_trace(tokens: list[int], mask_id: int) -> DecodeTrace:
-    steps, size = tuple(range(len(tokens))), len(tokens)
+    size = len(tokens)
+    order = tuple(range(size))
     unknown = (float("nan"),) * size
-    return DecodeTrace(mask_id, size, steps, steps, (mask_id,) * size, tuple(tokens), unknown, unknown)
+    return DecodeTrace(
+        mask=mask_id,
+        num_forwards=size,
+        forward=order,
+        position=order,
+        old=(mask_id,) * size,
+        new=tuple(tokens),
+        log_prob=unknown,
+        log_prob_raw=unknown,
+    )
+
+
+class _SequenceView(NamedTuple):
+    """One view of one sequence: what `View` holds per position, and per block the forward whose state is shown."""
+
+    noisy: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+    edit: np.ndarray
+    log_prob: np.ndarray
+    acted: np.ndarray
+    forward: np.ndarray
+
+
+def _stacked(sequences: Sequence[_SequenceView], own_states: bool, device: torch.device) -> View:
+    """Stack one view of every sequence into a `View` of the batch.
+
+    Args:
+        sequences: In the order of the batch.
+        own_states: Every step is scored in its own state. Otherwise the engine's log-probabilities, which it took in
+            other states, are left out, and so is what the decoder did in the first state alone.
+        device: Of the view.
+    """
+
+    def stack(parts: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(parts)).to(device)
+
+    weight = stack([one.weight for one in sequences])
+    return View(
+        noisy=stack([one.noisy for one in sequences]),
+        target=stack([one.target for one in sequences]),
+        scored=weight > 0,
+        weight=weight,
+        edit=stack([one.edit for one in sequences]),
+        rollout_log_prob=stack([one.log_prob for one in sequences]) if own_states else None,
+        denoising_step=stack([one.forward for one in sequences]),
+        acted=stack([one.acted for one in sequences]) if own_states else None,
+    )
 
 
 @dataclass(frozen=True)
-class _RowSteps:
-    """One completion's actions on the block grid."""
+class _Actions:
+    """One completion's actions on the block grid, one array entry per action.
+
+    Attributes:
+        forward: Forward of the action, counted within the completion.
+        position: Absolute position.
+        block: Block of the position.
+        new: Token that it wrote.
+        edit: It replaced a token and not a mask.
+        log_prob: Nats, as the engine recorded them.
+        scored: It is of a kind that the schedule scores.
+        blank: The canvas before the first forward: prompt tokens and masks.
+        mask_id: The mask token.
+        num_blocks: Blocks of the canvas.
+        segments: Block -> first and last forward of each of its segments, `[segments, 2]`. Only forwards with
+            something to score count.
+    """
 
     forward: np.ndarray
-    position: np.ndarray  # absolute
+    position: np.ndarray
     block: np.ndarray
     new: np.ndarray
     edit: np.ndarray
     log_prob: np.ndarray
     scored: np.ndarray
-    blank: np.ndarray  # the canvas before any step: prompt tokens and masks
+    blank: np.ndarray
     mask_id: int
     num_blocks: int
-    segments: dict[int, np.ndarray]  # block -> first and last forward of each segment with something to score
+    segments: dict[int, np.ndarray]
 
     @classmethod
-    def read(
-        cls, trace: DecodeTrace, batch: CanvasBatch, row: int, mask_id: int, schedule: StepSchedule
-    ) -> "_RowSteps":
-        forward, new = np.asarray(trace.forward, dtype=np.int64), np.asarray(trace.new, dtype=np.int64)
-        position = np.asarray(trace.position, dtype=np.int64) + batch.prompt_lengths[row]
+    def read(cls, batch: CanvasBatch, index: int, mask_id: int, schedule: StepSchedule) -> "_Actions":
+        """Read the trace of one sequence of a batch."""
+        trace = batch.traces[index]
+        forward = np.asarray(trace.forward, dtype=np.int64)
+        position = np.asarray(trace.position, dtype=np.int64) + batch.prompt_lengths[index]
+        block = position // batch.block_length
         edit = np.asarray(trace.old, dtype=np.int64) != mask_id
         scored = {"all": np.ones_like(edit), "unmask": ~edit, "edit": edit}[schedule.actions]
-        block = position // batch.block_length
-        blank = torch.where(batch.editable[row], mask_id, batch.tokens[row]).cpu().numpy()
-        segments = {
-            int(b): _segments(np.unique(forward[scored & (block == b)]), schedule) for b in np.unique(block[scored])
-        }
-        log_prob, number = np.asarray(trace.log_prob, dtype=np.float64), len(blank) // batch.block_length
-        return cls(forward, position, block, new, edit, log_prob, scored, blank, mask_id, number, segments)
+        blank = torch.where(batch.editable[index], mask_id, batch.tokens[index]).cpu().numpy()
+        segments = {}
+        for number in np.unique(block[scored]):
+            acting = np.unique(forward[scored & (block == number)])
+            segments[int(number)] = _segments(acting, schedule)
+        return cls(
+            forward=forward,
+            position=position,
+            block=block,
+            new=np.asarray(trace.new, dtype=np.int64),
+            edit=edit,
+            log_prob=np.asarray(trace.log_prob, dtype=np.float64),
+            scored=scored,
+            blank=blank,
+            mask_id=mask_id,
+            num_blocks=len(blank) // batch.block_length,
+            segments=segments,
+        )
 
-    def view(self, view: int, schedule: StepSchedule, strata: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Noisy tokens, targets, weights, edit flags, engine log-probs, steps and acting slots of one view."""
+    def view(self, number: int, schedule: StepSchedule, strata: np.ndarray) -> _SequenceView:
+        """Show every block before its chosen segment, and score what the segment wrote.
+
+        Args:
+            number: Number of the view.
+            schedule: Which steps.
+            strata: A uniform draw per block.
+        """
+        first, last, scale = self._windows(number, schedule, strata)
+        noisy = self._canvas_before(first)
+        inside = (self.forward >= first[self.block]) & (self.forward <= last[self.block])
+        scored = inside & self.scored
+        at = self.position[scored]
+        # A segment of several forwards may write one position twice. Then the last action counts...
+        target, weight, log_prob = noisy.copy(), np.zeros(len(noisy)), np.zeros(len(noisy))
+        target[at] = self.new[scored]
+        weight[at] = scale[self.block[scored]]
+        log_prob[at] = self.log_prob[scored]
+        if schedule.lookahead:
+            ahead = self._look_ahead(schedule.lookahead, scored, noisy, target, weight)
+            log_prob[ahead] = np.nan  # the engine drew these in later states
+        # ... but whether it is an edit depends on what the view shows, so the first action decides: written last here.
+        edit, acted = np.zeros(len(noisy), dtype=bool), np.zeros(len(noisy), dtype=bool)
+        edit[at[::-1]] = self.edit[scored][::-1]
+        acted[self.position[inside]] = True
+        return _SequenceView(noisy, target, weight, edit, log_prob, acted, first)
+
+    def _windows(
+        self, number: int, schedule: StepSchedule, strata: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Choose the segment that a view scores in every block.
+
+        Returns:
+            Per block, the first and the last forward of its segment, -1 if none, and the weight of its actions.
+        """
         first = np.full(self.num_blocks, -1, dtype=np.int64)
         last, scale = first.copy(), np.ones(self.num_blocks)
         for block, segments in self.segments.items():
-            index, scale[block] = self._choose(block, view, schedule, strata[block])
-            if index is not None:
-                first[block], last[block] = segments[index]
-        noisy = self.blank.copy()
-        before = self.forward < first[self.block]
-        noisy[self.position[before]] = self.new[before]  # in forward order: the last write of a position stays
-        inside = (self.forward >= first[self.block]) & (self.forward <= last[self.block])
-        here = inside & self.scored
-        at = self.position[here]
-        target, length = noisy.copy(), len(noisy)
-        weight, log_prob = np.zeros(length), np.zeros(length)
-        edit, acted = np.zeros(length, dtype=bool), np.zeros(length, dtype=bool)
-        target[at], weight[at], log_prob[at] = self.new[here], scale[self.block[here]], self.log_prob[here]
-        if schedule.lookahead:
-            later = self._look_ahead(schedule.lookahead, here, noisy, target, weight)
-            log_prob[later] = np.nan  # the engine drew these in later states
-        edit[at[::-1]] = self.edit[here][::-1]  # reversed: a position's first action in the segment says what it showed
-        acted[self.position[inside]] = True
-        return noisy, target, weight, edit, log_prob, first, acted
+            chosen, scale[block] = self._choose(block, number, schedule, strata[block])
+            if chosen is not None:
+                first[block], last[block] = segments[chosen]
+        return first, last, scale
+
+    def _canvas_before(self, first: np.ndarray) -> np.ndarray:
+        """Replay the actions of every block that precede the given forward; a block with -1 stays blank."""
+        canvas = self.blank.copy()
+        earlier = self.forward < first[self.block]
+        canvas[self.position[earlier]] = self.new[earlier]  # in order of the forwards: a position's last token stays
+        return canvas
 
     def _look_ahead(
-        self, share: float, here: np.ndarray, noisy: np.ndarray, target: np.ndarray, weight: np.ndarray
+        self, share: float, scored: np.ndarray, noisy: np.ndarray, target: np.ndarray, weight: np.ndarray
     ) -> list[int]:
-        """Move a share of the weight of each step's unmasks to all slots of its block that are masked before it.
+        """Give a share of the weight of each step's unmasks to all positions of its block that are still masked.
+
+        Args:
+            share: Of the weight.
+            scored: The actions that the view scores.
+            noisy: The canvas that the view shows.
+            target: Gets the final tokens of the positions that the step left masked.
+            weight: Is changed in place; its sum stays.
 
         Returns:
-            The slots that were filled later.
+            The positions that the step left masked.
         """
         final = self.blank.copy()
         final[self.position] = self.new
-        unmasks, others = here & ~self.edit, []
+        unmasks = scored & ~self.edit
+        shown_masked = ~self.edit & (noisy[self.position] == self.mask_id)
+        left_masked: list[int] = []
         for block in np.unique(self.block[unmasks]):
-            at = self.position[unmasks & (self.block == block)]
-            open_slots = self.position[(self.block == block) & ~self.edit & (noisy[self.position] == self.mask_id)]
-            total = weight[at].sum()
-            weight[at] *= 1 - share
-            later = np.setdiff1d(open_slots, at)
+            written = self.position[unmasks & (self.block == block)]
+            masked = self.position[shown_masked & (self.block == block)]
+            total = weight[written].sum()
+            weight[written] *= 1 - share
+            later = np.setdiff1d(masked, written)
             target[later] = final[later]
-            weight[open_slots] += share * total / len(open_slots)
-            others += later.tolist()
-        return others
+            weight[masked] += share * total / len(masked)
+            left_masked += later.tolist()
+        return left_masked
 
-    def _choose(self, block: int, view: int, schedule: StepSchedule, stratum: float) -> tuple[int | None, float]:
-        """The segment of a block that a view scores, and the weight of its actions."""
-        number = len(self.segments[block])
-        if schedule.num_views is None or number <= schedule.num_views:
-            return (view if view < number else None), 1.0
-        chance = np.full(number, 1 / number)
+    def _choose(self, block: int, number: int, schedule: StepSchedule, stratum: float) -> tuple[int | None, float]:
+        """Choose the segment of a block that a view scores, and the weight of its actions.
+
+        If there are no more segments than views, view i scores segment i. Otherwise the unit interval is cut into
+        pieces as long as the segments' chances and into as many strata as there are views; view i draws a point of
+        stratum i.
+        """
+        count = len(self.segments[block])
+        if schedule.num_views is None or count <= schedule.num_views:
+            return (number if number < count else None), 1.0
+        chance = np.full(count, 1 / count)
         if schedule.sampling == "surprisal":
             chance = SURPRISAL_FLOOR * chance + (1 - SURPRISAL_FLOOR) * self._surprisal(block)
-        edges = chance.cumsum()
-        index = min(int(np.searchsorted(edges, (view + stratum) / schedule.num_views, side="right")), number - 1)
-        return index, 1 / (schedule.num_views * chance[index])
+        point = (number + stratum) / schedule.num_views
+        found = int(np.searchsorted(chance.cumsum(), point, side="right"))
+        chosen = min(found, count - 1)  # the chances' sum may be rounded to less than the point
+        return chosen, 1 / (schedule.num_views * chance[chosen])
 
     def _surprisal(self, block: int) -> np.ndarray:
         """Each segment's share of the block's surprisal under the rollout policy."""
         mine = self.scored & (self.block == block)
-        index = np.searchsorted(self.segments[block][:, 0], self.forward[mine], side="right") - 1
-        total = np.bincount(index, weights=-self.log_prob[mine], minlength=len(self.segments[block]))
+        starts = self.segments[block][:, 0]
+        segment = np.searchsorted(starts, self.forward[mine], side="right") - 1
+        total = np.bincount(segment, weights=-self.log_prob[mine], minlength=len(starts))
         return total / total.sum() if total.sum() > 0 else np.full(len(total), 1 / len(total))
 
 
