@@ -4,8 +4,8 @@
     * The gradient is that of the whole batch's loss, exactly, whatever the size of the micro-batches. At most one
       view's graph is in memory at a time (docs/math.md eq 46).
     * All policies of a ratio are scored on the same noise draws; other log-probabilities are refused.
-    * An update is a function of weights, optimizer state, rows, seed and policy version: a resumed run repeats it bit
-      for bit.
+    * An update is a function of settings, weights, optimizer state, completions and policy version: a resumed run
+      repeats it bit for bit.
     * If a gradient is not finite, the optimizer step is not taken and FloatingPointError is raised.
 
 **Assumes**
@@ -199,7 +199,8 @@ class Learner:
     def _accumulate(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> MetricSums:
         """Add the loss's gradient to the parameters, by proxy (docs/math.md eq 46).
 
-        1. Score all views without a graph: a vector of log-probabilities.
+        1. Score all views without a graph: a vector of log-probabilities. Before the batch's first optimizer step
+           no pass is spent on it: the values are those of the old policy, or zeros if no value matters.
         2. Compute the loss from that vector, and its slope by every entry; no network takes part.
         3. Score view by view with a graph, and send each view's slopes backward through it.
         """
@@ -215,7 +216,7 @@ class Learner:
             # The first pass may have spared the values. The anchor's slope does not need them, but its value does.
             loss, sums = policy_loss(Policies(values, values, policies.reference), terms, algorithm, normaliser)
         totals |= {name: value.item() for name, value in sums.items()}
-        return totals | {"loss": loss.item(), "rows": float(len(terms.advantage))}
+        return totals | {"loss": loss.item(), "sequences": float(len(terms.advantage))}
 
     def _policies(self, micros: Sequence[MicroBatch], fresh: bool) -> Policies:
         """Collect the log-probabilities of all policies that the loss compares.

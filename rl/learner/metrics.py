@@ -1,4 +1,4 @@
-"""Metrics of an update: sums that micro-batches add up, and the means that are reported."""
+"""Metrics of an update: sums over views and optimizer steps, and the means that are reported."""
 
 from jaxtyping import Float
 from torch import Tensor
@@ -21,7 +21,7 @@ _MEANS = {
     "objective/t2t_clip_fraction": ("t2t_clip_fraction", "t2t_ratios"),
     "objective/t2t_log_ratio_abs": ("t2t_log_ratio_abs", "t2t_ratios"),
     "objective/entropy": ("entropy", "scored"),
-    "objective/log_prob": ("log_prob", "rows"),
+    "objective/log_prob": ("log_prob", "sequences"),
     "mismatch/log_prob_abs": ("mismatch", "replayed"),
     "moe/router_agreement": ("routes_used", "routes_known"),
     "moe/live_agreement": ("routes_live", "routes_known"),
@@ -29,11 +29,11 @@ _MEANS = {
     "mismatch/correction": ("correction", "ratios_all"),
     "mismatch/truncated_fraction": ("truncated", "ratios_all"),
 }
-"""Metric: which sum is divided by which."""
+"""Metric -> the sum that is divided, and the sum that divides it."""
 
 
 def view_sums(scores: Scores, view: View) -> MetricSums:
-    """What one scored view adds."""
+    """Count and sum what one scored view adds to entropy and log-probability."""
     return {
         "scored": float(len(scores.log_prob)),
         "entropy": scores.entropy.sum().item(),
@@ -42,7 +42,10 @@ def view_sums(scores: Scores, view: View) -> MetricSums:
 
 
 def mismatch_sums(log_prob: Float[Tensor, " scored"], view: View) -> MetricSums:
-    """How far the rollout policy's log-probabilities are from what the engine recorded when it drew the tokens."""
+    """Sum the distance, in nats, of log-probabilities from those that the engine recorded when it drew the tokens.
+
+    Tokens without a record do not count.
+    """
     if view.rollout_log_prob is None:
         return {}
     gap = (log_prob.detach() - view.rollout_log_prob[view.scored]).abs()
@@ -50,7 +53,7 @@ def mismatch_sums(log_prob: Float[Tensor, " scored"], view: View) -> MetricSums:
 
 
 def route_sums(tape: RouteTape | None) -> MetricSums:
-    """How many (layer, token) pairs ran on the experts they were given, and how many would have by themselves."""
+    """Count the (layer, token) pairs with given experts: all, those that ran on them, and those that chose them too."""
     if tape is None:
         return {}
     agreement = tape.agreement()
@@ -58,18 +61,18 @@ def route_sums(tape: RouteTape | None) -> MetricSums:
 
 
 def add_sums(sums: MetricSums, extra: MetricSums) -> None:
-    """Add up."""
+    """Add `extra` to `sums` in place."""
     for name, value in extra.items():
         sums[name] = sums.get(name, 0.0) + value
 
 
 def ratio_count(sums: MetricSums) -> float:
-    """Ratios of both kinds."""
+    """Count the ratios, M2T and T2T together."""
     return sums.get("ratios", 0.0) + sums.get("t2t_ratios", 0.0)
 
 
 def update_metrics(sums: MetricSums) -> dict[str, float]:
-    """Means from sums; a metric whose denominator never occurred is left out."""
+    """Divide sums into means; a metric is left out if nothing that it is a mean of occurred."""
     counts = sums | {"ratios_all": ratio_count(sums)}
     return {
         name: counts[top] / counts[bottom]

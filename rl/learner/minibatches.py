@@ -1,6 +1,8 @@
-"""Which completions an update learns from, and in which optimizer step of it."""
+"""Which completions an update learns from, and which of its optimizer steps learns from which."""
 
+import math
 from collections.abc import Sequence
+from itertools import chain
 
 import torch
 
@@ -11,9 +13,11 @@ from redraft.rl.seeding import make_generator
 
 
 def learned_rows(rows: Sequence[Experience], algorithm: AlgorithmConfig) -> list[Experience]:
-    """The rows that the loss can have a slope at: with an advantage, in a pair (dpo), or all of them (a KL).
+    """Choose the completions that the loss can have a slope at.
 
-    The others are not scored at all. They still count in every normaliser.
+    These are all of them if the loss has a KL or is `stable` or `squared`. For `dpo` they are those in a pair, and with
+    an anchor those of positive advantage too. Otherwise they are those with an advantage. The others are not scored at
+    all. They still count in every normaliser.
     """
     if algorithm.needs_all_rows:
         return list(rows)
@@ -29,17 +33,18 @@ def learned_rows(rows: Sequence[Experience], algorithm: AlgorithmConfig) -> list
 def minibatches(
     learned: Sequence[Experience], algorithm: AlgorithmConfig, seed: int, version: int
 ) -> list[list[Experience]]:
-    """Rows of each optimizer step of a pass: groups in random order, cut into parts of one size.
+    """Choose the completions of each optimizer step of a pass: put groups into random order, cut parts of one size.
 
-    Data sorted by task would otherwise give every optimizer step another task. Completions of a group stay neighbours,
-    because their advantages add up to 0: what they have in common cancels inside a minibatch. A border cuts a group
-    only where the loss does not compare inside groups.
+    In the order of the data, a data set that is sorted by task would give every optimizer step another task. The
+    completions of a group stay neighbours, because their advantages add up to 0: what they have in common cancels
+    inside a minibatch. A border between two parts may cut a group, unless the loss compares inside groups.
 
     Args:
-        learned: Rows of the batch.
+        learned: Completions of the batch.
         algorithm: Number of parts, and whether groups must be whole.
         seed: Of the run.
-        version: Of the policy that wrote the rows; with the seed it decides the order, so a resumed run has the same.
+        version: Of the policy that wrote the completions. With the seed it decides the order, so a resumed run repeats
+            it.
     """
     groups: dict[int, list[Experience]] = {}
     for row in learned:
@@ -48,6 +53,8 @@ def minibatches(
     if algorithm.num_minibatches > 1:
         order = torch.randperm(len(whole), generator=make_generator(seed, "minibatches", version))
         whole = [whole[index] for index in order.tolist()]
+    # What is not cut: a group, or a single completion.
     units = whole if algorithm.compares_in_groups else [[row] for group in whole for row in group]
-    size = max(1, -(-len(units) // algorithm.num_minibatches))
-    return [[row for unit in units[at : at + size] for row in unit] for at in range(0, len(units), size)]
+    size = max(1, math.ceil(len(units) / algorithm.num_minibatches))
+    parts = [units[start : start + size] for start in range(0, len(units), size)]
+    return [list(chain.from_iterable(part)) for part in parts]

@@ -7,22 +7,25 @@ from torch.optim import AdamW
 from redraft.rl.config.schema import TrainerConfig
 
 SCALE = "rate_scale"  # key of the optimizer's groups
-LARGEST_CUT, LARGEST_RISE = 0.25, 1.2  # of the scale, per batch
+LARGEST_CUT, LARGEST_RISE = 0.25, 1.2  # factors of the scale, per batch
 
 
 def freeze_router(model: nn.Module) -> None:
-    """Stop learning of every router, found by its module name `gate`: small router moves reroute whole sequences."""
+    """Stop every router from learning, because a small change of a router sends whole sequences to other experts.
+
+    Routers are found by their module name, `gate`.
+    """
     for name, parameter in model.named_parameters():
         if "gate" in name.split("."):
             parameter.requires_grad_(False)
 
 
 def make_optimizer(model: nn.Module, config: TrainerConfig) -> AdamW:
-    """AdamW on the parameters that learn; weight decay on matrices only.
+    """Make AdamW for the parameters that learn, with weight decay on matrices only.
 
-    All of its state is there from the start, with the values that Adam would begin with. Otherwise a checkpoint of a
-    learner that has taken no step yet would make it (DCP takes a step at rate 0, which Adam counts), and a learner that
-    loads a checkpoint would leave out what it has no place for.
+    Its state is filled in here with the values that Adam begins with. AdamW itself creates it at the first optimizer
+    step, which is too late for checkpoints: to save a learner that has taken no step, DCP takes one at rate 0, which
+    Adam counts; and a learner that loads a checkpoint would drop the state that it has no place for.
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -39,12 +42,15 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> AdamW:
 
 
 def set_learning_rate(optimizer: AdamW, config: TrainerConfig, step: int) -> float:
-    """Linear warm-up over `warmup_steps`, then constant, times the trust region's scale; returns the rate.
+    """Set the learning rate: linear warm-up over `warmup_steps`, then constant, times the trust region's scale.
 
     Args:
         optimizer: Of `make_optimizer`.
         config: The schedule.
         step: Counted from 0.
+
+    Returns:
+        The rate.
     """
     rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
     for group in optimizer.param_groups:
@@ -55,10 +61,10 @@ def set_learning_rate(optimizer: AdamW, config: TrainerConfig, step: int) -> flo
 def hold_drift(optimizer: AdamW, drift: float, target: float) -> None:
     """Scale the learning rate so that the policy moves about `target` per batch, and never above the recipe's rate.
 
-    Squared log ratios grow with the square of the rate (Adam's steps are proportional to it), so the square root of
-    target / drift is the factor that is missing (docs/math.md eq 49). It acts down at once, by up to 4, and up slowly:
-    a rate that was too high costs more than one that was too low for a few batches.
-    The scale lives in the optimizer's groups: a checkpoint of the optimizer holds it.
+    Squared log ratios grow with the square of the rate (Adam's steps are proportional to it), so the rate is off by the
+    square root of target / drift (docs/math.md eq 49). One batch divides it by 4 at most and multiplies it by
+    1.2 at most, because a rate that is too high costs more than one that is too low for a few batches.
+    The scale is stored in the optimizer's groups, so that a checkpoint of the optimizer holds it.
 
     Args:
         optimizer: Of `make_optimizer`.

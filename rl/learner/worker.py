@@ -1,4 +1,7 @@
-"""The learner worker: the `Learner` and its saved state. A plain class; `rl.cluster.ray_parts` makes it a Ray actor."""
+"""The learner worker: the `Learner` and its saved state.
+
+It is a plain class that runs in process; `rl.cluster.ray_parts` makes a Ray actor of it.
+"""
 
 import contextlib
 import re
@@ -25,20 +28,20 @@ _OTHER_VERSION = "it was written by another version of redraft: resume with that
 
 
 class LearnerWorker:
-    """Learns from batches, hands out weights, saves and continues."""
+    """A learner that hands out its weights, saves its state and continues from it."""
 
     def __init__(self, path: str, config: RunConfig, tokens: SpecialTokens, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        # The reference policy of the KL term is the one in `path`, also when a checkpoint is loaded afterwards.
+        # The reference policy of the KL term is the policy in `path`, even if a checkpoint is loaded afterwards.
         self.learner = Learner(load_policy(path, config.model.dtype, config.model.device), config, tokens)
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
-        """Learn from one batch; see `Learner.update`."""
+        """Learn from one batch and return metrics; see `Learner.update`."""
         return self.learner.update(rows)
 
     def weights(self) -> WeightUpdate:
-        """A copy of the current weights with their version and fingerprint."""
+        """Copy the current weights, with their version and fingerprint."""
         return snapshot(self.learner.model, self.learner.policy_version)
 
     def save(self, folder: str) -> None:
@@ -80,9 +83,12 @@ class LearnerWorker:
 
 
 class _ExactPlanner(DefaultLoadPlanner):
-    """Loads a state only if it has exactly the learner's keys: what is saved is what is loaded.
+    """A plan that loads a state only if it has exactly the learner's keys.
 
-    DCP itself fills the keys that it is given, and drops whatever else was saved without a word.
+    DCP itself fills the keys that it is given, and drops all else that was saved without a warning.
+
+    Attributes:
+        difference: The keys that are too many or missing, in words; empty if there are none.
     """
 
     difference = ""
@@ -91,24 +97,25 @@ class _ExactPlanner(DefaultLoadPlanner):
         """Compare the keys before anything is read."""
         super().set_up_planner(state_dict, metadata, is_coordinator)
         saved, own = metadata.state_dict_metadata.keys(), self.state_dict.keys()
-        told = [
-            f"{verb} {_listed(keys)}"
-            for verb, keys in (("holds what the learner does not take:", saved - own), ("lacks", own - saved))
-            if keys
-        ]
-        self.difference = " and ".join(told)
+        parts: list[str] = []
+        if saved - own:
+            parts.append(f"holds what the learner does not take: {_listed(saved - own)}")
+        if own - saved:
+            parts.append(f"lacks {_listed(own - saved)}")
+        self.difference = " and ".join(parts)
         if self.difference:
             raise ValueError(self.difference)
 
 
 def _listed(keys: Iterable[str], shown: int = 5) -> str:
-    """Key names, numbered ones of several groups and parameters once."""
+    """Name some keys; keys that differ only in a number appear once, with * for the number."""
     kinds = sorted({re.sub(r"\.\d+\.", ".*.", key) for key in keys})
-    return ", ".join(kinds[:shown]) + (f" and {len(kinds) - shown} more" if len(kinds) > shown else "")
+    rest = f" and {len(kinds) - shown} more" if len(kinds) > shown else ""
+    return ", ".join(kinds[:shown]) + rest
 
 
 def _reasons(error: CheckpointException) -> str:
-    """What went wrong first: DCP's own text is a traceback per rank, of whatever came last."""
+    """Say what went wrong first on every rank; DCP's own text is a traceback per rank, of what went wrong last."""
     roots = [_root(failure) for failure, _ in error.failures.values()]
     return "; ".join(getattr(root, "strerror", None) or f"{type(root).__name__}: {root}" for root in roots)
 
@@ -119,7 +126,7 @@ def _root(error: BaseException) -> BaseException:
 
 @contextlib.contextmanager
 def _single_process() -> Iterator[None]:
-    """DCP warns that it saves in one process; that is what we asked for."""
+    """Silence DCP's warning that it runs in one process, which is intended here."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield

@@ -1,1 +1,1 @@
-"""Losses of a policy update, from log-ratios to one number. Pure functions."""
+"""Losses of a policy update: pure functions from log-probabilities to one number."""

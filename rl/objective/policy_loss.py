@@ -1,8 +1,8 @@
 """The objective: ratios over views, a surrogate, KL, anchor and corrections, composed from the settings.
 
-The network never appears here. The learner differentiates `policy_loss` by the scored log-probabilities only, and
-replays the result through the network one view at a time (proxy gradients, docs/math.md eq 46), so no more than one
-view's graph lives. Equation numbers are those of docs/math.md.
+No network takes part here. The learner differentiates `policy_loss` by the scored log-probabilities only, and replays
+the result through the network one view at a time (proxy gradients, docs/math.md eq 46). So at most one view's graph is
+in memory. Equation numbers are those of docs/math.md.
 """
 
 import math
@@ -34,7 +34,9 @@ LossSums = dict[str, Tensor]
 def policy_loss(
     policies: Policies, terms: Terms, config: AlgorithmConfig, normaliser: Normaliser
 ) -> tuple[Float[Tensor, ""], LossSums]:
-    """The loss of some rows, as their share of the batch's loss. Whole groups, where the loss compares inside groups.
+    """Compute the loss of some sequences: their share of the batch's loss.
+
+    The sequences must be whole groups if the loss compares completions inside groups.
 
     Args:
         policies: Log-probabilities; the gradient is taken by `policies.current`.
@@ -45,7 +47,7 @@ def policy_loss(
     Returns:
         The loss, and sums for metrics.
     """
-    chosen = ~terms.anchor
+    chosen = ~terms.anchor  # the anchor's views enter the anchor alone
     own = terms.select(chosen)
     current, old = policies.current[chosen], policies.old[chosen]
     reference = None if policies.reference is None else policies.reference[chosen]
@@ -64,7 +66,8 @@ def policy_loss(
         surrogate = _surrogate(log_ratio, advantage, units, own.group[units.sequence], config)
         loss = -(units.share * weights * surrogate).sum()
     if reference is not None and config.beta and config.kl != "k1_reward":
-        penalty = (units.share * (k3 if config.kl == "k3" else k2)(units.sum(current - reference))).sum()
+        divergence = k3 if config.kl == "k3" else k2
+        penalty = (units.share * divergence(units.sum(current - reference))).sum()
         loss, sums["kl"] = loss + config.beta * penalty, penalty
     if config.anchor:
         evidence = _anchor(policies.current, terms, normaliser)
@@ -95,7 +98,7 @@ def _surrogate(
 
 
 def _clip_range(units: Units, config: AlgorithmConfig) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
-    """T2T ratios have a range of their own: edits are few and their ratios noisier."""
+    """Lower and upper range of each ratio; T2T ratios have their own, as edits are few and their ratios noisier."""
     edit_low = config.epsilon if config.t2t_epsilon is None else config.t2t_epsilon
     edit_high = config.epsilon_high if config.t2t_epsilon_high is None else config.t2t_epsilon_high
     like = units.share
@@ -108,7 +111,7 @@ def _term_weights(terms: Terms, config: AlgorithmConfig) -> ScoredValues:
 
 
 def _centred_k1(terms: Terms, difference: ScoredValues) -> Float[Tensor, " sequences"]:
-    """Each row's log p_old / p_ref minus its group's mean: what a KL in the reward does to advantages (eq 27)."""
+    """Each sequence's log p_old / p_ref minus its group's mean: what a KL in the reward does to advantages (eq 27)."""
     value = terms.sequence_sums(terms.weight * difference).detach()
     _, member = torch.unique(terms.group, return_inverse=True)
     total = torch.zeros_like(value).index_add(0, member, value)
@@ -124,15 +127,22 @@ def _preferences(difference: ScoredValues, terms: Terms, config: AlgorithmConfig
 def _evidence(current: ScoredValues, terms: Terms, units: Units, config: AlgorithmConfig) -> Float[Tensor, ""]:
     """SPG: A times a lower bound where A >= 0, and times a mixture with an upper bound where A < 0 (eq 26)."""
     lower = units.sum(current)
-    unmasked = ~terms.edit
-    slots, slot = torch.unique(pair_key(terms.sequence, terms.position)[unmasked], return_inverse=True)
-    bound = upper_bound(current[unmasked], terms.weight[unmasked], slot, len(slots), config.bound_beta)
-    row = torch.zeros(len(slots), dtype=torch.int64, device=slot.device).scatter_(0, slot, terms.sequence[unmasked])
-    upper = torch.zeros_like(terms.editable).index_add(0, row, bound) / terms.editable**config.gamma
+    upper = _upper_evidence(current, terms, config)
     mixed = config.bound_mix * upper[units.sequence] + (1 - config.bound_mix) * lower
     advantage = terms.advantage[units.sequence]
     value = torch.where((advantage < 0) & ~units.edit, mixed, lower)
     return (units.share * advantage * value).sum()
+
+
+def _upper_evidence(current: ScoredValues, terms: Terms, config: AlgorithmConfig) -> Float[Tensor, " sequences"]:
+    """Sum of the upper bounds of a sequence's positions, M2T terms only, per editable tokens ** gamma."""
+    unmasked = ~terms.edit
+    key = pair_key(terms.sequence, terms.position)[unmasked]
+    places, place = torch.unique(key, return_inverse=True)
+    bound = upper_bound(current[unmasked], terms.weight[unmasked], place, len(places), config.bound_beta)
+    sequence = torch.zeros(len(places), dtype=torch.int64, device=place.device)
+    sequence = sequence.scatter_(0, place, terms.sequence[unmasked])
+    return torch.zeros_like(terms.editable).index_add(0, sequence, bound) / terms.editable**config.gamma
 
 
 def _anchor(current: ScoredValues, terms: Terms, normaliser: Normaliser) -> Float[Tensor, ""]:
@@ -140,15 +150,16 @@ def _anchor(current: ScoredValues, terms: Terms, normaliser: Normaliser) -> Floa
 
     Source: DiPOD (arXiv 2606.13795).
     """
-    lent = ~terms.edit if not terms.anchor.any() else terms.anchor
-    evidence = terms.sequence_sums(torch.where(lent, terms.weight * current, 0.0)) / terms.editable
+    # Without views of its own, the anchor uses the M2T terms of the policy's views, which are an ELBO then.
+    own = terms.anchor if terms.anchor.any() else ~terms.edit
+    evidence = terms.sequence_sums(torch.where(own, terms.weight * current, 0.0)) / terms.editable
     return (evidence * (terms.advantage > 0)).sum() / normaliser.num_sequences
 
 
 def _engine_weights(
     old: ScoredValues, terms: Terms, units: Units, config: AlgorithmConfig
 ) -> tuple[Float[Tensor, " units"], LossSums]:
-    """min(old policy / rollout engine, cap) per unit, no gradient: the outer ratio of decoupled PPO (eq 29)."""
+    """min(old policy / rollout engine, cap) per unit, without gradient: the outer ratio of decoupled PPO (eq 29)."""
     if config.rollout_correction == "none":
         return torch.ones_like(units.share), {}
     gap = old - terms.engine
@@ -160,8 +171,9 @@ def _engine_weights(
         total = torch.zeros_like(units.share).index_add(0, units.of, gap)
     else:
         total = terms.sequence_sums(terms.weight * gap)[units.sequence]
-    weights, cut = total.exp().clamp_max(config.correction_cap), (total > math.log(config.correction_cap)).sum()
-    return weights, {"correction": weights.sum(), "truncated": cut}
+    weights = total.exp().clamp_max(config.correction_cap)
+    truncated = (total > math.log(config.correction_cap)).sum()
+    return weights, {"correction": weights.sum(), "truncated": truncated}
 
 
 def _ratio_sums(

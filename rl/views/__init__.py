@@ -1,4 +1,4 @@
-"""Scored views: the noisy canvases that a likelihood estimator looks at, and what it scores in each."""
+"""Scored views: the noisy canvases that a likelihood estimator shows to the network, and what it scores in each."""
 
 from redraft.rl.views.edits import draft_view
 from redraft.rl.views.elbo import MaskingScheme, elbo_views

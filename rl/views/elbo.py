@@ -1,7 +1,8 @@
 """ELBO views: masked copies of the canvas whose weighted log-probability sums estimate the block ELBO.
 
-A law of noise is three independent choices: how the number k of masked positions of a block is drawn, how the draws of
-several views depend on each other, and which positions are masked given their number. Equations are in docs/math.md.
+A masking scheme makes three independent choices: how the number k of masked positions of a block is drawn, how the
+draws of several views depend on each other, and which positions are masked given their number. Equations are in
+docs/math.md.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ BlockFloats = Float[Tensor, "batch blocks"]
 
 @dataclass(frozen=True)
 class MaskingScheme:
-    """How masks are drawn. All laws but `gauss` are unbiased for the ELBO of every block.
+    """How masks are drawn. All schemes but `gauss` are unbiased for the ELBO of every block.
 
     Attributes:
         num_mc: Views.
@@ -52,24 +53,23 @@ class MaskingScheme:
 
 
 def elbo_views(batch: CanvasBatch, scheme: MaskingScheme, mask_id: int) -> list[View]:
-    """`scheme.num_mc` masked views of the final canvas, M2T only; the sum over them estimates the ELBO.
+    """Make `scheme.num_mc` masked views of the final canvas, M2T only; the sum over them estimates the ELBO.
 
     Source: math.md eq 1 to 12; LLaDA2.0 (block diffusion), EBPO (arXiv 2602.08676), ESPO (2512.03759).
     """
-    blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
     levels = _levels(batch, scheme)
+    level_of_view = [levels[view // scheme.views_per_level] for view in range(scheme.num_mc)]
     if scheme.noise == "bernoulli":
-        return [
-            _bernoulli_view(batch, levels[v // scheme.views_per_level], v, scheme, mask_id)
-            for v in range(scheme.num_mc)
-        ]
+        return [_bernoulli_view(batch, level, view, scheme, mask_id) for view, level in enumerate(level_of_view)]
+    blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
     size = blocks.sum(-1)
-    views, covered = [], torch.zeros_like(size)
-    group, order = 0, ranks(batch, 0)
-    for view in range(scheme.num_mc):
-        if (own := _order_group(view, scheme)) != group:
-            group, covered, order = own, torch.zeros_like(size), ranks(batch, own)
-        count, weight = mask_count(levels[view // scheme.views_per_level], size, view, scheme)
+    views: list[View] = []
+    order, covered = ranks(batch, 0), torch.zeros_like(size)
+    for view, level in enumerate(level_of_view):
+        # Views of one group mask consecutive arcs of one order; a new group starts with an order of its own.
+        if view > 0 and _order_group(view, scheme) != _order_group(view - 1, scheme):
+            order, covered = ranks(batch, _order_group(view, scheme)), torch.zeros_like(size)
+        count, weight = mask_count(level, size, view, scheme)
         masked = arc(order, covered, count, size) & blocks
         views.append(masked_view(batch, masked.flatten(1), spread(weight, batch), mask_id))
         covered = covered + count
@@ -77,68 +77,94 @@ def elbo_views(batch: CanvasBatch, scheme: MaskingScheme, mask_id: int) -> list[
 
 
 def mask_count(level: BlockFloats, size: BlockInts, view: int, scheme: MaskingScheme) -> tuple[BlockInts, BlockFloats]:
-    """Number of masked positions per block, and the weight of each in the ELBO, from a uniform level.
+    """Compute the number of masked positions per block, and the weight of each in the ELBO, from a uniform level.
 
     Args:
         level: One number in [0, 1) per block (for `gauss`: the node).
         size: Editable positions n of each block.
         view: Which view; pairs take their complement at odd ones.
-        scheme: The law of noise.
+        scheme: How masks are drawn.
 
     Returns:
         k and its weight; blocks without editable positions have k = 0.
     """
     if scheme.noise in PAIRED:
-        first, share = _pair(level, size, scheme.noise)
-        count = first if view % 2 == 0 else size - first
-        return count, torch.where(count > 0, share / count.clamp_min(1), 0.0) / (scheme.num_mc // 2)
+        return _paired_count(level, size, view, scheme)
     if scheme.noise == "gauss":
-        _, node_weights = _gauss(scheme.num_mc // scheme.masks_per_level)
-        count = (level * size).round().long().clamp_min(1).minimum(size)
-        scale = float(node_weights[view // scheme.masks_per_level]) / scheme.masks_per_level
-        return count, scale * size.double() / count.clamp_min(1)
+        return _gauss_count(level, size, view, scheme)
+    return _drawn_count(level, size, scheme)
+
+
+def _paired_count(
+    level: BlockFloats, size: BlockInts, view: int, scheme: MaskingScheme
+) -> tuple[BlockInts, BlockFloats]:
+    """Two complementary masks from one level (eq 10, 11)."""
+    first, share = _pair(level, size, scheme.noise)
+    count = first if view % 2 == 0 else size - first
+    pairs = scheme.num_mc // 2
+    return count, torch.where(count > 0, share / count.clamp_min(1), 0.0) / pairs
+
+
+def _gauss_count(
+    level: BlockFloats, size: BlockInts, view: int, scheme: MaskingScheme
+) -> tuple[BlockInts, BlockFloats]:
+    """A mask of the size next to a Gauss-Legendre node (eq 12)."""
+    _, node_weights = _gauss(scheme.num_mc // scheme.masks_per_level)
+    count = (level * size).round().long().clamp_min(1).minimum(size)
+    scale = float(node_weights[view // scheme.masks_per_level]) / scheme.masks_per_level
+    return count, scale * size.double() / count.clamp_min(1)
+
+
+def _drawn_count(level: BlockFloats, size: BlockInts, scheme: MaskingScheme) -> tuple[BlockInts, BlockFloats]:
+    """A number k with probability q(k), by inversion of its distribution; weight 1 / (views k q(k)) (eq 6)."""
     probability = count_distribution(size, int(size.max().clamp_min(1)), scheme.count_exponent)
     count = (probability.cumsum(-1) <= level[..., None]).sum(-1).add(1).minimum(size)
     chosen = probability.gather(-1, (count - 1).clamp_min(0)[..., None]).squeeze(-1)
-    return count, torch.where(count > 0, 1 / (scheme.num_mc * count.clamp_min(1) * chosen.clamp_min(1e-300)), 0.0)
+    weight = 1 / (scheme.num_mc * count.clamp_min(1) * chosen.clamp_min(1e-300))
+    return count, torch.where(count > 0, weight, 0.0)
 
 
 def count_distribution(size: BlockInts, most: int, exponent: float) -> Float[Tensor, "batch blocks most"]:
-    """q(k) proportional to k^-exponent on 1..n, for every block (eq 6)."""
+    """Probabilities q(k) proportional to k^-exponent on 1..n, for every block (eq 6); 0 for n < k <= `most`."""
     k = torch.arange(1, most + 1, dtype=torch.float64, device=size.device)
     mass = k**-exponent * (k <= size[..., None])
     return mass / mass.sum(-1, keepdim=True).clamp_min(1e-300)
 
 
 def arc(
-    order: Int[Tensor, "batch blocks slots"], start: BlockInts, count: BlockInts, size: BlockInts
-) -> Bool[Tensor, "batch blocks slots"]:
-    """Positions whose place in the order lies in the arc of `count` from `start`, around a circle of `size` (eq 9)."""
+    order: Int[Tensor, "batch blocks positions"], start: BlockInts, count: BlockInts, size: BlockInts
+) -> Bool[Tensor, "batch blocks positions"]:
+    """Mark the positions whose place in the order lies in the arc of `count` from `start`, around a circle of `size`.
+
+    See docs/math.md eq 9.
+    """
     place = (order - start[..., None]) % size.clamp_min(1)[..., None]
     return place < count[..., None]
 
 
 def _pair(level: BlockFloats, size: BlockInts, noise: str) -> tuple[BlockInts, BlockFloats]:
-    """Size of a pair's first mask, and what both masks' weights share: weight * k."""
-    if noise == "coupled":  # ESPO: size j occurs with probability 2 / (n + 1) in the pair, wants 1 / j
+    """Size of a pair's first mask, and weight * k, which both masks of the pair have in common."""
+    if noise == "coupled":
+        # ESPO: a mask of size j occurs in the pair with probability 2 / (n + 1), and the ELBO weighs it by 1 / j.
         return (level * (size + 1)).floor().long().minimum(size), (size.double() + 1) / 2
     first = (level * size).floor().long().add(1).minimum(size)
-    # The full mask stands alone and carries its whole weight; any other size occurs in either mask.
+    # The full mask has an empty complement, so it carries the whole weight; any other size occurs in either mask.
     return first, torch.where(first == size, size.double(), size.double() / 2)
 
 
 def _order_group(view: int, scheme: MaskingScheme) -> int:
-    """Views of one group mask consecutive arcs of one order."""
+    """Number of the order that a view takes its mask from."""
     if scheme.noise in PAIRED:
         return view // 2
     return 0 if scheme.tiles else view
 
 
 def _levels(batch: CanvasBatch, scheme: MaskingScheme) -> list[BlockFloats]:
-    """One level per block for each `views_per_level` views."""
+    """Draw one level per block for each `views_per_level` views."""
     block, number = block_counter(batch), scheme.num_mc // scheme.views_per_level
     if scheme.noise == "gauss":
-        return [torch.full(block.shape, float(t), dtype=torch.float64, device=block.device) for t in _gauss(number)[0]]
+        nodes, _ = _gauss(number)
+        return [torch.full(block.shape, float(t), dtype=torch.float64, device=block.device) for t in nodes]
     if scheme.noise == "cyclic":
         held = batch.editable.view(*block.shape, -1).any(-1)
         index, blocks_held = held.cumsum(1) - 1, held.sum(1, keepdim=True).clamp_min(1)

@@ -1,4 +1,4 @@
-"""The configured estimator: which views of a batch are scored. One function, one branch per family of views."""
+"""The configured estimator: which views of a batch are scored, with one branch per family of views."""
 
 from dataclasses import replace
 
@@ -10,32 +10,27 @@ from redraft.rl.views.surrogate import coupled_views, mean_field_views, spaced_v
 from redraft.rl.views.trajectory import StepSchedule, left_to_right, trajectory_views
 from redraft.rl.views.view import View
 
-ANCHOR_OFFSET = 1 << 20  # the anchor's draws are no other view's
+ANCHOR_OFFSET = 1 << 20  # added to the noise seeds, so that the anchor shares its draws with no other view
 
 
 def make_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, score_edits: bool) -> list[View]:
-    """The views of the configured estimator, with its T2T views and its ELBO anchor where they need views of their own.
+    """Make the views of the configured estimator, and further ones for its T2T terms and its ELBO anchor if needed.
 
-    Drafts of the old policy (`t2t_views: draft`) need a network: the learner adds them.
+    Drafts of the old policy (`t2t_views: draft`) are not among them. They need a network, so the learner adds them.
 
     Args:
         batch: Canvases with their traces.
         config: The algorithm.
         mask_id: The mask token.
-        score_edits: Edits were sampled: an argmax edit is a function of the state and has no likelihood.
+        score_edits: Edits were sampled. An argmax edit is a function of the state and has no likelihood.
     """
     views = _policy_views(batch, config, mask_id, score_edits)
-    if not config.on_trajectory and config.t2t_views == "recorded" and score_edits:
-        views += trajectory_views(batch, StepSchedule(config.num_t2t, actions="edit"), mask_id)
-    if not config.on_trajectory and config.t2t_views == "random":
-        views += [
-            draft_view(batch, views[v], random_draft(batch, v), v) for v in range(min(config.num_t2t, len(views)))
-        ]
-    return views + _anchor_views(batch, config, mask_id)
+    edit_views = [] if config.on_trajectory else _edit_views(batch, views, config, mask_id, score_edits)
+    return views + edit_views + _anchor_views(batch, config, mask_id)
 
 
 def masking_scheme(config: AlgorithmConfig) -> MaskingScheme:
-    """The masking scheme that the settings name."""
+    """Read the masking scheme of an ELBO from the settings."""
     return MaskingScheme(
         num_mc=config.num_mc,
         noise=config.noise,
@@ -69,8 +64,20 @@ def _policy_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int, sco
     return elbo_views(batch, masking_scheme(config), mask_id)
 
 
+def _edit_views(
+    batch: CanvasBatch, sources: list[View], config: AlgorithmConfig, mask_id: int, score_edits: bool
+) -> list[View]:
+    """T2T views of an estimator without a trajectory: of the decoder's own edits, or of random drafts of its views."""
+    if config.t2t_views == "recorded" and score_edits:
+        return trajectory_views(batch, StepSchedule(config.num_t2t, actions="edit"), mask_id)
+    if config.t2t_views == "random":
+        chosen = sources[: config.num_t2t]
+        return [draft_view(batch, source, random_draft(batch, view), view) for view, source in enumerate(chosen)]
+    return []
+
+
 def _anchor_views(batch: CanvasBatch, config: AlgorithmConfig, mask_id: int) -> list[View]:
-    """ELBO views for the anchor, where the policy's own views are none."""
+    """ELBO views for the anchor, unless the policy's own views are ELBO views already."""
     if not config.anchor or config.estimator == "elbo":
         return []
     scheme = MaskingScheme(num_mc=config.anchor_mc, count_exponent=0.5, tiles=True)

@@ -9,13 +9,13 @@ from redraft.rl.views.view import View, block_counter, draw_uniforms, position_c
 def supervised_view(
     batch: CanvasBatch, mask_ratio: tuple[float, float], edit_ratio: float, t2t_weight: float, mask_id: int
 ) -> View:
-    """The M2T + T2T mixture of supervised training: one noisy state per block with both kinds of noise.
+    """Make one noisy state per block with both kinds of noise, masks and wrong tokens.
 
-    A block with n editable positions has k = 1 + floor(t n) of them masked (at most n), t uniform in `mask_ratio`;
-    each still visible position is replaced with probability `edit_ratio` by a token from elsewhere in the batch: the
-    one draw that depends on the other rows, because a row's own tokens are mostly what stands there already.
-    Masked positions carry the ELBO weight n / k; visible ones are scored too (repair what is wrong, keep what is
-    right) with weight `t2t_weight` times n over their number, so both terms have one unit (docs/math.md eq 41).
+    A block with n editable positions has k = 1 + floor(t n) of them masked (at most n), t uniform in `mask_ratio`. Each
+    position that is still visible is replaced with probability `edit_ratio` by a token from anywhere in the batch. This
+    is the only draw that depends on the other sequences: a sequence's own tokens are mostly what stands there already.
+    Masked positions carry the ELBO weight n / k. Visible ones are scored too (repair what is wrong, keep what is right)
+    with weight `t2t_weight` times n over their number, so both terms have the same unit (docs/math.md eq 41).
 
     Source: LLaDA2.1 section on the mixture; ratios there are unpublished, ours are configurable.
     """
@@ -33,4 +33,4 @@ def supervised_view(
     unmask_weight = spread(size.double() / count.clamp_min(1), batch)
     edit_weight = spread(t2t_weight * size.double() / (size - count).clamp_min(1), batch)
     weight = torch.where(masked, unmask_weight, edit_weight) * batch.editable
-    return View(noisy, batch.tokens, weight > 0, weight, visible)
+    return View(noisy=noisy, target=batch.tokens, scored=weight > 0, weight=weight, edit=visible)

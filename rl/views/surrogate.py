@@ -1,6 +1,6 @@
-"""Views of the published surrogates that are no ELBO: mean field, coupled pairs and levels spaced from a random start.
+"""Views of published surrogates that are no ELBO: mean field, coupled pairs, levels spaced from a random start.
 
-They are cheap and biased (docs/math.md section 4); docs/algorithms.md has the measured angles to the true gradient.
+They are cheap and biased (docs/math.md section 4). docs/algorithms.md has the measured angles to the true gradient.
 """
 
 from dataclasses import replace
@@ -15,31 +15,31 @@ COUPLED_LEVELS = (0.2, 0.8)
 
 
 def mean_field_views(batch: CanvasBatch, num_mc: int, prompt_mask_ratio: float, mask_id: int) -> list[View]:
-    """Everything masked: one-step log-probabilities, as if tokens were independent (eq 36).
+    """Mask everything: log-probabilities after one forward, as if tokens were independent (eq 36).
 
-    With `prompt_mask_ratio` each view also masks prompt tokens, in both halves; without, all views would be equal and
-    one is made.
+    With `prompt_mask_ratio` each view also masks prompt tokens, in both halves. Without it all views would be equal, so
+    only one is made.
 
     Source: d1 / diffu-GRPO (arXiv 2504.12216); wd1 (2507.08838).
     """
-    count, views = num_mc if prompt_mask_ratio else 1, []
+    count = num_mc if prompt_mask_ratio else 1
+    views: list[View] = []
     weight = torch.full(batch.tokens.shape, 1 / count, dtype=torch.float64, device=batch.tokens.device)
     full = masked_view(batch, batch.editable, weight, mask_id)
+    position = position_counter(batch)
+    prompt = position < torch.tensor(batch.prompt_lengths, device=position.device)[:, None]
     for view in range(count):
-        hidden = ~batch.editable & (
-            draw_uniforms(batch, "prompt_mask", view, position_counter(batch)) < prompt_mask_ratio
-        )
-        ends = torch.tensor(batch.prompt_lengths, device=hidden.device)[:, None]
-        hidden &= position_counter(batch) < ends  # padding stays padding
+        hidden = prompt & (draw_uniforms(batch, "prompt_mask", view, position) < prompt_mask_ratio)
         context = torch.where(hidden, mask_id, batch.tokens) if prompt_mask_ratio else None
         views.append(replace(full, noisy=torch.where(hidden, mask_id, full.noisy), context=context))
     return views
 
 
 def coupled_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
-    """The full mask and pairs of complementary masks: 1/2 [log p(y_k | all masked) + w log p(y_k | its half masked)].
+    """Make the full mask and pairs of complementary masks.
 
-    t ~ U(0.2, 0.8) per completion and pair; w = 1 / t in the half masked with probability t, 1 / (1 - t) in the other.
+    They estimate 1/2 [log p(y_k | all masked) + w log p(y_k | its half masked)] with t ~ U(0.2, 0.8) per completion and
+    pair, w = 1 / t in the half that is masked with probability t, and w = 1 / (1 - t) in the other.
 
     Source: coupled-GRPO, DiffuCoder (arXiv 2506.20639). Its weights add up to 1.5 units of likelihood, not one
     (eq 37).
@@ -56,10 +56,12 @@ def coupled_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
 
 
 def spaced_views(batch: CanvasBatch, num_mc: int, mask_id: int) -> list[View]:
-    """Masks at levels spaced evenly from a random start t_0 up to 1; the mean over masked tokens times their number n.
+    """Mask at levels spaced evenly from a random start t_0 up to 1.
 
-    Source: UniGRPO's structured noising, MMaDA (arXiv 2505.15809). The levels lean to 1, so this is no ELBO
-    (eq 38).
+    Each view's value is its mean over masked tokens times the number n of editable ones.
+
+    Source: UniGRPO's structured noising, MMaDA (arXiv 2505.15809). High levels are more frequent than low ones, so this
+    is no ELBO (eq 38).
     """
     blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
     size = blocks.sum(-1)

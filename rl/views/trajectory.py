@@ -1,13 +1,18 @@
 """Trajectory views: the states that the editing decoder really went through, scored at what it wrote there.
 
+A denoising step is one forward of the decoder that acted on the block; a segment is a run of them that is scored
+together.
+
 With positions chosen by the state alone, the sum of the log-probabilities of the tokens drawn is the sampler's own
 log-likelihood (math.md eq 13), edits included; its gradient is the policy gradient (eq 14).
 
 **Guarantees**
-    * A scored block shows the canvas as it was right before the denoising step (or the segment) that is scored.
-    * If every step is scored in its own state and without lookahead, the weights of each scored action add up to 1 over
-      all views: always if all steps are scored, and in the mean over the draws if steps are sampled (eq 15).
-    * Which steps are sampled depends on the sequence's own noise seed and trace, not on its neighbours in the batch.
+    * A scored block shows the canvas as it was right before the segment that is scored.
+    * If every denoising step is scored in its own state and without lookahead, the weights of each scored action add up
+      to 1 over all views: always if all denoising steps are scored, in the mean over the draws if they are sampled
+      (eq 15).
+    * Which denoising steps are sampled depends on the sequence's own noise seed and trace, not on its neighbours in the
+      batch.
 
 **Assumes**
     * A trace lists its actions in the order of the forwards.
@@ -19,7 +24,7 @@ log-likelihood (math.md eq 13), edits included; its gradient is the policy gradi
     * One view per forward of the decoder: a completion of 8 blocks would need about 8 times the composite forwards.
     * Recording every canvas in the trace: replaying the actions gives the same canvases and needs a fraction of the
       memory.
-    * Tensors instead of numpy arrays: traces differ in length and every block has its own steps, so nothing here has
+    * Tensors instead of numpy arrays: traces differ in length and every block has its own segments, so nothing here has
       the shape of a batch.
 """
 
@@ -46,11 +51,11 @@ class StepSchedule:
     Attributes:
         num_views: Denoising steps scored per block; None: all of them.
         actions: Score everything drawn, or one kind of action.
-        sampling: Chances of the sampled steps: `uniform`, or `surprisal` (more often where -log p was large).
-        shrink: This many neighbouring steps are scored from the state before the first (TraceRL's s; eq 35).
-        merge: A block's steps are cut into at most this many segments, each scored from the state before its first
-            step (d2's N; eq 35). With 0 they are not cut.
-        lookahead: Share of a step's weight that goes in equal parts to all positions still masked, with their final
+        sampling: Chances of sampled denoising steps: `uniform`, or `surprisal` (more often where -log p was large).
+        shrink: This many neighbouring denoising steps are one segment (TraceRL's s; eq 35).
+        merge: A block's denoising steps are cut into at most this many segments (d2's N; eq 35). With 0, `shrink` alone
+            decides.
+        lookahead: Share of a segment's weight that goes in equal parts to all positions still masked, with their final
             tokens: biased, of much less variance, and no further forward (eq 48).
     """
 
@@ -63,23 +68,23 @@ class StepSchedule:
 
     @property
     def own_states(self) -> bool:
-        """Every step is scored from the state it was taken in, not together with others."""
+        """Every denoising step is scored from the state it was taken in, not together with others."""
         return self.shrink == 1 and self.merge == 0
 
 
 def trajectory_views(batch: CanvasBatch, schedule: StepSchedule, mask_id: int) -> list[View]:
-    """Make views of the decoder's own steps: the state before a step, scored at the positions the step acted on.
+    """Make views of the decoder's own denoising steps: the state before each, scored at the positions it acted on.
 
-    A block that took m acting steps is scored at all of them (`num_views` None, or m <= num_views), or at one step from
-    each of `num_views` strata with weight 1 / (num_views q): unbiased for the sum over all steps (math.md eq 15).
+    A block with m segments is scored at all of them (`num_views` None, or m <= num_views), or at one segment from each
+    of `num_views` strata with weight 1 / (num_views q): unbiased for the sum over all segments (math.md eq 15).
 
     Args:
         batch: Canvases with their traces.
-        schedule: Which steps.
+        schedule: Which denoising steps.
         mask_id: The mask token.
 
     Returns:
-        Views in which every block has at most one step.
+        Views in which every block shows at most one segment.
     """
     sequences = [_Actions.read(batch, index, mask_id, schedule) for index in range(len(batch.traces))]
     most = max((len(segments) for actions in sequences for segments in actions.segments.values()), default=0)
@@ -134,8 +139,8 @@ def _stacked(sequences: Sequence[_SequenceView], own_states: bool, device: torch
 
     Args:
         sequences: In the order of the batch.
-        own_states: Every step is scored in its own state. Otherwise the engine's log-probabilities, which it took in
-            other states, are left out, and so is what the decoder did in the first state alone.
+        own_states: Every denoising step is scored in its own state. Otherwise the engine's log-probabilities, which it
+            took in other states, are left out, and so is what the decoder did in the first state alone.
         device: Of the view.
     """
 
@@ -219,7 +224,7 @@ class _Actions:
 
         Args:
             number: Number of the view.
-            schedule: Which steps.
+            schedule: Which denoising steps.
             strata: A uniform draw per block.
         """
         first, last, scale = self._windows(number, schedule, strata)
@@ -267,17 +272,17 @@ class _Actions:
     def _look_ahead(
         self, share: float, scored: np.ndarray, noisy: np.ndarray, target: np.ndarray, weight: np.ndarray
     ) -> list[int]:
-        """Give a share of the weight of each step's unmasks to all positions of its block that are still masked.
+        """Give a share of the weight of each segment's unmasks to all positions of its block that are still masked.
 
         Args:
             share: Of the weight.
             scored: The actions that the view scores.
             noisy: The canvas that the view shows.
-            target: Gets the final tokens of the positions that the step left masked.
+            target: Gets the final tokens of the positions that the segment left masked.
             weight: Is changed in place; its sum stays.
 
         Returns:
-            The positions that the step left masked.
+            The positions that the segment left masked.
         """
         final = self.blank.copy()
         final[self.position] = self.new

@@ -1,4 +1,4 @@
-"""The scored view: what every likelihood estimator is made of, and the named streams that its draws come from."""
+"""The scored view, which every likelihood estimator is made of, and the named streams of its random draws."""
 
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
@@ -12,11 +12,34 @@ from redraft.rollout.sampling import uniform
 
 Stream = Literal["rank", "level", "strata", "denoising_step", "prompt_mask", "draft", "keep", "wrong", "substitute"]
 _STREAMS: Final[tuple[str, ...]] = get_args(Stream)
+"""Number and order of the streams enter every draw: a change here gives all seeded runs other noise."""
 
 
 @dataclass(frozen=True)
 class View:
-    """One noisy state per block and what is scored in it; one composite forward.
+    """One noisy state per block, and what is scored in it. One composite forward scores one view.
+
+    Example: a prompt of 2 tokens, a canvas of 6 and blocks of 4. Block 0 has n = 2 generated tokens of which the view
+    masks k = 1, block 1 has n = 4 of which it masks k = 2. Each masked position weighs n / k = 2. If the network gives
+    the true tokens there log-probabilities of -0.5, -1 and -0.25 nats, the view estimates a log-likelihood of
+    2 (-0.5) + 2 (-1) + 2 (-0.25) = -3.5 nats:
+
+    >>> mask = 9
+    >>> canvas = torch.tensor([[1, 2, 5, 6, 7, 8, 4, 3]])
+    >>> scored = torch.tensor([[False, False, False, True, True, False, True, False]])
+    >>> view = View(
+    ...     noisy=torch.where(scored, mask, canvas),
+    ...     target=canvas,
+    ...     scored=scored,
+    ...     weight=2.0 * scored,
+    ...     edit=torch.zeros_like(scored),
+    ... )
+    >>> view.noisy.tolist()
+    [[1, 2, 5, 9, 9, 8, 9, 3]]
+    >>> view.target[view.scored].tolist()
+    [6, 7, 4]
+    >>> (view.weight[view.scored] * torch.tensor([-0.5, -1.0, -0.25])).sum().item()
+    -3.5
 
     Attributes:
         noisy: The noisy half of the composite input.
@@ -24,9 +47,11 @@ class View:
         scored: Positions that are scored.
         weight: Of each scored log-probability in the completion's log-likelihood (estimate); 0 elsewhere.
         edit: Scored as T2T (the position showed a token) rather than M2T.
-        rollout_log_prob: Nats, as the engine recorded them; nan or None: nothing recorded.
-        denoising_step: Per block, the decoder forward whose state is shown; -1 or None: not a state of the decoder.
-        acted: Slots that the decoder acted on at that step, scored or not; None with `denoising_step` None.
+        rollout_log_prob: Nats, as the engine recorded them; nan where it recorded none, None if it did nowhere.
+        denoising_step: Per block, the decoder forward whose state is shown, counted within the completion; -1 for a
+            block that shows no state of the decoder, None if none does.
+        acted: Positions that the decoder acted on at that denoising step, scored or not; None with `denoising_step`
+            None, and where several denoising steps are scored from one state.
         context: The clean half, where it is not the canvas itself.
         anchor: The view belongs to the ELBO anchor, not to the policy's likelihood.
     """
@@ -46,7 +71,7 @@ class View:
 def masked_view(
     batch: CanvasBatch, masked: Bool[Tensor, "batch length"], weight: Float[Tensor, "batch length"], mask_id: int
 ) -> View:
-    """The canvas with some positions masked, all of them scored (M2T)."""
+    """Mask some positions of the canvas, and score all of them (M2T)."""
     return View(
         noisy=torch.where(masked, mask_id, batch.tokens),
         target=batch.tokens,
@@ -59,41 +84,42 @@ def masked_view(
 def draw_uniforms(
     batch: CanvasBatch, stream: Stream, view: int, counter: Int[Tensor, "batch n"]
 ) -> Float[Tensor, "batch n"]:
-    """Uniforms that depend on (noise seed of the row, stream, view, counter) alone.
+    """Draw uniforms in [0, 1) that depend on (noise seed of the sequence, stream, view, counter) and on nothing else.
 
-    So the new, the old and the reference policy share them, and neither batch nor padding nor order changes them:
-    kinds of draws are streams, not ranges of counters, which would move with the padding.
+    So the current, the old and the reference policy share them, and neither batch nor padding nor order changes them.
+    Different kinds of draws are different streams. Ranges of counters would not do, because they move with the padding.
     """
     number = len(_STREAMS) * view + _STREAMS.index(stream)
     return uniform(batch.noise_seeds, torch.full_like(batch.noise_seeds, number), counter)
 
 
 def position_counter(batch: CanvasBatch) -> Int[Tensor, "batch length"]:
-    """Every row's absolute positions."""
-    rows, length = batch.tokens.shape
-    return torch.arange(length, device=batch.tokens.device).expand(rows, -1)
+    """Number the positions of every sequence from 0."""
+    size, length = batch.tokens.shape
+    return torch.arange(length, device=batch.tokens.device).expand(size, -1)
 
 
 def block_counter(batch: CanvasBatch) -> Int[Tensor, "batch blocks"]:
-    """Every row's block numbers."""
-    rows, length = batch.tokens.shape
-    return torch.arange(length // batch.block_length, device=batch.tokens.device).expand(rows, -1)
+    """Number the blocks of every sequence from 0."""
+    size, length = batch.tokens.shape
+    return torch.arange(length // batch.block_length, device=batch.tokens.device).expand(size, -1)
 
 
-def ranks(batch: CanvasBatch, view: int) -> Int[Tensor, "batch blocks slots"]:
-    """A random order of each block's editable positions, 0 to n - 1; the other slots come after them."""
+def ranks(batch: CanvasBatch, view: int) -> Int[Tensor, "batch blocks positions"]:
+    """Put each block's editable positions into a random order, 0 to n - 1; its other positions come after them."""
     blocks = batch.editable.view(len(batch.tokens), -1, batch.block_length)
     noise = draw_uniforms(batch, "rank", view, position_counter(batch)).view_as(blocks)
-    return noise.masked_fill(~blocks, 2.0).argsort(-1).argsort(-1)
+    order = noise.masked_fill(~blocks, 2.0).argsort(-1)
+    return order.argsort(-1)  # the inverse permutation: each position's place in the order
 
 
 def spread(per_block: Float[Tensor, "batch blocks"], batch: CanvasBatch) -> Float[Tensor, "batch length"]:
-    """A number per block as one per position."""
+    """Repeat a number per block for every position of the block."""
     return per_block.repeat_interleave(batch.block_length, dim=1)
 
 
 def draws_mark(views: list[View]) -> int:
-    """A number that differs when the draws behind two lists of views differ.
+    """Compute a number that differs when the draws behind two lists of views differ.
 
     Log-probabilities carry it, so that a ratio of differently drawn ones is refused: its variance is about a thousand
     times larger than that of shared draws.
