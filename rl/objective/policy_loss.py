@@ -26,7 +26,8 @@ from redraft.rl.objective.losses import (
     stable_surrogate,
     upper_bound,
 )
-from redraft.rl.objective.terms import Normaliser, Policies, ScoredValues, Terms, Units, make_units, pair_key
+from redraft.rl.objective.terms import Normaliser, Policies, ScoredValues, Terms
+from redraft.rl.objective.units import Units, make_units, pair_key
 
 LossSums = dict[str, Tensor]
 

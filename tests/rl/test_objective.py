@@ -11,7 +11,8 @@ import torch
 
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.objective.policy_loss import policy_loss
-from redraft.rl.objective.terms import Normaliser, Policies, make_units
+from redraft.rl.objective.terms import Normaliser, Policies
+from redraft.rl.objective.units import make_units
 from tests.hand_terms import TERMS, config, doubles, logs, losses, make_terms
 
 
