@@ -1,9 +1,23 @@
-"""Reward files of users, with the files that lie beside them.
+"""Reward files of users, ``path/file.py:function``, with the files that lie beside them.
 
-A reward file is imported under a name of its own, so that two of one name, or two with helpers of one name, are
-different modules. While it is imported, and while its functions are called, it sees what a script in its place would:
-its folder is on the import path (and the folder above its package, where it lies in one), and modules of the names that
-lie there are the ones from there.
+**Guarantees**
+
+* While a reward file is imported, and while its functions are called, its imports find what a script in its place
+  would find: its folder is on the import path (and the folder above its package, where it lies in one), and a name that
+  lies there is imported from there, whatever else has that name.
+* Two files of one name, or two files with helpers of one name, are different modules.
+* After an import or a call, the import path and the table of modules are as before.
+* A file that has changed is imported again, with all that lies beside it.
+
+**Assumes**
+
+* Python's own modules and `redraft` are the same for all; a file beside a reward that has such a name is not found.
+* Code of two places does not run at the same time: a call of one waits until that of the other has ended.
+
+**Rejected alternatives**
+
+* Put every folder on the import path for good: the first of two helpers of one name would serve both rewards.
+* Import a file under its plain name: two files of one name could not be used in one recipe.
 """
 
 import contextlib
@@ -29,11 +43,11 @@ class _Place:
     """A folder of reward files.
 
     Attributes:
-        path: What goes in front of the import path.
+        path: Folders that go in front of the import path.
         package: Name under which modules of the folder are imported: ``reward_files_<hash>`` or a package below it.
-        regular: Top-level names that modules and packages of the folder have.
-        loose: Names of folders without ``__init__.py``, which any real module of that name goes before.
-        modules: What was imported from there under its plain name, kept while nobody of this place is at work.
+        regular: Top-level names of the modules and packages in the folder.
+        loose: Names of its folders without ``__init__.py``. A module of that name elsewhere goes before such a folder.
+        modules: Modules imported from there under their plain names; kept here while no code of this place runs.
     """
 
     path: tuple[str, ...]
@@ -43,12 +57,12 @@ class _Place:
     modules: dict[str, ModuleType] = field(default_factory=dict)
 
     def loaded(self) -> dict[str, ModuleType]:
-        """The imported modules that have a name of this place, wherever they are from; by top-level name."""
+        """Return the imported modules that have a name of this place, wherever they are from, by top-level name."""
         found = {top: sys.modules[top] for top in self.regular | self.loose if top in sys.modules}
         return {top: module for top, module in found.items() if top in self.regular or not _file_of(module)}
 
     def holds(self, module: ModuleType) -> bool:
-        """Whether a module is from this place already, because its folder is on the import path anyway."""
+        """Whether a module was imported from this place because its folder is on the import path anyway."""
         where = _file_of(module) or next(iter(getattr(module, "__path__", ())), "")
         return any(Path(where).is_relative_to(entry) for entry in self.path) if where else False
 
@@ -59,8 +73,8 @@ def _file_of(module: ModuleType) -> str | None:
 
 _FRAME = re.compile(r'^  File "([^"\n]+)", line ([0-9]+), in (\S+)', re.MULTILINE)
 _PLACES: dict[Path, _Place] = {}
-_LOADED: dict[str, bytes] = {}  # what the file of a module held when it was imported
-_LOCK = threading.RLock()  # the table of modules is one for the process; a nested call is let in
+_LOADED: dict[str, bytes] = {}  # the content of a module's file when it was imported
+_LOCK = threading.RLock()  # for the table of modules, of which a process has one; a nested call may enter
 
 
 def is_file(fn: str) -> bool:
@@ -71,9 +85,9 @@ def is_file(fn: str) -> bool:
 
 @contextlib.contextmanager
 def beside(fn: str) -> Iterator[None]:
-    """A block in which imports find what lies beside the file of ``fn``; nothing special where it names no file.
+    """Run a block in which imports find what lies beside the file of ``fn``; without effect where it names no file.
 
-    One place at a time: a block of another thread waits until this one ends.
+    There is one place at a time: a block of another thread waits until this one ends.
     """
     if not is_file(fn):
         yield
@@ -83,10 +97,10 @@ def beside(fn: str) -> Iterator[None]:
 
 
 def load_file(path: Path) -> ModuleType:
-    """The module of a reward file; imported again, with all beside it, when the file has changed.
+    """Import a reward file and return its module; again, with all that lies beside it, when the file has changed.
 
     Raises:
-        RewardError: No such file, or it does not import.
+        RewardError: There is no such file, or it does not import.
     """
     path = path.expanduser().resolve()
     if not path.is_file():
@@ -104,12 +118,12 @@ def load_file(path: Path) -> ModuleType:
                 return _import(name, place, path, content)
         except (Exception, SystemExit) as error:
             sys.modules.pop(name, None)
-            told = f"{type(error).__name__}: {error}{raised_at(traceback.format_exc())}"
-            raise RewardError(f"reward file {str(path)!r} does not import: {told}") from error
+            reason = f"{type(error).__name__}: {error}{raised_at(traceback.format_exc())}"
+            raise RewardError(f"reward file {str(path)!r} does not import: {reason}") from error
 
 
 def raised_at(traceback_text: str) -> str:
-    """Where a user's code raised, as `` (file.py:7, in f)``: the innermost line that is no library's; "" for none."""
+    """Say where a user's code raised, as `` (file.py:7, in f)``; "" where no line of the traceback is the user's."""
     libraries = (*map(os.path.realpath, {sys.prefix, sys.base_prefix}), "<", str(Path(__file__).parent))
     frames = [match for match in _FRAME.finditer(traceback_text) if not match[1].startswith(libraries)]
     return f" ({frames[-1][1]}:{frames[-1][2]}, in {frames[-1][3]})" if frames else ""
@@ -132,14 +146,14 @@ def _import(name: str, place: _Place, path: Path, content: bytes) -> ModuleType:
 
 
 def _module_name(path: Path) -> str:
-    """The file's own name, or one that an import can have."""
+    """The file's own name; one made from it where an import cannot have it."""
     if path.stem.isidentifier():
         return path.stem
     return f"{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{hashlib.sha1(path.name.encode()).hexdigest()[:8]}"
 
 
 def _place(path: Path) -> _Place:
-    """The place of a file; its root module is made, and what lies in the folder is read, the first time."""
+    """Return the place of a file. The first time, its root module is made and the names in its folder are read."""
     folder = path.parent
     with _LOCK:
         if folder not in _PLACES:
@@ -157,14 +171,14 @@ def _place(path: Path) -> _Place:
 
 
 def _root(folder: Path) -> Path:
-    """The folder above the outermost package that a folder belongs to; itself, where it is no package."""
+    """Return the folder above the outermost package that a folder belongs to; the folder itself if it is in none."""
     while (folder / "__init__.py").is_file() and folder.name.isidentifier() and folder != folder.parent:
         folder = folder.parent
     return folder
 
 
 def _names(folder: Path, loose: bool) -> Iterator[str]:
-    """Names that can be imported from a folder: modules and packages, or folders that only hold some."""
+    """Yield the names that can be imported from a folder: modules and packages; if loose, folders of such."""
     for entry in folder.iterdir():
         with contextlib.suppress(OSError):  # an entry that may not be read
             if entry.is_dir() and entry.name.isidentifier():
@@ -176,7 +190,7 @@ def _names(folder: Path, loose: bool) -> Iterator[str]:
 
 @cache
 def _kept() -> frozenset[str]:
-    """Names that stay what they are: Python's own once they are imported, and ours, which reward files import."""
+    """Names that mean the same in every place: Python's own, and ours."""
     return frozenset({*sys.stdlib_module_names, "__main__", "redraft"})
 
 
@@ -187,24 +201,23 @@ def _at(place: _Place) -> Iterator[None]:
         shared = {top for top, module in before.items() if place.holds(module)}
         hidden = _take_out(before.keys() - shared)
         sys.modules.update(place.modules)
-        here = os.getcwd()  # where a project has its root, as a rule
+        here = os.getcwd()  # most projects have their root there
         sys.path[:] = [*place.path, *sys.path, here]
         try:
             yield
         finally:
-            sys.path.reverse()
-            with contextlib.suppress(ValueError):
-                sys.path.remove(here)
-            sys.path.reverse()
+            # The reward's own code may have changed the path, so entries are looked up again.
+            if here in sys.path:
+                del sys.path[len(sys.path) - 1 - sys.path[::-1].index(here)]
             for entry in place.path:
-                with contextlib.suppress(ValueError):  # the reward's own code may have changed the path
+                if entry in sys.path:
                     sys.path.remove(entry)
             place.modules = _take_out(place.loaded().keys() - shared)
             sys.modules.update(hidden)
 
 
 def _take_out(tops: Set[str]) -> dict[str, ModuleType]:
-    """Take modules out of the table: those with these top-level names, and what lies in them."""
+    """Take the modules with these top-level names, and what lies in them, out of the table and return them."""
     taken = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in tops} if tops else {}
     for name in taken:
         del sys.modules[name]

@@ -144,12 +144,10 @@ def test_a_file_that_changed_is_read_again_with_what_lies_beside_it(tmp_path):
     assert call(f"{tmp_path}/rw.py:f") == [25.0]
 
 
-def test_a_folder_named_as_one_of_ours_or_of_python_takes_nothing_away(tmp_path):
-    text = (
-        "from redraft.rewards import Verdict\nimport json\n"
-        "def f(completions):\n    return [Verdict(float(json.loads('1')))]\n"
-    )
-    write(tmp_path / "rewards", __init__="", mine=text)
+def test_a_folder_named_as_one_of_ours_or_of_python_takes_nothing_away_and_is_found(tmp_path):
+    text = "import json\nfrom redraft.rewards import Verdict\nfrom rewards.helper import ONE\n"
+    text += "def f(completions):\n    return [Verdict(float(json.loads(ONE)))]\n"
+    write(tmp_path / "rewards", __init__="", mine=text, helper="ONE = '1'\n")
     write(tmp_path, json="raise RuntimeError")
     assert call(f"{tmp_path}/rewards/mine.py:f") == [1.0]
 
