@@ -1,5 +1,8 @@
 """Scoring: text in, score out. Imports no torch, no ray, and no other layer of the project.
 
+To write a reward, read `reward` (how a function becomes one), `Verdict` (what it may return) and `RewardTerm` (what a
+recipe can say about it), in this order; `docs/rewards.md` shows all three at work.
+
 The functions of the library load when they are first asked for: `from redraft import reward` takes milliseconds.
 """
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from redraft.rewards.library.code.reward import code_tests
     from redraft.rewards.library.format import boxed_format, format_match, think_answer_format
     from redraft.rewards.library.instructions.reward import ifeval
+    from redraft.rewards.library.judge.judge import judge
     from redraft.rewards.library.length import cosine_length, repetition_penalty, soft_overlong
     from redraft.rewards.library.math import math_accuracy
     from redraft.rewards.library.puzzles import countdown, sudoku
@@ -49,6 +53,7 @@ __all__ = [
     "countdown",
     "format_match",
     "ifeval",
+    "judge",
     "math_accuracy",
     "names",
     "repetition_penalty",

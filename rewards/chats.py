@@ -1,4 +1,4 @@
-"""Completions as servers and data sets give them: text, or a chat whose contents may be empty, parts or tool calls."""
+"""Completions as servers and data sets write them: text, or a chat with empty contents, parts and tool calls."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,13 +7,13 @@ _TEXT_PARTS = {None, "text", "output_text", "input_text"}
 
 
 def as_completion(completion: object) -> str | list[dict[str, Any]]:
-    """A completion that rewards can read: text, or messages whose contents are text.
+    """Return a completion that rewards can read: text, or messages whose contents are text.
 
-    Nothing at all (null, an empty chat, a message without content, a tool call) is an empty answer. So is a chat that
-    ends with what the model did not write, such as the result of a tool: what comes before it is no final answer.
+    An empty answer comes of null, an empty chat, a message without content, and a tool call. It also comes of a chat
+    that ends with what the model did not write, such as the result of a tool: the text before it is no final answer.
 
     Raises:
-        ValueError: Something else, such as a number.
+        ValueError: It is something else, such as a number.
     """
     if completion is None:
         return ""
@@ -42,7 +42,7 @@ def _content(message: Mapping[str, Any]) -> str:
 
 
 def _part(part: object) -> str:
-    """The text of one part; nothing for pictures, tool calls and reasoning."""
+    """The text of one part; "" for pictures, tool calls and reasoning."""
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):

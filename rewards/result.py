@@ -1,7 +1,12 @@
 """What a reward may return, and the one place where it is checked.
 
-``None`` masks a sample from baseline and advantage. Everything else that is not a finite number stops the run as a
-`RewardError`: a broken reward must never look like a reward of 0.0.
+A reward returns a list with one entry for each completion. An entry is
+
+* a finite number, the score;
+* None, which masks the sample: it counts neither in the baseline nor in the advantage;
+* a `Verdict`, or a dict with its fields, where there is more to say than a number.
+
+Anything else stops the run as a `RewardError`, because a broken reward must never look like a reward of 0.0.
 """
 
 import math
@@ -13,40 +18,60 @@ from typing import Any
 
 
 class RewardError(Exception):
-    """A reward is missing, broken or never returned; the run stops."""
+    """A reward is missing, broken or does not return; the run stops.
+
+    A reward may raise it too, where a data row or a setting makes no sense: its message is then shown as it is.
+    """
 
 
 class InvalidResultError(RewardError):
-    """A reward returned something that is not one finite number or None per completion."""
+    """A reward returned something else than one finite number, None or `Verdict` for each completion."""
 
     def __init__(self, message: str, row: int | None = None) -> None:
-        """Keep the message and, where one row is to blame, its index in the batch."""
+        """Keep the message.
+
+        Args:
+            message: What was returned, and what may be.
+            row: Index in the batch of the row that is to blame; None where it is not a single one.
+        """
         super().__init__(message)
         self.row = row
 
 
 class Status(StrEnum):
-    """What became of one completion under one reward."""
+    """What became of one completion under one reward. A reward may use words of its own as well."""
 
-    OK = "ok"  # scored; for a verifier: right
-    WRONG = "wrong"
-    NO_ANSWER = "no_answer"
-    TIMEOUT = "timeout"  # score 0: the answer itself is too expensive to check
-    GOLD_ERROR = "gold_error"  # score None: the data row cannot be used to score anything
+    OK = "ok"  # it has a score; under a verifier: the answer is right
+    WRONG = "wrong"  # score 0, or a fraction: there is an answer, and it is not right
+    NO_ANSWER = "no_answer"  # score 0: there is no answer in the completion
+    TIMEOUT = "timeout"  # score 0: the answer takes too long to check
+    GOLD_ERROR = "gold_error"  # score None: the data row is broken, so that no answer to it can be scored
     INFRA_ERROR = "infra_error"  # score None: the machinery failed, not the completion
-    MASKED = "masked"  # the reward does not apply: it returned None, or its `when` excludes the row
+    MASKED = "masked"  # score None: the reward returned None, or its `when` excludes the row
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Score of one completion, with its reason. A reward may return these, or equal dicts, in place of plain numbers.
+    """Score of one completion, with its reason.
+
+    A worked example: a reward ``budget`` gives 1.0 for at most 50 words and less for more, and says of three
+    completions
+
+        Verdict(1.0, metrics={"words": 42})
+        Verdict(0.5, "wrong", "75 words, 25 over the limit", {"words": 75})
+        Verdict(None, "infra_error", "the counter is down")
+
+    As the only reward of a recipe, with ``weight: 2``, it makes the totals 2.0, 1.0 and None. The third sample is
+    masked: the mean reward is (2.0 + 1.0) / 2 = 1.5, and only the first two are learned from. The step's metrics are
+    ``rewards/budget/mean`` (1.0 + 0.5) / 2 = 0.75, ``rewards/budget/words`` (42 + 75) / 2 = 58.5, and a third each for
+    ``rewards/budget/ok_fraction``, ``wrong_fraction`` and ``infra_error_fraction``.
 
     Attributes:
-        score: A finite number; None: not scorable.
+        score: A finite number; None where the completion cannot be scored, which masks the sample.
         status: One of `Status`, or a reward's own word.
-        detail: For people: why.
+        detail: The reason, for people who read samples.
         metrics: Further numbers of this completion, averaged into ``rewards/<name>/<metric>``.
-        ms: Milliseconds that this completion took; None: its share of the call it came from.
+        ms: Milliseconds that this completion took; None for its share of the call that scored it.
     """
 
     score: float | None
@@ -58,12 +83,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class SampleScore:
-    """Scores of one completion.
+    """Score of one sample under all rewards of a mixture.
 
     Attributes:
         total: What is learned from: gates times weighted task rewards, plus shaping; None when the sample is masked.
         unshaped: The same without shaping.
-        verdicts: What each reward said, by its name.
+        verdicts: Verdict of each reward, by its name.
     """
 
     total: float | None
@@ -77,12 +102,12 @@ class SampleScore:
 
     @property
     def status(self) -> dict[str, str]:
-        """`rewards.result.Status` by reward name."""
+        """Status by reward name, see `Status`."""
         return {name: str(verdict.status) for name, verdict in self.verdicts.items()}
 
     @property
     def detail(self) -> dict[str, str]:
-        """What a reward had to say, by its name; "" for nothing."""
+        """Reason by reward name; "" where a reward gave none."""
         return {name: verdict.detail for name, verdict in self.verdicts.items()}
 
 
@@ -90,11 +115,11 @@ def as_verdicts(result: object, expected: int) -> list[Verdict]:
     """Check what a reward returned: one finite number, None or `Verdict` per completion.
 
     Args:
-        result: The reward's return value: whatever gives one score after the other, arrays and tensors included.
+        result: The reward's return value; arrays and tensors of one dimension count as lists.
         expected: Number of completions in the batch.
 
     Raises:
-        InvalidResultError: Anything else, with the row where one is to blame.
+        InvalidResultError: It is something else; with the row where one is to blame.
     """
     listed = None if isinstance(result, str | bytes | Mapping | Set) else _listed(result)
     if listed is None:
@@ -105,16 +130,16 @@ def as_verdicts(result: object, expected: int) -> list[Verdict]:
 
 
 def _listed(result: object) -> list[Any] | None:
-    """The scores one by one; None for what has no parts, such as a number or an array of no dimension."""
+    """The scores as a list; None for what has no parts, such as a number or an array of no dimension."""
     if not isinstance(result, Iterable) or getattr(result, "shape", None) == ():
         return None
     return list(result)
 
 
 def as_python(value: Any) -> Any:
-    """A number of Python for one of numpy, torch or decimal, or for an array that holds just one; else the value.
+    """Return a number of numpy, torch or decimal, or an array that holds just one, as Python's own; others as they are.
 
-    By what the value can do, not by its class: this module imports neither library.
+    It asks what the value can do and not what class it has, because this module imports neither library.
     """
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value

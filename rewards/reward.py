@@ -1,7 +1,14 @@
-"""The reward contract: how a function declares itself a reward, how a recipe names it, and how the name is found.
+"""The reward contract: how a function becomes a reward, how a recipe names it, and how the name is found.
 
 A reward has TRL's shape, ``f(prompts, completions, completion_ids=None, **columns) -> list[float | None]``, sync or
-async. What it may return is in `rewards.result`.
+async. It gets the arguments that it names, each a list with one entry for each completion:
+
+* ``prompts`` and ``completions``: text, or a list of messages where the data holds conversations.
+* ``completion_ids``: the tokens of each completion, up to and with the first stop token.
+* ``parts``: what the other rewards of the recipe gave each completion, by their name.
+* any other name: the data column of that name, or the entry of the recipe's ``kwargs``.
+
+What it may return is in `rewards.result`.
 """
 
 import importlib
@@ -24,7 +31,7 @@ ENTRY_POINTS = "redraft.rewards"
 """Group of entry points by which an installed package offers rewards: ``name = "pkg.module:function"``."""
 
 ATTACKS = ("empty", "list_everything", "sys_exit", "always_equal")
-"""Names of cheap answers that a verifier scores 0; `rewards.scoring.trial` makes them."""
+"""Names of cheap answers that a verifier must score 0; `rewards.scoring.trial` makes them."""
 
 Isolation = Literal["process", "inline"]
 Scope = Literal["rows", "group", "batch"]
@@ -33,17 +40,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Declared:
-    """What a reward function says about itself; a recipe's term may say otherwise.
-
-    Attributes:
-        isolation: See `rewards.term.RewardTerm`.
-        scope: What one call must see: any rows, one whole group of completions, or the whole batch.
-        shaping: It shapes behaviour (length, repetition) and is no part of the task's own reward.
-        attacks: Names, out of `ATTACKS`, of cheap answers that it scores 0 and never 1. Naming any makes
-            it a verifier: before a run it is tried on a sample, and the run does not start where it fails.
-        audit: Of a verifier that can look at its data rows more closely than by scoring their right answers:
-            ``pkg.module:function`` from (rows, the term's kwargs) to the reason by index of each row to leave out.
-    """
+    """What the decorator `reward` was given, whose arguments these are; a recipe's term may say otherwise."""
 
     isolation: Isolation = "process"
     scope: Scope = "rows"
@@ -54,7 +51,13 @@ class Declared:
 
 @dataclass(frozen=True)
 class Registered:
-    """A reward with a short name: its function, or where to import it from, and what it declares."""
+    """A reward with a short name.
+
+    Attributes:
+        address: ``module:function`` under which another process can import it.
+        declared: What its decorator says.
+        function: The function itself.
+    """
 
     address: str
     declared: Declared
@@ -91,15 +94,26 @@ def reward(
     attacks: tuple[str, ...] = (),
     audit: str = "",
 ) -> Callable[[_Function], _Function]:
-    """Register a reward function under a short name.
+    """Register a function as a reward, under a short name.
+
+        @reward("polite", shaping=True)
+        def polite(completions):
+            return [0.1 if "please" in text else 0.0 for text in completions]
+
+    A function need not be registered to be used: a recipe may also name it as ``pkg.module:function`` or
+    ``path/file.py:function``. Registered, its declarations are the defaults of the recipe's term.
 
     Args:
-        name: The name recipes use; no colon.
-        isolation: See `Declared`, as for the others.
-        scope: See there.
-        shaping: See there.
-        attacks: See there.
-        audit: See there.
+        name: The name that recipes use, without a colon.
+        isolation: ``process`` runs it in a worker process that is killed at its deadline. ``inline`` calls it in the
+            process that scores, where a call that hangs cannot be stopped.
+        scope: What one call must see: any ``rows``, one whole ``group`` of completions, or the whole ``batch``.
+        shaping: It shapes behaviour (length, repetition) and is no part of the task's own reward.
+        attacks: Names, out of `ATTACKS`, of cheap answers that it scores 0. With any of them it is a verifier: it is
+            tried on a sample before a run, and the run does not start where it fails.
+        audit: ``pkg.module:function`` that looks for rows a verifier should not be trained on. It is called with
+            (rows, the term's kwargs) and returns the reason by index of each row to leave out. Without it, the rows
+            whose right answers do not score 1 are left out.
 
     Returns:
         A decorator that gives the function back unchanged.
@@ -122,7 +136,7 @@ def reward(
 
 
 def registered(name: str) -> Registered:
-    """The reward with a short name: ours, one that the process has decorated, or an installed package's.
+    """Find the reward with a short name: ours, one that the process has decorated, or an installed package's.
 
     Raises:
         RewardError: There is none, or its package does not import.
@@ -141,17 +155,17 @@ def registered(name: str) -> Registered:
 
 
 def names() -> list[str]:
-    """All short names."""
+    """Return the short names of all rewards: ours, those decorated in this process, those of installed packages."""
     return sorted({*_REGISTRY, *LIBRARY, *_offered()})
 
 
 def declaration(function: Callable[..., Any]) -> Declared:
-    """What a function declares by `reward`; the defaults for one that is not decorated."""
+    """Return what a function's decorator says; the defaults for a function without one."""
     return next((held.declared for held in _REGISTRY.values() if held.function is function), Declared())
 
 
 def _offered() -> dict[str, str]:
-    """Address by name of what installed packages offer."""
+    """Addresses of what installed packages offer, by name."""
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
 
 
@@ -188,10 +202,10 @@ def _attribute(module: ModuleType, place: str, attribute: str) -> Any:
 
 
 def importable_address(fn: str) -> str:
-    """The ``place:function`` under which a fresh process finds the reward that ``fn`` names.
+    """Return the ``place:function`` under which a fresh process finds the reward that ``fn`` names.
 
     Raises:
-        RewardError: A registered function that only this process can reach.
+        RewardError: It is a registered function that only this process can reach.
     """
     if ":" in fn:
         return fn
@@ -233,12 +247,12 @@ def _import_module(name: str) -> ModuleType:
             ) from error
         raise RewardError(f"reward module {name!r} does not import: {error}") from error
     except Exception as error:
-        told = f"{type(error).__name__}: {error}{raised_at(traceback.format_exc())}"
-        raise RewardError(f"reward module {name!r} does not import: {told}") from error
+        reason = f"{type(error).__name__}: {error}{raised_at(traceback.format_exc())}"
+        raise RewardError(f"reward module {name!r} does not import: {reason}") from error
 
 
 def _findable(top: str) -> bool:
-    """Whether a top-level module can be found as things are."""
+    """Whether a top-level module can be found with the import path as it is."""
     try:
         return top in sys.modules or os.getcwd() in sys.path or importlib.util.find_spec(top) is not None
     except (ImportError, ValueError):

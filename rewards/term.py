@@ -1,4 +1,4 @@
-"""One reward of a recipe, with everything about it that a recipe can say."""
+"""One reward of a recipe, with all keys that a recipe may give it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,19 +18,20 @@ class RewardTerm(BaseModel):
 
     Attributes:
         fn: A registered name, ``pkg.module:function`` or ``path/file.py:function``.
-        name: Label in metrics; the function's name unless given.
+        name: Label in metrics; by default the function's name.
         kwargs: Extra keyword arguments of the function.
         weight: Factor in the weighted sum; 0 reports the reward without training on it.
         gate: Multiply the task rewards of the sample with this score in place of adding it.
         shaping: Leave it out of the unshaped reward; it is added after the gates.
-        attacks: Cheap answers that must score 0 when the reward is tried before a run; see `scoring.trial`. Naming any
-            says that the reward is a verifier: a right answer scores 1.
-        when: Columns and the value, or list of values, that a row must have for the reward to apply.
-        scope: ``rows``: a call may hold any completions; ``group``: exactly those of one prompt; ``batch``: all.
-        isolation: ``process`` runs it in a killable worker; ``inline`` calls it here, where nothing can stop it.
-        timeout_s: Seconds one call may take under ``process``; None under ``inline``.
-        on_error: What an exception, an invalid score, a deadline or a broken data row does: ``raise`` stops the run
-            with one message, ``mask`` leaves the completion out and counts it.
+        attacks: Cheap answers that must score 0 when the reward is tried before a run; see `scoring.trial`. A reward
+            with any of them is a verifier, whose right answers score 1.
+        when: Columns with the value, or list of values, that a row must have for the reward to apply.
+        scope: What one call gets: any completions (``rows``), those of one prompt (``group``), or all (``batch``).
+        isolation: ``process`` runs it in a worker that can be killed; ``inline`` calls it in the process that scores,
+            where a call that hangs cannot be stopped.
+        timeout_s: Seconds one call may take under ``process``; must be absent under ``inline``.
+        on_error: What follows from an exception, an invalid score, a missed deadline or a broken data row: ``raise``
+            stops the run, ``mask`` leaves the completion out and counts it. `scoring.configured` has the exceptions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -51,7 +52,7 @@ class RewardTerm(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fill_defaults(cls, values: Any) -> Any:
-        """Write out the defaults that depend on the function, so that a saved config says everything."""
+        """Write out the defaults that depend on the function, so that a saved config holds all that was in force."""
         if not isinstance(values, dict) or not isinstance(values.get("fn"), str):
             return values
         fn = values["fn"]
@@ -64,13 +65,13 @@ class RewardTerm(BaseModel):
     @field_validator("fn")
     @classmethod
     def _make_absolute(cls, fn: str) -> str:
-        """A relative file means one thing here and another in a worker with its own current directory."""
+        """Make a file absolute: a worker with another current directory would look for it elsewhere."""
         return _absolute(fn)
 
     @field_validator("kwargs")
     @classmethod
     def _make_function_absolute(cls, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """The same for a reward that is given the function of somebody else, as `trl_reward` is."""
+        """Do the same for the function that an adapter such as `trl_reward` wraps."""
         function = kwargs.get("function")
         return kwargs | {"function": _absolute(function)} if isinstance(function, str) else kwargs
 
@@ -92,7 +93,7 @@ class RewardTerm(BaseModel):
         return self
 
     def applies(self, columns: Mapping[str, Any]) -> bool:
-        """Whether a row has what `when` asks for; a row without the column has not."""
+        """Whether a row has the values that `when` asks for; a row without the column has not."""
         wanted = {name: value if isinstance(value, list) else [value] for name, value in self.when.items()}
         return all(columns.get(name) in values for name, values in wanted.items())
 
@@ -103,12 +104,14 @@ def _absolute(fn: str) -> str:
     place, _, attribute = fn.rpartition(":")
     try:
         return f"{Path(place).expanduser().resolve()}:{attribute}"
-    except RuntimeError as error:  # ~user of nobody
+    except RuntimeError as error:  # a ~user that does not exist
         raise ValueError(f"{place}: {str(error).rstrip('.').lower()}") from None
 
 
 def _declared(fn: str) -> Declared:
-    if ":" in fn:  # not imported here: it may be the user's, and `rewards.scoring.configured` compares when it starts
+    # A function named by its place is not imported here, because it may be the user's own code. `ConfiguredReward`
+    # compares what it declares with the term when it starts.
+    if ":" in fn:
         return Declared()
     try:
         return registered(fn).declared

@@ -1,6 +1,7 @@
-r"""From a completion to the answer in it: plain text, reasoning cut off, extraction policies.
+r"""From a completion to the answer in it: its text, the part after the reasoning, and extraction policies.
 
-All functions are linear in the text; a completion is capped before anything looks at it.
+A policy is a function from that part to the answer, or None; a recipe names policies in ``extract``. All functions take
+time linear in the text, and a completion is cut to `MAX_COMPLETION_CHARS` before any of them reads it.
 """
 
 import re
@@ -32,12 +33,12 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?")
 
 
 def completion_text(completion: object) -> str:
-    """Text of a completion: a string, or TRL's list of messages (the last message counts).
+    """Return the text of a completion: a string, or the content of the last of a list of messages.
 
     A message without content, as servers return for an empty or cut answer, is an empty text.
 
     Raises:
-        RewardError: Neither of the two.
+        RewardError: It is neither of the two.
     """
     if isinstance(completion, str):
         return completion
@@ -52,18 +53,22 @@ def completion_text(completion: object) -> str:
 
 
 def answer_region(completion: object, most: int = MAX_COMPLETION_CHARS) -> str:
-    """The part of a completion that may hold the answer: after the reasoning, at most so many characters at its end.
+    """Return the part of a completion that may hold the answer: the text after the last ``</think>``.
 
-    Text after the last ``</think>``; reasoning that was opened again and never closed is cut off.
+    Reasoning that was opened again after it and never closed is cut off.
+
+    Args:
+        completion: A string or a list of messages.
+        most: Characters that are kept, from the end.
     """
     tail = completion_text(completion).rpartition("</think>")[2].partition("<think>")[0]
     return tail[-most:]
 
 
 def boxes(text: str) -> list[str | None]:
-    r"""Contents of every ``\boxed{...}`` in order of their start; None for one whose braces never balance.
+    r"""Return the contents of every ``\boxed{...}`` in order of their start; None for one whose braces never balance.
 
-    Escaped braces, ``\{`` and ``\}``, do not count. Linear in the text: one pass, with a stack for nested boxes.
+    Escaped braces, ``\{`` and ``\}``, do not count. The text is read once, with a stack for nested boxes.
     """
     starts = {match.end(): index for index, match in enumerate(_BOX.finditer(text))}
     found: list[str | None] = [None] * len(starts)
@@ -88,7 +93,7 @@ def boxes(text: str) -> list[str | None]:
 
 
 def boxed_last(text: str) -> str | None:
-    r"""Content of the last ``\boxed{...}``; None when there is none or it was cut short.
+    r"""Extract the content of the last ``\boxed{...}``; None when there is none or it was cut short.
 
     A later box overrules the earlier ones, so several boxes are still one guess.
     """
@@ -97,27 +102,27 @@ def boxed_last(text: str) -> str | None:
 
 
 def boxed_all(text: str) -> str | None:
-    r"""All different boxes as one list, ``5, 6``; None when there is none or one was cut short."""
+    r"""Extract all different boxes as one list, ``5, 6``; None when there is none or one was cut short."""
     found = boxes(text)
     whole = [content.strip() for content in found if content is not None]
     return ", ".join(dict.fromkeys(whole)) if whole and len(whole) == len(found) else None
 
 
 def answer_tag(text: str) -> str | None:
-    r"""Content of the last ``<answer>...</answer>``, or of the last box in it."""
+    r"""Extract the content of the last ``<answer>...</answer>``, or of the last box in it."""
     before, closing, _ = text.rpartition("</answer>")
     _, opening, content = before.rpartition("<answer>")
     return (boxed_last(content) or content) if opening and closing else None
 
 
 def gsm8k_hash(text: str) -> str | None:
-    """The rest of the line after the last ``####``, GSM8K's own marker."""
+    """Extract the rest of the line after the last ``####``, GSM8K's own marker."""
     found = _HASH_LINE.findall(text)
     return found[-1] if found else None
 
 
 def anchor(text: str) -> str | None:
-    r"""The value after the last "the answer is" or "answer:", up to the end of its sentence, formula or bold text."""
+    r"""Extract what follows the last "the answer is" or "answer:", up to the end of its sentence or formula."""
     places = [match.end() for match in _ANCHOR.finditer(text)]
     for place in reversed(places[-_MAX_ANCHORS:]):
         value = _value_at(text[place : place + _MAX_VALUE_CHARS])
@@ -142,12 +147,12 @@ def _value_at(text: str) -> str | None:
 
 
 def _goes_on(text: str) -> bool:
-    """Whether a sentence goes on after a formula: a unit, or another answer."""
+    """Whether a sentence goes on after a formula, with a unit or another answer."""
     return bool(_SENTENCE_END.split(text.partition("\n")[0])[0].strip(" *_,"))
 
 
 def last_number(text: str) -> str | None:
-    """The last decimal number in the text: lenient, so never a default."""
+    """Extract the last decimal number in the text. It is lenient, so no reward uses it by default."""
     found = _NUMBER.findall(text)
     return found[-1] if found else None
 
@@ -158,14 +163,14 @@ POLICIES: dict[str, Callable[[str], str | None]] = {
 
 
 def extract_answer(completion: object, policies: Sequence[str]) -> str | None:
-    """The answer found by the first policy that finds a non-empty one.
+    """Extract an answer by the first policy that finds one that is not empty.
 
     Args:
         completion: A string or a list of messages.
         policies: Names from `POLICIES`, in order.
 
     Raises:
-        RewardError: Unknown policy.
+        RewardError: A policy is unknown, or there is none.
     """
     unknown = [name for name in policies if name not in POLICIES]
     if unknown or not policies or isinstance(policies, str):

@@ -1,4 +1,4 @@
-"""The reward worker: a mixture behind one call. A plain class; `rl.cluster.ray_parts` makes it a Ray actor."""
+"""Reward workers: a mixture behind one call, as a plain class. `rl.cluster.ray_parts` makes it a Ray actor."""
 
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -10,7 +10,11 @@ from redraft.rewards.term import RewardTerm
 
 
 class RewardWorker:
-    """Scores samples; its rewards run in killable processes of their own, with deadlines."""
+    """Score samples with the rewards of a recipe.
+
+    Args:
+        terms: The rewards; they are started, so that a broken one fails here.
+    """
 
     def __init__(self, terms: Sequence[RewardTerm]) -> None:
         self.mixture = RewardMixture(terms)
@@ -26,19 +30,24 @@ class RewardWorker:
 
 
 class LocalRewards:
-    """A reward worker in this process, which scores while its caller goes on."""
+    """A reward worker in this process, which scores in a thread of its own.
+
+    Args:
+        terms: The rewards of the recipe.
+    """
 
     def __init__(self, terms: Sequence[RewardTerm]) -> None:
         self.worker = RewardWorker(terms)
-        # One lane: an inline reward is somebody's plain function, which need not bear two calls at a time.
+        # One lane, because an inline reward is a user's plain function, which need not bear two calls at a time.
         self.dispatcher = Dispatcher([self.worker.score])
 
     def submit(self, samples: Sequence[Sample]) -> Future[list[SampleScore]]:
-        """Queue samples that belong together."""
+        """Queue samples; those of one call are scored together."""
         return self.dispatcher.submit(samples)
 
     def close(self) -> None:
         """End the thread and the reward processes; what still waits for a score fails."""
-        for _ in range(2):  # the first time the thread may be between two calls, and start a process for the next
+        # Twice, because the first time the thread may be between two calls, and start a process for the second.
+        for _ in range(2):
             self.dispatcher.close()
             self.worker.close()

@@ -49,7 +49,7 @@ class BubblewrapSandbox:
     name = "bubblewrap"
 
     def __init__(self, python: str | None = None) -> None:
-        """Take a lease and what belongs to it, and check that bubblewrap runs (the self-test: that it confines)."""
+        """Take a lease and what belongs to it, and check that bubblewrap runs. The self-test checks the rest."""
         self._bwrap = _executable()
         instructions = seccomp.compiled(processes=True)
         self.identity, self._interpreter = claim_lease(python)

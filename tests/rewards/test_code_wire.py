@@ -1,6 +1,8 @@
+import ast
 import datetime as dt
 import math
 import pickle
+import sys
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
 from dataclasses import dataclass
@@ -9,6 +11,8 @@ from fractions import Fraction
 
 import pytest
 
+from redraft.rewards.library.code.programs import PROGRAM_SOURCE
+from redraft.rewards.library.code.session import SERVE_SOURCE
 from redraft.rewards.library.code.wire import MAX_BYTES, MAX_DEPTH, MAX_ELEMENTS, Record, WireError, dumps, loads
 
 VALUES = [
@@ -254,3 +258,14 @@ BAD_TEXTS = {
 def test_a_malformed_text_is_refused(text):
     with pytest.raises(WireError):
         loads(text)
+
+
+@pytest.mark.parametrize("source", [SERVE_SOURCE, PROGRAM_SOURCE])
+def test_the_text_that_runs_in_the_sandbox_imports_nothing_of_ours(source):
+    tree = ast.parse(source)
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    modules = {alias.name for node in imports for alias in node.names if isinstance(node, ast.Import)}
+    modules |= {str(node.module) for node in imports if isinstance(node, ast.ImportFrom)}
+    assert modules <= sys.stdlib_module_names
+    needed = {"WireError", "dumps", "loads", "Record", "read_rich", "rich_parts"}
+    assert needed <= {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
