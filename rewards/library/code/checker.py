@@ -1,7 +1,23 @@
 """The trusted checker: a warm worker process that holds the tests and has one sandbox for candidates.
 
-It is trusted with the tests, not with time: the values that a candidate returns can make a test slow, so its parent
-keeps a deadline and kills it. Everything here runs in that worker; the parent's side is `code.reward`.
+Everything here runs in that worker; the parent's side is `code.reward`.
+
+**Guarantees**
+
+* Every job ends in a `Finding`, or with a deadline of the parent. No text of a completion makes the checker raise.
+* A broken row is ``gold_error`` and a failed machine ``infra_error``; neither is ever a score of the candidate.
+* A test that calls nothing of the candidate's does not pass (``gold_error``).
+* One program runs at a time in a worker, so that CPU time can be attributed to it.
+
+**Assumes**
+
+* The tests are the data's and mean no harm; they run here, with our rights.
+* The parent keeps the deadline: values that a candidate returns can make a test slow.
+
+**Rejected alternatives**
+
+* Check in the process that asks: a test that hangs could not be stopped.
+* A fresh worker for every completion: an interpreter with the modules of the tests takes longer than most tests.
 """
 
 import contextlib
@@ -35,8 +51,8 @@ from redraft.rewards.sandbox.program import ProgramLimits, Sandbox
 
 _CHECKER_MEMORY_BYTES = 4 << 30
 _MAX_DETAIL_CHARS = 300
-UNSUPPORTED = "unsupported"  # not a status: the recipe asks for what cannot work
-SECONDS_PER_PROGRAM = 0.5  # of wall time, added for every program of a stdio row: each is a process of its own
+UNSUPPORTED = "unsupported"  # in place of a status: the recipe asks for what cannot work
+SECONDS_PER_PROGRAM = 0.5  # wall seconds added for every program of a stdio row, as each is a process of its own
 
 
 @dataclass(frozen=True)
@@ -77,9 +93,9 @@ class Finding:
         status: Of `rewards.result.Status`, or `UNSUPPORTED`.
         fraction: Share of the tests that passed.
         detail: For people.
-        retry: It asks for one more try, on a machine that does nothing else.
+        retry: Whether the job should be tried once more while nothing else runs, because the machine may be to blame.
         ms: Milliseconds that it took.
-        used_s: CPU seconds of the candidate, of the program that used most; wall seconds where a server runs it.
+        used_s: CPU seconds of the candidate's longest program; wall seconds where a server runs it.
     """
 
     status: str
@@ -98,7 +114,7 @@ def prepare_checker(kind: str, allow_unsafe: bool, url: str | None, packages: Se
     """Open this worker's sandbox, or its client of a server, and limit its memory; runs once, before the first job."""
     global _sandbox, _programs
     for limit, most in ((resource.RLIMIT_AS, _CHECKER_MEMORY_BYTES), (resource.RLIMIT_CORE, 0)):
-        resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))  # the soft one: sandboxes set their own
+        resource.setrlimit(limit, (most, resource.getrlimit(limit)[1]))  # the soft limit: sandboxes set their own
     sys.set_int_max_str_digits(MAX_DIGITS)
     if kind == "http":
         from redraft.rewards.library.code.fusion import FusionPrograms
@@ -112,7 +128,7 @@ def prepare_checker(kind: str, allow_unsafe: bool, url: str | None, packages: Se
 
 
 def judge_job(job: Job) -> dict[str, Any]:
-    """Judge one completion; the value is a `Finding` as a dict."""
+    """Judge one completion; return a `Finding` as a dict."""
     try:
         return vars(_check(job))
     except Exception:  # noqa: BLE001 - the boundary: one text that we cannot handle must not end the run
@@ -128,7 +144,7 @@ def _check(job: Job) -> Finding:
         return Finding(Status.GOLD_ERROR, detail=str(error))
     try:
         sources = find_code(job.region, context, suite.targets)
-    except Exception as error:  # noqa: BLE001 - in handling the candidate's text, so it is the candidate's
+    except Exception as error:  # noqa: BLE001 - the candidate's text caused it
         return Finding(Status.WRONG, 0.0, _printable(f"its text cannot be read as code: {_name(error)}"))
     if sources is None:
         return Finding(Status.NO_ANSWER)
@@ -158,7 +174,7 @@ def _run_calls(job: Job, suite: Suite, sources: list[str]) -> Finding:
     with Session(_sandbox, job.limits, job.wall_s) as session:
         try:
             session.load(sources)
-        except Exception as error:  # noqa: BLE001 - the candidate's own, whatever it is
+        except Exception as error:  # noqa: BLE001 - the candidate may raise anything
             return Finding(Status.WRONG, 0.0, _printable(f"the code does not run: {_name(error)}"))
         return run_cases(suite, session, job.partial)
 
@@ -167,7 +183,7 @@ def run_cases(suite: Suite, caller: Caller, partial: bool) -> Finding:
     """Run the cases of a suite, all of them or up to the first that fails.
 
     Raises:
-        StopTestsError: The caller broke off; also where a test swallowed that.
+        StopTestsError: The caller answers no more calls. A test that swallowed this error does not hide it.
     """
     passed, first_failure = 0, ""
     with _silence():
@@ -195,14 +211,16 @@ def _finding(passed: int, total: int, failure: str, partial: bool) -> Finding:
 
 
 def _printable(detail: str) -> str:
-    """A detail that any file can hold: it may quote the candidate, also half a character."""
+    """Shorten a detail, and escape what no file can hold: it may quote the candidate, also half a character."""
     return detail[:_MAX_DETAIL_CHARS].encode("utf-8", "backslashreplace").decode()
 
 
 def _run_programs(job: Job, suite: Suite, sources: list[str]) -> Finding:
+    """Run the candidate on every stdin, or up to the first output that is wrong."""
     assert _programs is not None
-    passed, failure, timed_out, blameless, most_s = 0, "", False, False, 0.0
-    deadline = time.monotonic() + job.wall_s + SECONDS_PER_PROGRAM * len(suite.programs)
+    total = len(suite.programs)
+    passed, failures, most_s = 0, [], 0.0
+    deadline = time.monotonic() + job.wall_s + SECONDS_PER_PROGRAM * total
     for number, (stdin, wanted) in enumerate(suite.programs, 1):
         before = _clock()
         output = _programs.run(sources, stdin, job.limits, min(job.wall_s, max(0.1, deadline - time.monotonic())))
@@ -210,16 +228,17 @@ def _run_programs(job: Job, suite: Suite, sources: list[str]) -> Finding:
         if not output.failure and same_output(output.stdout, wanted, job.tolerance):
             passed += 1
             continue
-        failure = failure or f"test {number} of {len(suite.programs)}: {output.failure or 'wrong output'}"
-        timed_out, blameless = timed_out or output.timed_out, blameless or output.blameless
+        failures.append((f"test {number} of {total}: {output.failure or 'wrong output'}", output))
         if not job.partial:
             break
-    finding = replace(_finding(passed, len(suite.programs), failure, job.partial), used_s=most_s)
-    return replace(finding, status=Status.TIMEOUT, retry=blameless) if timed_out else finding
+    finding = replace(_finding(passed, total, failures[0][0] if failures else "", job.partial), used_s=most_s)
+    if not any(output.timed_out for _, output in failures):
+        return finding
+    return replace(finding, status=Status.TIMEOUT, retry=any(output.blameless for _, output in failures))
 
 
 def _clock() -> float:
-    """What the candidate has used: CPU seconds, which do not depend on what else runs here, where they can be had."""
+    """Seconds that programs have used so far: of CPU, or of wall time where a server runs them."""
     return time.monotonic() if _sandbox is None else children_cpu_s()
 
 
@@ -237,11 +256,11 @@ def _run_calls_remotely(job: Job, suite: Suite, sources: list[str]) -> Finding:
 
 
 def _name(error: BaseException) -> str:
-    """The exception in one line, with the line of the tests that raised it."""
+    """Write an exception in one line, with the line of the tests that raised it."""
     lines = [frame.line for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith("<tests")]
     try:
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    except Exception:  # noqa: BLE001 - a message that cannot be made, of a value of the candidate's
+    except Exception:  # noqa: BLE001 - the message quotes a value of the candidate's, which may fail
         said = type(error).__name__
     return f"{said} at {lines[-1]}" if lines and lines[-1] else said
 
