@@ -1,13 +1,13 @@
 r"""``math_accuracy``: is the final answer of a completion mathematically the gold one.
 
-Most answers are decided by text (`answers.decide`). The rest goes to math-verify, in warm worker processes with
-the deadline kept here: math-verify's own timeouts need ``signal.alarm`` in a main thread, and without them some
-expressions take for ever. Gold and prediction are both wrapped in ``\boxed{}``, so both are parsed by the same rule.
+Most answers are decided by text (`answers.decide`). The rest goes to math-verify, in warm worker processes whose
+deadline is kept here. math-verify's own timeouts need ``signal.alarm`` in a main thread, and without any some
+expressions never end. Gold and prediction are both wrapped in ``\boxed{}``, so both are parsed by the same rule.
 """
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -34,7 +34,7 @@ def math_accuracy(
     num_workers: int | None = None,
     strict_form: bool = False,
 ) -> list[float | None]:
-    """1.0 for the gold answer, 0.0 for any other or none, None where the machinery failed; see `math_verdicts`."""
+    """Score 1.0 for the gold answer, 0.0 for another or none, None where the machinery failed; see `math_verdicts`."""
     verdicts = math_verdicts(prompts, completions, ground_truth, extract, timeout_s, num_workers, strict_form)
     return [verdict.score for verdict in verdicts]
 
@@ -81,7 +81,7 @@ def math_verdicts(
 
 
 def _prompt_text(prompt: object) -> str:
-    """All text of a prompt: a string, or the contents of a list of messages."""
+    """Return all text of a prompt: a string, or the contents of a list of messages."""
     if isinstance(prompt, str):
         return prompt
     if isinstance(prompt, Sequence):
@@ -92,7 +92,7 @@ def _prompt_text(prompt: object) -> str:
 
 
 def _decide_by_text(ground_truth: object, answer: str | None, prompt: object, task: Task) -> Verdict | Pair:
-    """A verdict, or the (gold, prediction) pair that math-verify has to compare."""
+    """Decide by text; return the (gold, prediction) pair that math-verify has to compare where text cannot tell."""
     gold = gold_text(ground_truth)
     if gold is None:
         valid = f"a finite number or a string of 1 to {MAX_ANSWER_CHARS} characters"
@@ -102,7 +102,7 @@ def _decide_by_text(ground_truth: object, answer: str | None, prompt: object, ta
     if len(answer) > MAX_ANSWER_CHARS:
         return _verdict(Status.NO_ANSWER, f"answer of {len(answer)} characters; at most {MAX_ANSWER_CHARS}")
     if answer == str(ground_truth).strip():
-        return _verdict(Status.OK, answer)  # word for word what the data has, in whatever format that is
+        return _verdict(Status.OK, answer)  # word for word what the data has, in any format
     decided = decide(gold, answer, replace(task, prompt=_prompt_text(prompt)))
     if decided.status is None:
         return decided.pair
@@ -111,7 +111,7 @@ def _decide_by_text(ground_truth: object, answer: str | None, prompt: object, ta
 
 
 def _verdict(status: str, detail: str) -> Verdict:
-    """The score that belongs to a status, decided at once; lone surrogates in the detail are made fit to write out."""
+    """Make the verdict of a status; lone surrogates in the detail are escaped, because no file can hold them."""
     detail = detail[-_MAX_DETAIL_CHARS:].encode(errors="backslashreplace").decode()
     return Verdict(_SCORES.get(status, 0.0), Status(status), detail, ms=0.0)
 
@@ -125,15 +125,23 @@ def _compare_all(pairs: Sequence[Pair], timeout_s: float, num_workers: int) -> d
     try:
         verdicts = executor.map(lambda pair: _compare_one(pool, pair, timeout_s), pairs)
         compared = dict(zip(pairs, verdicts, strict=True))
-        answered = {gold for (gold, _), verdict in compared.items() if verdict.status in (Status.OK, Status.WRONG)}
-        slow = {gold for (gold, _), verdict in compared.items() if verdict.status == Status.TIMEOUT} - answered
-        blamed = dict(zip(slow, executor.map(lambda gold: _blame_gold(pool, gold, timeout_s), slow), strict=True))
+        suspects = _suspects(compared)
+        blamed = dict(
+            zip(suspects, executor.map(lambda gold: _blame_gold(pool, gold, timeout_s), suspects), strict=True)
+        )
     finally:
         executor.shutdown(cancel_futures=True)
-    return {
-        pair: blamed.get(pair[0]) or verdict if verdict.status == Status.TIMEOUT else verdict
-        for pair, verdict in compared.items()
-    }
+    for pair, verdict in compared.items():
+        if verdict.status == Status.TIMEOUT:
+            compared[pair] = blamed.get(pair[0]) or verdict
+    return compared
+
+
+def _suspects(compared: Mapping[Pair, Verdict]) -> list[str]:
+    """Gold answers that timed out with some prediction and were not compared in time with any other."""
+    answered = {gold for (gold, _), verdict in compared.items() if verdict.status in (Status.OK, Status.WRONG)}
+    late = {gold for (gold, _), verdict in compared.items() if verdict.status == Status.TIMEOUT}
+    return sorted(late - answered)
 
 
 def _compare_one(pool: WorkerPool, pair: Pair, timeout_s: float) -> Verdict:
@@ -156,13 +164,13 @@ def _ask(pool: WorkerPool, pair: Pair, timeout_s: float) -> Verdict:
 
 
 def _blame_gold(pool: WorkerPool, gold: str, timeout_s: float) -> Verdict | None:
-    """A verdict if the gold answer is too slow for the simplest predictions: then no completion is at fault."""
+    """Return a verdict if the gold answer is too slow even for the simplest predictions; then the row is to blame."""
     try:
         pool.call("redraft.rewards.library.answers.algebra:compare_simplest", (gold,), timeout_s)
     except WorkerTimeoutError:
         return _verdict(Status.GOLD_ERROR, f"comparing with the ground_truth {gold!r:.120} takes over {timeout_s:g} s")
     except WorkerDiedError:
-        return None  # says nothing about the gold answer
+        return None  # a death says nothing about the gold answer
     return None
 
 

@@ -61,6 +61,7 @@ def _expand(reading: ReadAnswer) -> ReadAnswer:
 
 
 def _without_names(gold: ReadAnswer, answer: ReadAnswer) -> list[Pair]:
+    """Return the pairs of plain answers that may be meant; [] where the names of the values differ."""
     gold, answer = (_expand(reading) for reading in (gold, answer))
     ours, theirs = _names(gold), _names(answer)
     plain = [(gold.text(), answer.text())]
@@ -74,13 +75,14 @@ def _without_names(gold: ReadAnswer, answer: ReadAnswer) -> list[Pair]:
     if len(set(ours)) == len(ours) == len(theirs) and sorted(ours) == sorted(theirs):
         by_name = dict(zip(theirs, answer.values, strict=True))
         return [(gold.text(brackets="()"), answer.text([by_name[name] for name in ours], "()"))]
-    if (
-        len(ours) == len(theirs) == 1
-        and {"y"} < {ours[0], theirs[0]}
-        and all(n == "y" or "(x)" in n for n in ours + theirs)
-    ):
+    if len(ours) == len(theirs) == 1 and _is_function_value(ours[0], theirs[0]):
         return plain
     return plain if set(filter(None, ours)) == set(filter(None, theirs)) and len(set(ours)) == 1 else []
+
+
+def _is_function_value(name: str, other: str) -> bool:
+    """Whether one of two different names is ``y`` and the other the function of it, ``f(x)``."""
+    return name != other and "y" in (name, other) and all(one == "y" or "(x)" in one for one in (name, other))
 
 
 def _base(name: str) -> str:

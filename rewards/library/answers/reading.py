@@ -1,4 +1,4 @@
-"""An answer read item by item: names, relations, units and words set apart from the values."""
+"""Answers read item by item: names, relations, units and words are set apart from the values."""
 
 import re
 from collections.abc import Collection
@@ -47,7 +47,7 @@ class ReadAnswer:
         return not any(_VARIABLE.search(_COMMAND.sub("", value)) for value in self.values)
 
     def text(self, values: list[str] | None = None, brackets: str | None = None) -> str:
-        """The items as one plain answer."""
+        """Write the items as one plain answer."""
         brackets = self.brackets if brackets is None else brackets
         half = len(brackets) // 2
         return brackets[:half] + ",".join(values or self.values) + brackets[half:]
@@ -58,7 +58,7 @@ def read_answer(answer: str, prompt: str | None, gold: ReadAnswer | None = None)
 
     Args:
         answer: The answer.
-        prompt: Text of the task, whose words are harmless; None for a gold answer, whose words all are.
+        prompt: Text of the task, whose words are harmless. It is None for a gold answer, all of whose words are.
         gold: The gold answer's reading, for a prediction.
     """
     known: Collection[str] | None = None
@@ -85,18 +85,18 @@ def _read_item(item: str, reading: ReadAnswer, known: Collection[str] | None, fo
         _append(reading, item, "", Worded(nested.text()))
         return True
     label = read_label(item)
-    if (
-        label.is_relation
-        and known is None
-        and set(_RELATION.findall(item)) == {"="}
-        and not _VARIABLE.search(_COMMAND.sub("", item))
-    ):
-        label = Labelled("", item)  # a gold answer of the kind 6*7 = 42
+    if label.is_relation and known is None and _is_worked_out(item):
+        label = Labelled("", item)
     if label.is_relation and r"\text{" not in item:
         reading.has_relation = True
         _append(reading, item, "", Worded(item))
         return True
     return _read_value(item, label, reading, known)
+
+
+def _is_worked_out(item: str) -> bool:
+    """Whether a gold answer is a calculation with its result, such as ``6*7 = 42``."""
+    return set(_RELATION.findall(item)) == {"="} and not _VARIABLE.search(_COMMAND.sub("", item))
 
 
 def _read_value(item: str, label: Labelled, reading: ReadAnswer, known: Collection[str] | None) -> bool:

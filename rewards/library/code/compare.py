@@ -30,11 +30,9 @@ def same_value(found: Any, wanted: Any, tolerance: float | None) -> bool:
     found = _without_array(found)
     if isinstance(wanted, list | tuple):
         kinds = (list, tuple) if isinstance(wanted, list) else (tuple,)
-        return (
-            isinstance(found, kinds)
-            and len(found) == len(wanted)
-            and all(same_value(*pair, tolerance) for pair in zip(found, wanted, strict=True))
-        )
+        if not isinstance(found, kinds) or len(found) != len(wanted):
+            return False
+        return all(same_value(*pair, tolerance) for pair in zip(found, wanted, strict=True))
     if isinstance(wanted, dict):
         return isinstance(found, dict) and _same_items(found, wanted, tolerance)
     if isinstance(wanted, bool) or isinstance(found, bool):
@@ -73,29 +71,30 @@ def same_output(found: str, wanted: str, tolerance: float | None) -> bool:
     White space at both ends of the output does not count. With a tolerance, lines are compared word by word, and the
     numbers in them that the data writes with a point or an exponent as floats.
     """
-    left, right = ([line.rstrip() for line in text.strip().split("\n")] for text in (found, wanted))
-    if len(left) != len(right):
-        return False
-    return all(
-        one == other or (tolerance is not None and _same_words(one.split(), other.split(), tolerance))
-        for one, other in zip(left, right, strict=True)
-    )
+    left, right = _lines(found), _lines(wanted)
+    return len(left) == len(right) and all(_same_line(*pair, tolerance) for pair in zip(left, right, strict=True))
 
 
-def _same_words(found: list[str], wanted: list[str], tolerance: float) -> bool:
-    return len(found) == len(wanted) and all(
-        one == other or _same_word(one, other, tolerance) for one, other in zip(found, wanted, strict=True)
-    )
+def _lines(output: str) -> list[str]:
+    return [line.rstrip() for line in output.strip().split("\n")]
+
+
+def _same_line(found: str, wanted: str, tolerance: float | None) -> bool:
+    if found == wanted or tolerance is None:
+        return found == wanted
+    left, right = found.split(), wanted.split()
+    return len(left) == len(right) and all(_same_word(*pair, tolerance) for pair in zip(left, right, strict=True))
 
 
 def _same_word(found: str, wanted: str, tolerance: float) -> bool:
-    """Compares the numbers in two words, ``x=0.5,``, and what is between them."""
+    """Compare the numbers in two words, such as ``x=0.5,``, and what stands between them."""
+    if found == wanted:
+        return True
+    # A split at numbers gives what is between them at the even places, and the numbers at the odd ones.
     left, right = _NUMBER.split(found), _NUMBER.split(wanted)
-    return (
-        len(left) == len(right)
-        and left[::2] == right[::2]
-        and all(_same_number(one, other, tolerance) for one, other in zip(left[1::2], right[1::2], strict=True))
-    )
+    if len(left) != len(right) or left[::2] != right[::2]:
+        return False
+    return all(_same_number(*pair, tolerance) for pair in zip(left[1::2], right[1::2], strict=True))
 
 
 def _same_number(found: str, wanted: str, tolerance: float) -> bool:
@@ -110,5 +109,5 @@ def _same_number(found: str, wanted: str, tolerance: float) -> bool:
 
 
 def _signed(whole: re.Match[str]) -> tuple[bool, str]:
-    """A whole number without its zeros in front, as text: it may have a million digits."""
+    """Return sign and digits of a whole number without its zeros in front, as text: it may have a million digits."""
     return whole[1] == "-" and whole[2] != "0", whole[2]

@@ -23,7 +23,7 @@ _MOST_BLOCKS = 64  # the last ones of a text
 
 
 def find_code(region: str, context: str | None, names: Sequence[str]) -> list[str] | None:
-    """The source texts to execute, in order, in one module.
+    """Choose the source texts to execute, in order, in one module.
 
     Args:
         region: The part of a completion that may hold the answer.
@@ -46,7 +46,7 @@ def find_code(region: str, context: str | None, names: Sequence[str]) -> list[st
 
 
 def prompt_code(prompt: object, entry_point: str | None) -> str | None:
-    """The code in a prompt: the prompt itself, or the last fenced block of its last message.
+    """Return the code in a prompt: the prompt itself, or the last fenced block of its last message.
 
     Only where it begins the function under test, ``def entry_point(``; the rest of a prompt is not code.
     """
@@ -63,7 +63,7 @@ def prompt_code(prompt: object, entry_point: str | None) -> str | None:
 
 
 def _tagged(text: str) -> str:
-    """What stands between the last answer tags, or MBPP's; everything where there are none."""
+    """Return what stands between the last answer tags, or MBPP's; everything where there are none."""
     for opening, closing in _TAGS:
         before, closed, _ = text.rpartition(closing)
         _, opened, content = before.rpartition(opening)
@@ -73,7 +73,7 @@ def _tagged(text: str) -> str:
 
 
 def _solution(text: str, names: Sequence[str]) -> list[str] | None:
-    """The block or blocks that are the solution; None where none can be."""
+    """Return the block or blocks that are the solution; None where none can be."""
     whole = Module(text)
     if whole.valid and text.strip():
         blocks = [(0, whole)] if not names or any(map(whole.defines, names)) else []
@@ -89,7 +89,7 @@ def _blocks(text: str) -> list[Block]:
 
 
 def _defining(blocks: list[tuple[int, Module]], names: Sequence[str]) -> list[Module]:
-    """For each name the block that defines it best; in the order of the text, each once."""
+    """Return for each name the block that defines it best; in the order of the text, each block once."""
     chosen: set[int] = set()
     for name in names:
         ranked = [(module.defines(name), -tier, row) for row, (tier, module) in enumerate(blocks)]
@@ -100,24 +100,30 @@ def _defining(blocks: list[tuple[int, Module]], names: Sequence[str]) -> list[Mo
 
 
 def _program(blocks: list[tuple[int, Module]]) -> list[Module]:
-    """The block that is the program."""
+    """Choose the block that is the program: the last that reads its input, alone or with helpers, else that acts."""
     tier = min((tier for tier, _ in blocks), default=0)
     modules = [module for level, module in blocks if level == tier]
     everything = [module for level, module in blocks if level < 2]
-    tests: list[Callable[[Module], bool]] = [
-        lambda module: module.acts and module.reads and not _helpers([module], everything),
-        lambda module: module.acts and any(part.reads for part in [module, *_helpers([module], everything)]),
-        lambda module: module.acts,
-    ]
-    for fits in tests:
-        found = next((module for module in reversed(modules) if fits(module)), None)
+
+    def reads_alone(module: Module) -> bool:
+        return module.reads and not _helpers([module], everything)
+
+    def reads_with_helpers(module: Module) -> bool:
+        return any(part.reads for part in [module, *_helpers([module], everything)])
+
+    acting = [module for module in reversed(modules) if module.acts]
+    for fits in (reads_alone, reads_with_helpers):
+        found = next(filter(fits, acting), None)
         if found is not None:
             return [found]
-    return modules[-1:]
+    return acting[:1] or modules[-1:]
 
 
 def _helpers(chosen: list[Module], modules: list[Module]) -> list[Module]:
-    """Other blocks that define what these need, in the order of the text: the nearest before, else the next after."""
+    """Return other blocks that define what these need, in the order of the text.
+
+    For a name that several define it is the nearest before the chosen ones, else the next after them.
+    """
     used = set(chosen)
     missing = set().union(*(module.needs for module in chosen))
     last = max((modules.index(module) for module in chosen if module in modules), default=len(modules))
@@ -139,7 +145,7 @@ def _with_helpers(chosen: list[Module], modules: list[Module]) -> list[str]:
 
 
 def _last_block(text: str) -> list[str] | None:
-    """Code that is marked as such and cannot be the solution; it is tried all the same."""
+    """Return the last block although it does not look like the solution; without blocks, a text that is Python."""
     blocks = sorted(_blocks(text), key=lambda block: -block.tier)
     if blocks:
         return [blocks[-1].code]
@@ -147,7 +153,7 @@ def _last_block(text: str) -> list[str] | None:
 
 
 def _continued(text: str, context: str | None, names: Sequence[str]) -> list[str] | None:
-    """The context with a function body after it; what follows the body, code or chatter, is cut off."""
+    """Return the context with a function body after it; what follows the body, code or prose, is cut off."""
     if context is None or not names:
         return None
     bodies = [text, *(block.code for block in _blocks(text)[-1:] if block.tier < 2)]
@@ -157,13 +163,17 @@ def _continued(text: str, context: str | None, names: Sequence[str]) -> list[str
         lambda body: step + body.lstrip(" \t"),  # only the first line has lost its indentation
         lambda body: "\n".join(step + line for line in body.split("\n")),
     ]
-    parts = (part for shift in shifts for body in bodies for part in _inside(shift(body)))
-    grown = (module for part in parts if (module := Module(context + part)).valid and module.size(names[0]) > size)
-    return next(([module.code] for module in grown), None)
+    for shift in shifts:
+        for body in bodies:
+            for part in _inside(shift(body)):
+                module = Module(context + part)
+                if module.valid and module.size(names[0]) > size:  # the function under test has got a body
+                    return [module.code]
+    return None
 
 
 def _inside(body: str) -> Iterator[str]:
-    """A function's body with everything after it, and up to the first line outside."""
+    """Yield a function's body with everything after it, then up to the first line outside."""
     yield body
     lines = body.split("\n")
     outside = next((n for n, line in enumerate(lines) if n and line[:1] not in ("", " ", "\t")), len(lines))
@@ -177,7 +187,7 @@ def _indentation(context: str) -> str:
 
 
 def _in_prose(text: str, names: Sequence[str]) -> list[str] | None:
-    """Code that stands among prose without fences: from a line that looks like code to one that cannot be."""
+    """Return code that stands among prose without fences: from a line that looks like code to one that cannot be."""
     for lines in _beginnings(text):
         for _ in range(_MOST_CUTS):
             module = Module("\n".join(lines))
