@@ -42,7 +42,7 @@ def _content(message: Mapping[str, Any]) -> str:
 
 
 def _part(part: object) -> str:
-    """The text of one part; "" for pictures, tool calls and reasoning."""
+    """Return the text of one part; "" for pictures, tool calls and reasoning."""
     if isinstance(part, str):
         return part
     if not isinstance(part, Mapping):

@@ -130,7 +130,7 @@ def as_verdicts(result: object, expected: int) -> list[Verdict]:
 
 
 def _listed(result: object) -> list[Any] | None:
-    """The scores as a list; None for what has no parts, such as a number or an array of no dimension."""
+    """Return the scores as a list; None for what has no parts, such as a number or an array of no dimension."""
     if not isinstance(result, Iterable) or getattr(result, "shape", None) == ():
         return None
     return list(result)

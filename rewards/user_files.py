@@ -146,7 +146,7 @@ def _import(name: str, place: _Place, path: Path, content: bytes) -> ModuleType:
 
 
 def _module_name(path: Path) -> str:
-    """The file's own name; one made from it where an import cannot have it."""
+    """Return the file's own name; one made from it where an import cannot have it."""
     if path.stem.isidentifier():
         return path.stem
     return f"{re.sub(r'[^0-9A-Za-z_]', '_', path.stem)}_{hashlib.sha1(path.name.encode()).hexdigest()[:8]}"
@@ -190,7 +190,7 @@ def _names(folder: Path, loose: bool) -> Iterator[str]:
 
 @cache
 def _kept() -> frozenset[str]:
-    """Names that mean the same in every place: Python's own, and ours."""
+    """Return the names that mean the same in every place: Python's own, and ours."""
     return frozenset({*sys.stdlib_module_names, "__main__", "redraft"})
 
 

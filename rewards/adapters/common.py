@@ -10,11 +10,11 @@ from redraft.rewards.scoring.call import Signature
 
 
 def renamed(data: Mapping[str, Any], columns: Mapping[str, str] | None) -> dict[str, Any]:
-    """The data columns, and again under the names that a function wants.
+    """Return the data columns under their own names and under the names that a function wants.
 
     Args:
         data: Data columns.
-        columns: Argument of the function -> data column; None for no other names.
+        columns: Data column by argument of the function; None for no other names.
 
     Raises:
         RewardError: ``columns`` is no mapping, or names a column that the data lacks.
@@ -28,7 +28,7 @@ def renamed(data: Mapping[str, Any], columns: Mapping[str, str] | None) -> dict[
 
 
 def as_mapping(value: object, name: str) -> dict[str, Any]:
-    """A recipe's mapping of names, {} for None; RewardError for anything else."""
+    """Check a recipe's mapping of names; {} for None, RewardError for anything else."""
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
@@ -45,12 +45,12 @@ def check_arguments(function: str, signature: Signature, arguments: Mapping[str,
 
 
 def as_result(score: Any, entries: Mapping[str, Any]) -> object:
-    """A verdict where a function's score is a number or None; the score itself where not, for `as_verdicts` to refuse.
+    """Make a verdict of a score that is a number or None; return any other as it is, for `as_verdicts` to refuse.
 
     Args:
         score: As the function returned it, scalars of numpy and torch included.
-        entries: What it returned or logged beside the score; becomes the detail, a JSON object, and where it is a
-            finite number also a metric.
+        entries: What it returned or logged beside the score. It becomes the detail, a JSON object; a finite number is
+            also a metric.
     """
     value = as_python(score)
     if value is not None and not isinstance(value, numbers.Real):
@@ -60,5 +60,5 @@ def as_result(score: Any, entries: Mapping[str, Any]) -> object:
 
 
 def row_of(columns: Mapping[str, Sequence[Any]], row: int) -> dict[str, Any]:
-    """One row of columns."""
+    """Return one row of columns."""
     return {name: column[row] for name, column in columns.items()}

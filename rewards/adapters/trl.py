@@ -1,8 +1,8 @@
-"""``trl_reward``: a reward function written for TRL's trainers, its own ones included, unchanged.
+"""``trl_reward``: run a reward function written for TRL's trainers, one of TRL's own included, without a change.
 
-Our contract is TRL's shape, so a function on plain text runs without this module, as ``fn: pkg.module:function``. What
-the adapter adds is what TRL's trainer does around a call: completions as messages where prompts are messages, columns
-under the names the function reads, the logging callbacks, and functions that first have to be built.
+Our contract is TRL's shape, so a function on plain text needs no adapter, only ``fn: pkg.module:function``. The adapter
+adds what TRL's trainer does around a call: completions are messages where prompts are, columns have the names that the
+function reads, it can log, and a function that first has to be built is built.
 """
 
 import functools
@@ -32,7 +32,7 @@ def trl_reward(
     columns: Mapping[str, str] | None = None,
     **data: Any,
 ) -> object:
-    """Scores of a TRL reward function.
+    """Score with a TRL reward function.
 
     Args:
         prompts: Strings or lists of messages.
@@ -41,13 +41,13 @@ def trl_reward(
         completion_ids: Token ids of each completion.
         arguments: Extra keyword arguments; of the call, or of a function or class that builds the reward
             (``get_soft_overlong_punishment``).
-        columns: Argument of the function -> data column; ``solution`` is ``ground_truth`` unless the data or the
-            recipe has another.
+        columns: Data column by argument of the function. ``solution`` is ``ground_truth`` unless the data or the recipe
+            has another.
         data: Data columns.
 
     Returns:
-        One verdict per completion; what the function logs with ``log_extra`` is the detail. Awaitable where the
-        function is.
+        One verdict per completion, with what the function logs by ``log_extra`` as its detail. It is an awaitable where
+        the function is asynchronous.
 
     Raises:
         RewardError: No such function, or it needs an argument that neither data nor recipe have.
@@ -76,7 +76,7 @@ def trl_reward(
 
 @functools.cache
 def _prepare(name: str, arguments_json: str) -> tuple[_Function, dict[str, Any]]:
-    """The reward function itself, and what is left of the arguments for its calls; built once per process."""
+    """Return the reward function and the arguments left for its calls; a function is built once per process."""
     function, arguments = _find(name), json.loads(arguments_json)
     signature = Signature.of(function)
     check_arguments(name, signature, arguments)
@@ -114,9 +114,9 @@ def _is_trls_own(score: _Function) -> bool:
 def _as_trainer_passes(
     prompts: Sequence[object], completions: Sequence[object], as_messages: bool
 ) -> dict[str, list[object]]:
-    """Prompts and completions both as messages or both as text: messages where the prompts are, as in TRL's trainers.
+    """Return prompts and completions as TRL's trainers pass them: both as messages where the prompts are, else as text.
 
-    TRL's own rewards read messages only, whatever the prompts are.
+    TRL's own rewards read only messages, so they always get those.
     """
     if as_messages or (prompts and isinstance(prompts[0], list)):
         return {

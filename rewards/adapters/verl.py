@@ -1,4 +1,4 @@
-"""``verl_score``: a ``compute_score`` written for verl, unchanged. verl itself need not be installed."""
+"""``verl_score``: run a ``compute_score`` written for verl without a change. verl need not be installed."""
 
 import asyncio
 import contextlib
@@ -34,20 +34,20 @@ def verl_score(
     columns: Mapping[str, str] | None = None,
     **data: Any,
 ) -> object:
-    """Scores of a verl ``compute_score(data_source, solution_str, ground_truth, extra_info=None)``, sync or async.
+    """Score with a verl ``compute_score(data_source, solution_str, ground_truth, extra_info=None)``, sync or async.
 
     Args:
         completions: Strings or lists of messages; the function reads the text.
         function: ``pkg.module:function`` or ``path/file.py:function``; it may leave out arguments it does not need.
-        data_source: The data's column, or one name for all rows; "" where there is neither.
+        data_source: The data's column, or one name for all rows; "" by default.
         arguments: Extra keyword arguments of every call, verl's ``reward_kwargs``.
-        columns: Argument of the function -> data column.
+        columns: Data column by argument of the function.
         data: Data columns. ``ground_truth`` may also be in verl's ``reward_model`` column; ``extra_info`` is the
             column of that name, else the row's other columns.
 
     Returns:
-        One verdict per completion: a dict's or object's ``score``, or the first item of a tuple, list or array, with
-        what else there is as detail. Awaitable for async functions.
+        One verdict per completion. The score is that of a dict or object, or the first item of a tuple, list or array;
+        the rest is the detail. It is an awaitable where the function is asynchronous.
 
     Raises:
         RewardError: No such function, or it needs an argument that is not there.
@@ -75,7 +75,7 @@ def verl_score(
 def _score_batch(
     score: Callable[..., Any], signature: Signature, rows: Sequence[Mapping[str, Any]], extra: Mapping[str, Any]
 ) -> list[object]:
-    """One call for all rows, as verl's batch manager makes it: arguments in the plural, a list of results."""
+    """Make one call for all rows, as verl's batch manager does: arguments in the plural, a list of results."""
     columns = {_PLURALS[name]: [row.get(name) for row in rows] for name in _ARGUMENTS}
     results = list(score(**signature.select(columns, extra)))
     return [_as_verdict(result, row) for row, result in enumerate(results)]
@@ -84,10 +84,10 @@ def _score_batch(
 def _lacks(
     signature: Signature, row: Mapping[str, Any], extra: Mapping[str, Any], table: Mapping[str, Any]
 ) -> Verdict | None:
-    """What keeps one row from being scored; None for nothing.
+    """Return the verdict on a row that lacks what the function needs; None where it lacks nothing.
 
     Raises:
-        RewardError: No row can have it: the data has no such column.
+        RewardError: The data has no such column, so that all rows lack it.
     """
     missing = [name for name in signature.required if name not in row and name not in extra]
     if not missing:
@@ -99,10 +99,10 @@ def _lacks(
 
 
 def _row_arguments(completion: object, row: dict[str, Any]) -> dict[str, Any]:
-    """The four arguments of one row; without ``ground_truth`` where the row has none."""
+    """Return the four arguments of one row; without ``ground_truth`` where the row has none."""
     row = {name: value for name, value in row.items() if name not in BATCH_ARGUMENTS}
     model = row.get("reward_model")
-    with contextlib.suppress(TypeError, ValueError):  # a table that keeps it as JSON text
+    with contextlib.suppress(TypeError, ValueError):  # a table may keep it as JSON text
         model = json.loads(model)  # pyright: ignore[reportArgumentType]
     if row.get("ground_truth") is None and isinstance(model, Mapping) and "ground_truth" in model:
         row["ground_truth"] = model["ground_truth"]
@@ -113,7 +113,7 @@ def _row_arguments(completion: object, row: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _wait_for_all(results: Sequence[Any], function: str) -> list[object]:
-    """The verdicts, once everything is there that can be waited for; so many calls run at once."""
+    """Wait for all calls, `_CONCURRENCY` of them at a time, and return the verdicts."""
     limit = asyncio.Semaphore(_CONCURRENCY)
 
     async def wait_for(result: Any) -> Any:
@@ -126,7 +126,7 @@ async def _wait_for_all(results: Sequence[Any], function: str) -> list[object]:
 
 
 def _as_verdict(result: Any, row: int) -> object:
-    """The result of one row, as verl's reward managers take it: the score, and what came with it."""
+    """Read the result of one row as verl's reward managers do: the score, and what came with it."""
     entries: dict[str, Any] = {}
     for _ in range(_MAX_NESTING):
         value, more = _opened(result, row)
@@ -138,7 +138,7 @@ def _as_verdict(result: Any, row: int) -> object:
 
 
 def _opened(result: Any, row: int) -> tuple[Any, dict[str, Any]]:
-    """One layer of a result taken off: what holds the score, and the named values beside it."""
+    """Take one layer off a result; return what holds the score, and the named values beside it."""
     if isinstance(result, Verdict | str | bytes) or as_python(result) is not result:
         return result, {}
     named = _named(result)
@@ -158,7 +158,7 @@ def _opened(result: Any, row: int) -> tuple[Any, dict[str, Any]]:
 
 
 def _named(result: Any) -> dict[str, Any] | None:
-    """What a dict, or an object with a score (a data class, a named tuple), holds; None for anything else."""
+    """Return the fields of a dict, or of an object with a score (a dataclass, a named tuple); None for others."""
     if isinstance(result, Mapping):
         return {str(name): value for name, value in result.items()}
     if not hasattr(result, "score"):

@@ -13,7 +13,7 @@ _THINK_ANSWER = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*",
 
 @reward("boxed_format", isolation="inline")
 def boxed_format(prompts: Sequence[object], completions: Sequence[object]) -> list[float]:
-    r"""1.0 for exactly one ``\boxed{...}`` after the reasoning, balanced and not empty; else 0.0."""
+    r"""Score 1.0 for exactly one ``\boxed{...}`` after the reasoning, balanced and not empty; else 0.0."""
     return [float(_has_one_box(answer_region(completion))) for completion in completions]
 
 
@@ -21,7 +21,7 @@ def boxed_format(prompts: Sequence[object], completions: Sequence[object]) -> li
 def think_answer_format(
     prompts: Sequence[object], completions: Sequence[object], min_think_chars: int = 10
 ) -> list[float]:
-    """1.0 for ``<think>...</think><answer>...</answer>`` and nothing else, each tag exactly once; else 0.0.
+    """Score 1.0 for ``<think>...</think><answer>...</answer>`` and nothing else, each tag exactly once; else 0.0.
 
     White space may stand around the two parts. The tags are those of TRL's `think_format_reward`.
 
@@ -33,9 +33,9 @@ def think_answer_format(
     return [float(_is_think_answer(completion_text(completion), min_think_chars)) for completion in completions]
 
 
-@reward("format_match")  # in a worker: a recipe's pattern may backtrack for ever on some completion
+@reward("format_match")  # in a worker: a recipe's pattern may backtrack without end on some completion
 def format_match(prompts: Sequence[object], completions: Sequence[object], pattern: str) -> list[float]:
-    r"""1.0 where the whole completion matches ``pattern`` (``.`` matches newlines too); else 0.0.
+    r"""Score 1.0 where the whole completion matches ``pattern`` (``.`` matches newlines too); else 0.0.
 
     Raises:
         RewardError: ``pattern`` is not a regular expression.
@@ -53,7 +53,8 @@ def _has_one_box(text: str) -> bool:
 
 
 def _is_think_answer(text: str, min_think_chars: int) -> bool:
-    if any(text.count(tag) != 1 for tag in _TAGS):  # also keeps the pattern linear: each tag fits in one place
+    # This also keeps the pattern linear, because each tag can match in one place only.
+    if any(text.count(tag) != 1 for tag in _TAGS):
         return False
     match = _THINK_ANSWER.fullmatch(text)
     return match is not None and len(match[1].strip()) >= min_think_chars and bool(match[2].strip())

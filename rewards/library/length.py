@@ -1,7 +1,7 @@
 """Shaping by length and repetition: small terms beside a task reward, on tokens up to the first stop token.
 
-``completion_ids`` ends with that token, so the length of the canvas plays no part. A completion without token ids (a
-text scored outside a rollout) cannot be shaped: None, and counted as infra_error.
+``completion_ids`` ends with that token, so the length of the canvas does not count. A completion without token ids (a
+text scored outside a rollout) cannot be shaped: its score is None, with status infra_error.
 """
 
 import math
@@ -33,7 +33,7 @@ def soft_overlong(
     max_completion_length: int,
     buffer: int,
 ) -> list[float | Verdict]:
-    """DAPO's soft overlong punishment, between -1 and 0; see `overlong_penalty`.
+    """Punish long completions as DAPO does, between -1 and 0; see `overlong_penalty`.
 
     Args:
         prompts: Not used.
@@ -59,7 +59,7 @@ def cosine_length(
     correct_values: Sequence[float] = (1.0, 0.5),
     wrong_values: Sequence[float] = (-1.0, -0.5),
 ) -> list[float | Verdict | None]:
-    """A correct completion earns more the shorter it is, a wrong one loses less the longer it is (half a cosine wave).
+    """Reward a correct completion the more the shorter it is; a wrong one loses less the longer it is (half a cosine).
 
     Args:
         completion_ids: Token ids per completion, up to and with the first stop token.
@@ -99,7 +99,7 @@ def repetition_penalty(
     ngram_size: int = 3,
     max_penalty: float = -1.0,
 ) -> list[float | Verdict]:
-    """`max_penalty` times the share of token n-grams that occurred before in the completion.
+    """Punish repetition: `max_penalty` times the share of token n-grams that occurred before in the completion.
 
     Args:
         prompts: Not used.
@@ -134,7 +134,7 @@ def _score_of(parts: Mapping[str, float | None], name: str) -> float | None:
 
 
 def _half_cosine(values: Sequence[float], fraction: float) -> float:
-    """From the first value at 0 to the second at 1."""
+    """Half a cosine wave from the first value at 0 to the second at 1."""
     return values[1] + (values[0] - values[1]) * (1 + math.cos(fraction * math.pi)) / 2
 
 

@@ -41,7 +41,7 @@ def countdown(
     target: Sequence[object],
     extract: Sequence[str] = DEFAULT_EXTRACT,
 ) -> list[Verdict]:
-    """1.0 for an expression that reaches the target with every number used exactly once, else 0.0.
+    """Score 1.0 for an expression that reaches the target with every number used exactly once, else 0.0.
 
     Args:
         prompts: Not used.
@@ -73,7 +73,7 @@ def countdown(
 
 
 def countdown_fault(answer: str, numbers: Sequence[int], target: int) -> str:
-    """What is wrong with an expression; "" for nothing.
+    """Say what is wrong with an expression; "" for nothing.
 
     Allowed are whole numbers, ``+ - * /`` between two values, round brackets, and ``= target`` at the end.
     """
@@ -100,7 +100,7 @@ def countdown_fault(answer: str, numbers: Sequence[int], target: int) -> str:
     return "" if value == target else f"is {value} and not {target}"
 
 
-# Linear, but for the 288 grids that each new puzzle is compared with.
+# Each new puzzle is compared with 288 grids; the rest is linear in the answer.
 @reward("sudoku", isolation="inline", attacks=ATTACKS)
 def sudoku(
     prompts: Sequence[object],
@@ -110,7 +110,7 @@ def sudoku(
     partial: bool = False,
     extract: Sequence[str] = DEFAULT_EXTRACT,
 ) -> list[Verdict]:
-    """1.0 for a valid 4x4 grid that keeps the clues, else 0.0.
+    """Score 1.0 for a valid 4x4 grid that keeps the clues, else 0.0.
 
     Args:
         prompts: Not used.
@@ -146,7 +146,7 @@ def sudoku(
 
 @functools.lru_cache(maxsize=100_000)
 def sudoku_solutions(puzzle: str) -> tuple[str, ...]:
-    """All valid 4x4 grids that keep the clues; none for a text that is no puzzle."""
+    """Return all valid 4x4 grids that keep the clues; none for a text that is no puzzle."""
     if not re.fullmatch("[0-4]{16}", puzzle):
         return ()
     return tuple(grid for grid in _grids() if _keeps_clues(grid, puzzle))
@@ -173,7 +173,7 @@ def _keeps_clues(grid: str, puzzle: str) -> bool:
 
 @functools.cache
 def _grids() -> tuple[str, ...]:
-    """The 288 valid grids, row by row."""
+    """Return the 288 valid grids, row by row."""
     rows = ["".join(row) for row in itertools.permutations("1234")]
     grids = [""]
     for _ in range(4):
@@ -197,7 +197,7 @@ def _depth(tokens: Sequence[str]) -> int:
 
 
 def _value(node: ast.expr) -> Fraction:
-    """Value of a tree of numbers and the four operations; a sign before a value is not one of them."""
+    """Compute a tree of numbers and the four operations; a sign before a value is not one of them."""
     if isinstance(node, ast.Constant) and type(node.value) is int:
         return Fraction(node.value)
     if isinstance(node, ast.BinOp) and type(node.op) in _OPERATIONS:
@@ -213,7 +213,7 @@ def _whole_number(value: object) -> int | None:
 
 
 def _whole_numbers(value: object) -> list[int] | None:
-    """Whole numbers from 0 out of a list or a text; None where there are none or one is something else."""
+    """Read whole numbers from 0 from a list or a text; None where there are none or one is something else."""
     parts = _LIST_SEPARATOR.split(value.strip(" []")) if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not parts:
         return None

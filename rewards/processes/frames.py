@@ -57,7 +57,7 @@ def _receive_exactly(connection: socket.socket, size: int, deadline: float | Non
 
 
 def _remaining(deadline: float | None) -> float | None:
-    """Seconds left; None where there is no limit. TimeoutError past the deadline."""
+    """Return the seconds left; None where there is no limit. TimeoutError past the deadline."""
     if deadline is None:
         return None
     remaining = deadline - time.monotonic()

@@ -1,1 +1,1 @@
-"""Places to run code that nobody trusts: they start programs, and know nothing of what those are asked."""
+"""Places to run code that is not trusted. They start programs, and do not know what those are asked."""

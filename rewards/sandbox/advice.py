@@ -1,4 +1,4 @@
-"""What to do where the kernel refuses a facility: one sentence, from what this machine says about itself."""
+"""What to do where the kernel refuses a facility: one sentence, from the settings of this machine."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _MARKS = ("/.dockerenv", "/run/.containerenv", "/var/run/secrets/kubernetes.io")
 
 
 def user_namespaces(root: Path = Path("/")) -> str:
-    """Why user namespaces are probably refused here, and what allows them."""
+    """Say why user namespaces are probably refused here, and what allows them."""
     for setting, (bad, advice) in _SETTINGS.items():
         file = root / "proc/sys" / setting
         if file.is_file() and file.read_text().strip() == bad:

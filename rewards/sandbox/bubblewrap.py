@@ -1,13 +1,14 @@
 """Layer 1: every program in namespaces of its own, made by bubblewrap for an unprivileged user.
 
-What the program sees: the interpreter and the system's shared libraries (read-only), three devices, one disk of a fixed
-size that vanishes. No /proc, no network, no other process, no home folder. Within that, the system-call filter, the
-limits per process, and one control group where groups are writable. The order matters: the limit on processes is void
-for root and stops bubblewrap itself when set outside, so the user changes first and the limits are set inside.
+The program sees the interpreter and the system's shared libraries (read-only), three devices, and one disk of a fixed
+size that vanishes. It sees no /proc, no network, no other process and no home folder. Within that, it has the
+system-call filter, the limits per process, and one control group where groups are writable. The order matters: the
+limit on processes has no effect on root, and stops bubblewrap itself when it is set outside. So the user changes first,
+and the limits are set inside.
 
-The program is process 1 of its namespace: when it ends, whatever it started ends with it, and the kernel does that. It
-is also killed when bubblewrap ends, and bubblewrap when the *thread* that started it ends; start programs from a thread
-that lives as long as they may.
+The program is process 1 of its namespace, so the kernel ends all that it started when it ends. It is also killed when
+bubblewrap ends, and bubblewrap is killed when the *thread* that started it ends. So start programs from a thread that
+lives as long as they may.
 """
 
 import contextlib
@@ -33,7 +34,7 @@ from redraft.rewards.sandbox.program import Program, ProgramExit, ProgramLimits,
 _ISOLATION = "--unshare-all --unshare-user --new-session --die-with-parent --as-pid-1 --cap-drop ALL"
 _NOBODY = "--uid 65534 --gid 65534 --hostname sandbox"
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
-_PATIENCE_S = 10.0  # what takes milliseconds; this long, and the machine is in trouble
+_PATIENCE_S = 10.0  # for what takes milliseconds unless the machine is in trouble
 
 
 class BubblewrapSandbox:
@@ -71,23 +72,23 @@ class BubblewrapSandbox:
         """
         self._end_last()
         inside = limits_text(limits, tasks=limits.processes) + self.packages.text(packages.INSIDE) + source
-        self._filter.seek(0)  # bubblewrap reads this very description to its end
+        self._filter.seek(0)  # bubblewrap reads from this description up to its end
         with contextlib.ExitStack() as ends:
-            told, tell = _pipe(ends)
+            info, info_end = _pipe(ends)
             hold, go = _pipe(ends)
-            fds = {"--seccomp": self._filter.fileno(), "--info-fd": tell, "--block-fd": hold}
+            fds = {"--seccomp": self._filter.fileno(), "--info-fd": info_end, "--block-fd": hold}
             options = [word for option, fd in fds.items() for word in (option, str(fd))]
             command = [*self._command(limits), *options, "--", self._interpreter.file, "-I", "-S", "-c", inside]
             process, channel = spawn(command, self.identity, pipes, list(fds.values()))
             program = Program(process, channel, functools.partial(kill_group, process))
             try:
-                child = _child(told)
+                child = _child(info)
                 if self.group:
                     # The program's disk is memory too.
                     self.group.limit((limits.memory_mb + limits.disk_mb) << 20, limits.processes)
                     self.group.add(child)
                 program = BoxedProgram(process, channel, child)
-                os.write(go, b"1")  # it waited until here, so all of it is born in the group
+                os.write(go, b"1")  # the program waited until here, so all that it starts is born in the group
             except (OSError, EOFError) as error:
                 program.end()
                 raise SandboxError(self._trouble() or f"bubblewrap could not start a program: {error}") from error
@@ -163,7 +164,7 @@ class BoxedProgram(Program):
         self._child: int | None = os.pidfd_open(child)
 
     def end(self) -> ProgramExit:
-        """See `Program.end`; bubblewrap tells a signal as 128 more than its number."""
+        """See `Program.end`. A signal is in bubblewrap's exit code, as 128 more than its number."""
         ended = super().end()
         if self._child is not None:
             os.close(self._child)
@@ -175,7 +176,7 @@ class BoxedProgram(Program):
     def _empty(self) -> None:
         """Kill process 1, and with it everything in its namespace, and wait until bubblewrap has reaped it.
 
-        Killing bubblewrap instead would do too, but leaves a zombie to whichever process 1 this machine has.
+        To kill bubblewrap instead would leave a zombie to this machine's own process 1.
         """
         if self._child is None:
             return
@@ -198,7 +199,7 @@ def _executable() -> str:
 
 @functools.cache
 def _can_forbid_namespaces(bwrap: str) -> bool:
-    """Since bubblewrap 0.8; before, the system-call filter alone forbids them."""
+    """Whether bubblewrap can forbid namespaces, as since 0.8; before, only the system-call filter does."""
     return "--disable-userns" in subprocess.run([bwrap, "--help"], capture_output=True, text=True, check=False).stdout
 
 
@@ -209,13 +210,13 @@ def _pipe(ends: contextlib.ExitStack) -> tuple[int, int]:
     return pair
 
 
-def _child(told: int) -> int:
-    """The number of process 1, from bubblewrap's description of the sandbox."""
+def _child(info: int) -> int:
+    """Read the number of process 1 from bubblewrap's description of the sandbox."""
     text = b""
     while b"}" not in text:
-        if not select.select([told], [], [], _PATIENCE_S)[0]:
+        if not select.select([info], [], [], _PATIENCE_S)[0]:
             raise TimeoutError(f"bubblewrap has not started in {_PATIENCE_S:.0f} s")
-        piece = os.read(told, 4096)
+        piece = os.read(info, 4096)
         if not piece:
             raise EOFError("bubblewrap ended before it had made a sandbox")
         text += piece

@@ -64,12 +64,12 @@ class Group:
 
 
 def open_group(name: str, root: Path = ROOT, own: Path = Path("/proc/self/cgroup")) -> Group | None:
-    """Make a group below our own, whose limits thus stay in force; None where that is not allowed.
+    """Make a group below our own, whose limits stay in force; None where that is not allowed.
 
     Args:
-        name: Of the group; one that a killed run left is used again.
+        name: Of the group; a group of that name that a killed run left is used again.
         root: Where the hierarchies are mounted.
-        own: The file that tells our own groups.
+        own: The file that lists our own groups.
     """
     try:
         places = _own_groups(own)
@@ -136,6 +136,6 @@ def _try(action: Callable[[], None]) -> bool:
 
 
 def _write(file: Path, value: int | str) -> None:
-    # Never created: in a real hierarchy the kernel makes the files, so a missing one is a missing facility.
+    # The file is never created: the kernel makes the files of a hierarchy, so a missing one is a missing facility.
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_TRUNC), "w") as handle:
         handle.write(str(value))

@@ -1,4 +1,4 @@
-"""Which layer of isolation runs the programs: never a weaker one in silence, never none unless asked for by name."""
+"""Choose the layer of isolation. A weaker one is logged with the reason; none is used only where a recipe names it."""
 
 import logging
 import sys

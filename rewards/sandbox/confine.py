@@ -1,4 +1,4 @@
-"""Runs inside layer 2 before the runner, as text; so it imports little, as each import costs every program.
+"""Runs inside layer 2 before the runner, as text. It imports little, because each import slows every program's start.
 
 The order matters: what needs a call that the filter refuses comes before the filter.
 """
@@ -20,7 +20,7 @@ def confine(parent: int, reads: list[str], writes: list[str], instructions: str)
     """Give up everything but reading some files.
 
     Args:
-        parent: Whose end ends us.
+        parent: Process whose end ends us.
         reads: Folders and files to read.
         writes: Files (devices) to write as well.
         instructions: The system-call filter, in hexadecimal.

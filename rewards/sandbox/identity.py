@@ -1,4 +1,4 @@
-"""Whose rights a program runs with: as root, a user id that nothing else on this machine uses; else our own.
+"""Whose rights a program runs with: under root, a user id that nothing else on this machine uses; else our own.
 
 The kernel counts processes per user id, and not at all for root. Processes of one user id may signal each other. So as
 root every sandbox takes a lease: a user id of its own, held by a lock that ends with the process that took it. Two
@@ -45,14 +45,14 @@ class Identity:
         return None if self.uid is None else []
 
     def others(self) -> int:
-        """Processes and threads that are not a program's but count with it: the kernel limits them per user."""
+        """Count the processes and threads that are not a program's but count against its limit, which is per user."""
         return sum(map(_threads, _processes(os.geteuid()))) if self.uid is None else 0
 
     def kill_all(self) -> None:
         """Kill every process of the leased user, with that user's rights, so that no other can be hit."""
         if self.uid is None or not _processes(self.uid):
             return
-        # It hits itself too, hence no check of how it ended.
+        # It kills itself too, so how it ended is not checked.
         kill = f"import os; os.setgroups([]); os.setresgid({self.uid}, {self.uid}, {self.uid}); "
         kill += f"os.setresuid({self.uid}, {self.uid}, {self.uid}); os.kill(-1, {int(signal.SIGKILL)})"
         subprocess.run([sys.executable, "-I", "-S", "-c", kill], check=False, stderr=subprocess.DEVNULL, timeout=10)

@@ -1,7 +1,7 @@
 """Which Python runs the program: ours where the program's user may read it, else the system's.
 
 Ours often cannot be used: a training run is root and its Python lies under ``/root``, which no other user may enter. So
-candidates are tried, under the identity in question, and the first that runs and is new enough is taken.
+candidates are tried as the program's user, and the first that runs and is new enough is taken.
 """
 
 import functools
@@ -30,7 +30,7 @@ class Interpreter:
     prefix: str
 
     def libraries(self) -> list[str]:
-        """Existing folders that it reads: its own library and the system's shared objects; symlinks are kept."""
+        """Return the folders that it reads, its own library and the system's shared objects; links are kept."""
         folders = dict.fromkeys(
             ["/lib", "/lib64", "/usr/lib", "/usr/lib64", f"{self.prefix}/lib", f"{self.prefix}/lib64"]
         )
@@ -38,14 +38,14 @@ class Interpreter:
 
 
 def find_interpreter(identity: Identity, python: str | None = None) -> Interpreter:
-    """The first Python that a user may run.
+    """Find the first Python that a user may run.
 
     Args:
         identity: The user.
         python: Try this one only.
 
     Raises:
-        SandboxError: There is none, with what was tried.
+        SandboxError: There is none; the message lists what was tried.
     """
     return _find(identity.uid, python)
 
@@ -67,7 +67,7 @@ def _find(uid: int | None, python: str | None) -> Interpreter:
 
 def _candidates() -> Iterator[str]:
     seen = set()
-    # In a virtual environment sys.executable is a link; a package folder beside it is not wanted.
+    # In a virtual environment sys.executable is a link with packages beside it, which programs must not see.
     ours = f"{sys.base_prefix}/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     for pattern in (ours, *_SYSTEM):
         for file in sorted(glob.glob(pattern), reverse=True):
@@ -77,7 +77,7 @@ def _candidates() -> Iterator[str]:
 
 
 def _ask(file: str, identity: Identity) -> Interpreter | str:
-    """The interpreter at this path, or why not."""
+    """Return the interpreter at this path, or why it cannot be used."""
     try:
         answer = subprocess.run(
             [file, "-I", "-S", "-c", _ASK],

@@ -1,8 +1,8 @@
 """Layer 2, where namespaces are refused (an ordinary container): Landlock, the system-call filter, limits, a user.
 
-It contains by refusing. A program is one process, with threads, that reads the interpreter's files and computes: it
-can start no process, send no signal, make no socket and write no file. So the limits per process bound all of it, and
-killing that process leaves nothing. Weaker than layer 1 in what it hides and allows:
+A program is one process, with threads, that reads the interpreter's files and computes. It can start no process, send
+no signal, make no socket and write no file. So the limits per process bound all of it, and nothing is left when that
+process is killed. Compared with layer 1:
 
 * A program that needs a temporary file or a process of its own fails here and works in layer 1.
 * It shares the machine's process numbers, host name and file names: whether a path exists, its size and its owner can
@@ -10,7 +10,8 @@ killing that process leaves nothing. Weaker than layer 1 in what it hides and al
 * Without root it runs under our own user id, so its threads are counted together with all our own, and the limit is
   what exists at the start plus its own.
 
-It is killed when the *thread* that started it ends; start programs from a thread that lives as long as they may.
+A program is killed when the *thread* that started it ends. So start programs from a thread that lives as long as they
+may.
 """
 
 import ctypes
@@ -80,5 +81,5 @@ class LandlockSandbox:
 
 
 def landlock_version() -> int:
-    """The kernel's version of Landlock; below 1 where there is none or it is switched off."""
+    """Return the kernel's version of Landlock; below 1 where there is none or it is switched off."""
     return int(ctypes.CDLL(None, use_errno=True).syscall(444, None, ctypes.c_size_t(0), 1))

@@ -1,4 +1,4 @@
-"""Starting a process with nothing of ours but one end of a socket."""
+"""Start a process that inherits nothing of ours but one end of a socket."""
 
 import socket
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from redraft.rewards.sandbox.identity import Identity
 from redraft.rewards.sandbox.program import SandboxError
 
-# No variable of ours crosses. Python reads none under -I, but the locale decides how text is coded.
+# No variable of ours is passed on. Python reads none under -I, but the locale decides how text is encoded.
 ENVIRONMENT = {"LC_ALL": "C.UTF-8"}
 
 

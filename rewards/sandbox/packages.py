@@ -1,7 +1,7 @@
-"""Packages of ours that programs may import: named one by one, read-only, and nothing beside them.
+"""Packages of ours that programs may import: named one by one, read-only, and no others.
 
 A folder of links to their files goes on the program's path. Packages with compiled parts fit one version of Python, so
-the interpreter that runs programs must be of ours.
+the interpreter that runs programs must be of the same version.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from redraft.rewards.sandbox.program import Program, ProgramLimits, Sandbox, San
 
 INSIDE = "/packages"
 _LIMITS = ProgramLimits(cpu_s=20, wall_s=60.0)
-# More threads than one would cost address space and tasks that the limits count.
+# More than one thread would use up address space and tasks, which are limited.
 _TEXT = """\
 import sys, os
 os.environ.update(dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
@@ -45,11 +45,11 @@ class Packages:
 
     @property
     def folders(self) -> list[str]:
-        """What a program has to read."""
+        """Folders that a program has to read."""
         return [str(place) for place in self.places.values()]
 
     def _copied(self, place: Path) -> Path:
-        """A copy that everybody may read."""
+        """Make a copy that every user may read."""
         assert self._folder is not None
         folder = Path(self._folder.name)
         copies = folder / "copies"
@@ -60,7 +60,7 @@ class Packages:
         return Path(copy)
 
     def linked(self) -> str:
-        """A folder that everybody may read, with a link to each."""
+        """Return a folder that every user may read, with a link to each package."""
         assert self._folder is not None
         folder = Path(self._folder.name)
         folder.chmod(0o755)
@@ -70,7 +70,11 @@ class Packages:
         return str(folder)
 
     def text(self, place: str) -> str:
-        """Text that puts them on the path of a program that sees them in a folder; empty if there are none."""
+        """Return Python text that puts them on the import path; "" where there are none.
+
+        Args:
+            place: Folder in which the program sees them.
+        """
         return _TEXT.format(place=place) if self.names else ""
 
     def close(self) -> None:
@@ -80,14 +84,14 @@ class Packages:
 
 
 def _is_open(place: Path) -> bool:
-    """Whether the user of a sandbox may read it: as root, environments often lie where nobody else may look."""
+    """Whether the user of a sandbox may read it; an environment of root often lies where other users may not look."""
     if os.geteuid() != 0:
         return True
     return bool(place.stat().st_mode & 0o4) and all(folder.stat().st_mode & 0o1 for folder in place.parents)
 
 
 def _places(name: str) -> list[Path]:
-    """The package itself and the shared objects that its distribution keeps beside it."""
+    """Return the package itself and the shared objects that its distribution keeps beside it."""
     distributions = metadata.packages_distributions().get(name)
     if not distributions:
         raise SandboxError(f"packages: {name!r} is not installed here; run `pip install {name}`, or leave it out")
@@ -121,7 +125,7 @@ def check_packages(sandbox: Sandbox, packages: Packages) -> None:
 
 
 def _said(program: Program) -> str | None:
-    """The last line that a program wrote in despair; None if it ended well."""
+    """Return the last line of a program's errors; None if it ended well."""
     try:
         _, errors = program.process.communicate(timeout=_LIMITS.wall_s)
     except subprocess.TimeoutExpired:

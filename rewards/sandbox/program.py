@@ -1,4 +1,4 @@
-"""One program that nobody trusts: what it may use, how it is talked to, how it ended."""
+"""One program that is not trusted: what it may use, how it is reached, how it ended."""
 
 import contextlib
 import os
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 
 
 class SandboxError(RewardError):
-    """A layer of isolation is missing, broken or refused a program; the message names what to do."""
+    """A layer of isolation is missing, broken, or refused a program; the message says what to do."""
 
 
 @dataclass(frozen=True)
 class ProgramLimits:
-    """What one program may use; everything it starts counts.
+    """What one program may use, together with all that it starts.
 
     Attributes:
-        cpu_s: CPU seconds of any one process: the main limit, because it does not depend on what else runs here.
-        wall_s: Seconds from start to end; the backstop for programs that sleep. Kept by whoever talks to the program.
+        cpu_s: CPU seconds of any one process. It is the main limit, because it does not depend on what else runs here.
+        wall_s: Seconds from start to end, for programs that sleep; the side that talks to the program keeps it.
         memory_mb: Address space of any one process; of all of them where the layer can count (cgroup).
         processes: Processes and threads alive at once.
         file_mb: Size of any one file.
@@ -45,7 +45,7 @@ class ProgramLimits:
 
 @dataclass(frozen=True)
 class ProgramExit:
-    """How a program ended: its exit code, or the signal that killed it (ours is SIGKILL); wall seconds it lived."""
+    """How a program ended: its exit code, or the signal that killed it (ours is SIGKILL), and its wall seconds."""
 
     code: int | None
     signal: int | None
@@ -58,7 +58,7 @@ class Program:
     Args:
         process: The process that was started; leader of its own session and process group.
         channel: Our end of the socket whose other end the program has.
-        kill: Kills every process of the program, by means of the layer; may be called more than once.
+        kill: Kills every process of the program, in the way of the layer; may be called more than once.
     """
 
     def __init__(self, process: "subprocess.Popen[bytes]", channel: socket.socket, kill: Callable[[], None]) -> None:
@@ -106,7 +106,7 @@ class Sandbox(Protocol):
         ...
 
     def close(self) -> None:
-        """Give back what the layer holds (a cgroup, a folder); kills what still runs."""
+        """Kill what still runs, and give back what the layer holds (a control group, a folder, a user id)."""
         ...
 
 

@@ -1,8 +1,8 @@
-"""Which system calls a program may make: a list of what Python needs; everything else is "not implemented".
+"""Which system calls a program may make: a list of what Python needs; every other call is "not implemented".
 
-That answer, rather than a refusal, because libc then falls back to older calls. No socket can be made or connected (the
-program keeps the one it is given, and stream pairs), no namespace, no tracing, no memory outside the counted kinds, no
-signal settings that outlive the program's parent. A call of a foreign architecture (x32 included) kills the program.
+The answer is not a refusal, because libc falls back to older calls after "not implemented". A program cannot make or
+connect a socket (it keeps the one it is given, and stream pairs), make a namespace, trace, use memory outside the
+counted kinds, or set a signal that outlives its parent. A call of a foreign architecture (x32 included) kills it.
 
 libseccomp knows the numbers of the calls on each architecture and compiles the list; every distribution with apt or
 systemd has the library. The compiled filter is bytes, so neither it nor its binding has to exist inside.
@@ -50,10 +50,10 @@ _CLONE_NEW = 0x7E020000 | 0x80  # every namespace
 
 @functools.cache
 def compiled(processes: bool) -> bytes:
-    """The filter as instructions for the kernel of this machine.
+    """Compile the filter into instructions for the kernel of this machine.
 
     Args:
-        processes: Also allow processes, signals and changes of files, for where a namespace bounds them.
+        processes: Also allow processes, signals and changes of files, because a namespace bounds them.
 
     Raises:
         SandboxError: libseccomp or its binding is missing.

@@ -1,4 +1,4 @@
-"""Before a layer is used: a program inside it attacks, and every attack must fail."""
+"""The self-test of a layer before it is used: a program inside it attacks, and every attack must fail."""
 
 import contextlib
 import json
@@ -13,10 +13,10 @@ from typing import IO
 from redraft.rewards.sandbox.prelude import rlimits
 from redraft.rewards.sandbox.program import Program, ProgramLimits, Sandbox, SandboxError
 
-_BURIAL_S = 2.0  # the kernel needs milliseconds to end what a dead process 1 leaves
+_BURIAL_S = 2.0  # for what takes the kernel milliseconds: to end what a dead process 1 leaves
 _LIMITS = ProgramLimits(cpu_s=5, wall_s=10.0, memory_mb=128, processes=8, file_mb=2, disk_mb=4)
 
-# Each probe is an attack; what it returns is how far it came, and an error means that it was stopped.
+# Each probe is an attack. It returns how far it came; an error means that it was stopped.
 _PROBES = """
 import json, os, resource, socket, sys, time
 def environment():
@@ -79,14 +79,14 @@ def self_test(sandbox: Sandbox) -> None:
     """
     failures = _attack(sandbox)
     if failures:
-        told = "; ".join(f"{probe}: {reached}" for probe, reached in failures.items())
-        raise SandboxError(f"the self-test of the {sandbox.name} layer failed, so it is not used: {told}"[:2000])
+        reasons = "; ".join(f"{probe}: {reached}" for probe, reached in failures.items())
+        raise SandboxError(f"the self-test of the {sandbox.name} layer failed, so it is not used: {reasons}"[:2000])
 
 
 def _attack(sandbox: Sandbox) -> dict[str, object]:
-    """What the attacks of one program reached, by probe; nothing where all were stopped."""
+    """Run one program that attacks; return what the attacks reached, by probe, nothing where all were stopped."""
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        # Readable for everybody: only the layer stands before it.
+        # Every user may read it, so only the layer protects it.
         os.chmod(folder, 0o755)
         canary = Path(folder, "canary")
         canary.write_text("read")
@@ -115,7 +115,7 @@ def _judge(program: Program, answer: bytes, watch: socket.socket) -> dict[str, o
     reached = {probe: how for probe, how in json.loads(answer).items() if how}
     if ended.code != 3:
         reached["exit code"] = f"{ended} instead of 3"
-    # Whatever still lives holds the other end of the channel.
+    # A process that still lives holds the other end of the channel.
     watch.settimeout(_BURIAL_S)
     try:
         watch.recv(1)
@@ -125,7 +125,7 @@ def _judge(program: Program, answer: bytes, watch: socket.socket) -> dict[str, o
 
 
 def _line(channel: socket.socket) -> bytes:
-    """What the program answers; nothing if it ends or is late before the answer is whole."""
+    """Read what the program answers; nothing if it ends or is late before the answer is whole."""
     until, text = time.monotonic() + _LIMITS.wall_s, b""
     while not text.endswith(b"\n"):
         channel.settimeout(max(until - time.monotonic(), 0.001))
@@ -140,7 +140,7 @@ def _line(channel: socket.socket) -> bytes:
 
 
 def _now(pipe: IO[bytes] | None) -> str:
-    """What a pipe holds, without waiting for its end: a straggler may hold that."""
+    """Read what a pipe holds without waiting for its end, which a process that outlives the program may hold."""
     if pipe is None:
         return ""
     os.set_blocking(pipe.fileno(), False)

@@ -1,4 +1,4 @@
-"""No isolation at all: the program runs with our rights, files and network. Only for a recipe that says so by name."""
+"""No isolation at all: the program runs with our rights, files and network. Used only where a recipe names it."""
 
 import sys
 import tempfile
@@ -17,7 +17,7 @@ class UnsafeSandbox:
     name = "unsafe"
 
     def __init__(self) -> None:
-        """Without packages."""
+        """Start without packages."""
         self.packages = packages.NONE
 
     def start(self, source: str, limits: ProgramLimits, pipes: bool = False) -> Program:

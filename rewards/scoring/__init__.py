@@ -1,1 +1,1 @@
-"""From terms of a recipe to scores of a batch: where functions run, how parts become one total."""
+"""From the terms of a recipe to the scores of a batch: where functions run, and how parts become one total."""

@@ -1,4 +1,4 @@
-"""Calling a reward function once: which arguments it gets, sync or async, in this process or for a parent elsewhere."""
+"""Call a reward function once: which arguments it gets, sync or async, in this process or for its parent."""
 
 import asyncio
 import functools
@@ -15,7 +15,7 @@ from redraft.rewards.user_files import beside
 
 PARTS = "parts"
 BATCH_ARGUMENTS = ("prompts", "completions", "completion_ids", PARTS)
-"""What rewards get from the rollout, and (`parts`) the scores of the other terms; data columns have other names."""
+"""What rewards get from the rollout, and in `parts` the scores of the other terms. No data column may be named so."""
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
@@ -39,11 +39,11 @@ class Signature:
     """What a reward function takes, and what it declares.
 
     Attributes:
-        names: Its arguments.
-        required: Those without a default.
-        options: Those whose default is a value: the recipe's, which no data column of the same name may fill.
-        takes_any: Whether it takes others too.
-        declared: By `rewards.reward.reward`.
+        names: Names of its arguments.
+        required: Arguments without a default.
+        options: Arguments whose default is not None. The recipe sets them; a data column of that name does not.
+        takes_any: Whether it takes arguments of other names too.
+        declared: What its decorator says, see `rewards.reward.reward`.
     """
 
     names: Sequence[str]
@@ -67,7 +67,7 @@ class Signature:
 
     @property
     def needs_parts(self) -> bool:
-        """It scores by what other terms said of the same completion."""
+        """Whether it scores by what other terms gave the same completion."""
         return PARTS in self.names
 
     def check_kwargs(self, kwargs: Mapping[str, Any]) -> None:
@@ -78,7 +78,7 @@ class Signature:
                 raise RewardError(f"kwargs.{name} is no argument a recipe can give; valid: {own or 'none'}")
 
     def select(self, batch: Mapping[str, Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments of one call: those of the batch that the function accepts, and the recipe's kwargs.
+        """Return the arguments of one call: what the function accepts of the batch, and the recipe's kwargs.
 
         Raises:
             RewardError: A required argument is in neither.
@@ -97,12 +97,12 @@ class Signature:
 
 
 def call_reward(function: Callable[..., Any], arguments: Mapping[str, Any], expected: int) -> list[Verdict]:
-    """Call a reward, sync or async, and check that it returns ``expected`` scores; what it logs is told with them."""
+    """Call a reward, sync or async; check that it returns ``expected`` scores, and add what it logs to them."""
     notes = Notes()
     loggers = {name: getattr(notes, name) for name in LOGGERS if name in Signature.of(function).names}
     result = function(**{**loggers, **arguments})
     if inspect.isawaitable(result):
-        with ThreadPoolExecutor(1) as thread:  # its own thread: the caller's may be running an event loop already
+        with ThreadPoolExecutor(1) as thread:  # a thread of its own, because the caller's may be running an event loop
             result = thread.submit(asyncio.run, _wait_for(result)).result()
     return notes.add_to(as_verdicts(result, expected))
 
@@ -111,18 +111,18 @@ async def _wait_for(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
 
 
-# --- inside a worker process: the same, with JSON for an answer ---
+# --- inside a worker process: the same, with a reply that is JSON ---
 
 _resolve_once = functools.cache(resolve)
 
 
 def describe_reward(address: str) -> dict[str, Any]:
-    """Import a reward and return its `Signature`."""
+    """Import a reward and return its `Signature` as a dict."""
     return asdict(Signature.of(_resolve_once(address)))
 
 
 def call_reward_for_parent(address: str, arguments: dict[str, Any], expected: int) -> dict[str, Any]:
-    """`call_reward`; an invalid result is an answer too, because it carries its row."""
+    """Call a reward and return its verdicts as dicts; for an invalid result its message and its row."""
     try:
         function = _resolve_once(address)
         with beside(address):

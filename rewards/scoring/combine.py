@@ -1,4 +1,4 @@
-"""From the parts of one completion to what is learned from. Pure functions."""
+"""From the scores of one completion to the total that is learned from. Pure functions."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,19 +8,19 @@ from redraft.rewards.term import RewardTerm
 
 
 def combine(terms: Sequence[RewardTerm], verdicts: Mapping[str, Verdict]) -> SampleScore:
-    """Scores of one completion: ``gates * sum of weight * score``, and shaping added to the total.
+    """Total of one completion: ``gates * sum of weight * score``, plus shaping.
 
-    A part that does not apply is left out. A part that should have been scored and could not be (the machinery failed,
-    the data row is broken) masks the whole completion: without it the rest would be a low reward for no fault of the
-    completion. A part of weight 0 is only reported.
+    A score that does not apply is left out. One that is missing because the machinery failed or the data row is broken
+    masks the whole completion: the sum of the others would be a low reward that the completion does not deserve. A
+    score of weight 0 is only reported.
 
     Args:
         terms: The rewards.
-        verdicts: What each said, by its name.
+        verdicts: Verdict of each, by its name.
 
     Returns:
-        Total and unshaped reward, both None where a part failed or no task reward applies; equal where the mixture is
-        nothing but shaping.
+        Total and unshaped reward. Both are None where a score is missing or no task reward applies, and equal where the
+        mixture is nothing but shaping.
     """
     counted = [(term, verdicts[term.name]) for term in terms if term.weight]
     if any(is_failure(verdict) for _, verdict in counted):
@@ -37,16 +37,16 @@ def combine(terms: Sequence[RewardTerm], verdicts: Mapping[str, Verdict]) -> Sam
 
 
 def is_failure(verdict: Verdict) -> bool:
-    """It has no score although the reward applies to the completion."""
+    """Whether it has no score although the reward applies to the completion."""
     return verdict.score is None and verdict.status in {Status.INFRA_ERROR, Status.GOLD_ERROR, Status.TIMEOUT}
 
 
 def summed_parts(terms: Sequence[RewardTerm], scored: SampleScore) -> dict[str, float | None]:
-    """The parts that are added up, with the gates multiplied in: what is normalised before a sum.
+    """Return the summands of the total by name, gates multiplied in, for methods that normalise each before the sum.
 
     Args:
         terms: The rewards.
-        scored: What they said of one completion; a masked one has no parts.
+        scored: Their scores of one completion; all summands of a masked one are None.
     """
     parts = scored.parts
     gate = math.prod(score for term in terms if term.gate and (score := parts[term.name]) is not None)

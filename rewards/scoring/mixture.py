@@ -1,4 +1,4 @@
-"""Several rewards on the same completions: each part recorded, one total for the learner."""
+"""Several rewards on the same completions: each score is recorded, and one total goes to the learner."""
 
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
@@ -21,10 +21,10 @@ class Sample:
     Attributes:
         prompt: Text or messages.
         completion: Text or messages.
-        completion_ids: Its tokens up to and with the first stop token.
+        completion_ids: Its tokens, up to and with the first stop token.
         columns: The data row's other columns.
-        group: Completions with equal values answer the same prompt; None: nothing to compare with.
-        unfinished: The decoder left masks in it: no reward may read it.
+        group: Equal for completions of the same prompt; None for a completion that is compared with no other.
+        unfinished: Whether the decoder left masks in it, so that no reward may read it.
     """
 
     prompt: Any
@@ -58,7 +58,7 @@ class RewardMixture:
         self._rewards = tuple(ConfiguredReward(term) for term in terms)
 
     def start(self) -> None:
-        """Start the worker processes and import every reward, so that a broken one is known before the first step."""
+        """Start the worker processes and import every reward, so that a broken one fails before the first step."""
         for reward in self._rewards:
             reward.start()
 
@@ -97,7 +97,7 @@ class RewardMixture:
 
 
 def _groups(samples: Sequence[Sample]) -> list[object]:
-    """What tells groups apart; a sample without a group is one of its own."""
+    """Return what tells groups apart; a sample without a group is one of its own."""
     # A group is wrapped in a tuple, so that it never equals the number that stands for a lone sample.
     return [index if sample.group is None else (sample.group,) for index, sample in enumerate(samples)]
 
@@ -114,7 +114,7 @@ def _side_by_side(
 
 
 def status_counts(scored: Sequence[SampleScore]) -> dict[str, dict[str, int]]:
-    """How often each status occurred, by reward name."""
+    """Count the statuses of each reward."""
     counts: dict[str, Counter[str]] = {}
     for sample in scored:
         for name, status in sample.status.items():
@@ -123,12 +123,12 @@ def status_counts(scored: Sequence[SampleScore]) -> dict[str, dict[str, int]]:
 
 
 def _parts(verdicts: Mapping[str, Sequence[Verdict]], size: int) -> list[dict[str, float | None]]:
-    """The scores so far of each sample, by the reward's name."""
+    """Return the scores so far of each sample, by the reward's name."""
     return [{name: found[row].score for name, found in verdicts.items()} for row in range(size)]
 
 
 def as_batch(samples: Sequence[Sample]) -> Batch:
-    """TRL's layout: one list per argument; None where a sample lacks a column that others have."""
+    """Lay samples out as TRL does: one list per argument, with None where a sample lacks a column that others have."""
     columns = dict.fromkeys(name for sample in samples for name in sample.columns)
     reserved = [name for name in BATCH_ARGUMENTS if name in columns]
     if reserved:

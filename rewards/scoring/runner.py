@@ -23,18 +23,18 @@ class RaisedError(Exception):
 
 
 class Runner(Protocol):
-    """Calls one reward function, wherever it lives."""
+    """Calls one reward function."""
 
     def start(self) -> Signature:
-        """Find the function and read its signature; cheap when repeated."""
+        """Find the function and return its signature; cheap when repeated."""
         ...
 
     def call(self, arguments: Mapping[str, Any], expected: int) -> list[Verdict]:
-        """Call the function once; RaisedError when it raises."""
+        """Call the function once; raise RaisedError where it raises."""
         ...
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """End the worker process, if there is one."""
         ...
 
 
@@ -62,7 +62,7 @@ class InlineRunner:
             raise RaisedError(type(error).__name__, f"{type(error).__name__}: {error}{place}") from error
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is no process."""
 
 
 class ProcessRunner:
@@ -104,7 +104,7 @@ class ProcessRunner:
 
 
 def _message(error: RemoteError) -> str:
-    """The worker's message, without the class name in front where that is our own RewardError."""
+    """Return the worker's message; without the class name in front of it if that is our own RewardError."""
     return error.summary.partition(": ")[2] if error.type_name == RewardError.__name__ else error.summary
 
 

@@ -1,4 +1,4 @@
-"""Does a verifier verify: right answers score 1, cheap ones 0. Tried by hand, and on a sample before every run."""
+"""Test whether a verifier gives right answers 1 and cheap ones 0: on a sample before every run, or by command."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -39,7 +39,7 @@ class Check:
     Attributes:
         row: Index of the data row.
         kind: `GOLD`, or the attack's name.
-        verdict: What the reward said; of a gold answer, about the form of it that scored best.
+        verdict: Of the reward; for a gold answer, on the form of it that scored best.
     """
 
     row: int
@@ -48,7 +48,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        """1 for a right answer, 0 for an attack."""
+        """Whether the score is 1 for a right answer, or 0 for an attack."""
         return self.verdict.score == (1.0 if self.kind == GOLD else 0.0)
 
 
@@ -90,7 +90,9 @@ def try_reward(term: RewardTerm, rows: Sequence[Mapping[str, Any]]) -> list[Chec
 
 
 def audit_rows(term: RewardTerm, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
-    """Rows that nobody should learn from under a verifier: it rejects their right answer, or finds more to object to.
+    """Find rows that must not be trained on under a verifier, because it rejects their right answer.
+
+    A verifier with an audit of its own is asked for that instead.
 
     Args:
         term: A verifier.
@@ -115,7 +117,7 @@ def audit_rows(term: RewardTerm, rows: Sequence[Mapping[str, Any]]) -> dict[int,
 def _objection(term: RewardTerm, check: Check) -> str:
     if check.verdict.status == Status.GOLD_ERROR:
         return check.verdict.detail
-    if is_failure(check.verdict):  # an outage must not cost data
+    if is_failure(check.verdict):  # an outage must not put rows aside
         raise RewardError(
             f"reward {term.name!r} could not score row {check.row} ({check.kind}): {check.verdict.detail}"
         )
@@ -125,7 +127,7 @@ def _objection(term: RewardTerm, check: Check) -> str:
 
 
 def gold_forms(row: Mapping[str, Any]) -> list[str]:
-    """A row's right answers, each in the forms that extraction policies read; empty where none is known."""
+    """Return a row's right answers in all forms that extraction policies read; none where no answer is known."""
     forms: list[str] = []
     for name in GOLD_COLUMNS:
         value = row.get(name)
@@ -153,7 +155,7 @@ def _empty(row: Mapping[str, Any]) -> str:
 
 
 def _list_everything(row: Mapping[str, Any]) -> str:
-    """Every small number and the right answer, in words, in a box and in a tag."""
+    """Write every small number and the right answer, in words, in a box and in a tag."""
     listed = [str(row.get("ground_truth", "")), *map(str, range(-20, 101))]
     return f"{' '.join(listed)} \\boxed{{{', '.join(listed)}}} <answer>{', '.join(listed)}</answer>"
 
@@ -163,7 +165,7 @@ def _sys_exit(row: Mapping[str, Any]) -> str:
 
 
 def _always_equal(row: Mapping[str, Any]) -> str:
-    """Every function that the row's tests call returns an object that equals everything."""
+    """Write code in which every function that the row's tests call returns an object that equals everything."""
     tests = " ".join(str(row.get(name) or "") for name in ("test", "test_list", "fn_name"))
     called = {*_CALLED.findall(tests), row.get("entry_point"), row.get("fn_name")} - {None, "", "candidate", "check"}
     named = sorted(name for name in called if str(name).isidentifier())

@@ -1,7 +1,7 @@
 r"""Comparison by computer algebra, inside a worker process: math-verify reads an expression, sympy compares exactly.
 
-No decimal places are compared. Decimals become fractions before they are read; two constants are equal when sympy
-proves that their difference is zero, or, where it can prove nothing, when it vanishes to a thousand digits.
+No decimal places are compared: decimals become fractions before they are read. Two constants are equal when sympy
+proves that their difference is zero, or, where it can prove nothing, when a thousand digits of it are zero.
 """
 
 import re
@@ -27,7 +27,7 @@ class GoldError(Exception):
 
 
 def prepare_worker() -> None:
-    """Limit the memory, build math-verify's parsers, and see that it finds what is equal and what is not.
+    """Limit the memory, build math-verify's parsers, and test that it finds what is equal and what is not.
 
     Raises:
         RewardError: It does not. Its own errors look like "not equal", so a broken one would score everything 0.
@@ -39,26 +39,26 @@ def prepare_worker() -> None:
 
     resource.setrlimit(resource.RLIMIT_AS, (_WORKER_MEMORY_BYTES, _WORKER_MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we switch its timeouts off
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # otherwise it warns that its timeouts are off
     warnings.simplefilter("ignore")  # under PYTHONWARNINGS=error its parser would fail on everything
     found = [compare(r"\frac{\sqrt{2}}{2}", prediction) for prediction in (r"\sqrt{2}/2", "x+1")]
     if found != [Status.OK, Status.WRONG]:
         raise RewardError(f"math-verify does not work here: its self-test gave {', '.join(found)} for ok, wrong")
-    gc.freeze()  # sympy is a million objects, which the collector would walk through again and again: 10 % of the time
+    gc.freeze()  # sympy makes a million objects; to look through them again and again cost 10 % of the time
 
 
 def compare(gold: str, prediction: str) -> str:
-    """Status of one comparison of plain answers: ok, wrong or gold_error."""
+    """Compare two plain answers; return the status ok, wrong or gold_error."""
     try:
         return Status.OK if compare_items(gold, prediction, same_answer) else Status.WRONG
     except GoldError:
         return Status.GOLD_ERROR
-    except Exception:  # noqa: BLE001 - the boundary: whatever sympy raises on an odd expression, it found no equality
+    except Exception:  # noqa: BLE001 - the boundary: sympy may raise anything on an odd expression, and has then found no equality
         return Status.WRONG
 
 
 def compare_simplest(gold: str) -> list[str]:
-    """Statuses of comparing with a number and with a symbolic expression."""
+    """Compare a gold answer with a number and with a symbolic expression; return both statuses."""
     return [compare(gold, prediction) for prediction in ("1", "x+1")]
 
 
@@ -81,7 +81,7 @@ def same_answer(gold: str, prediction: str) -> bool:
 
 
 def _same_matrix(gold: str, prediction: str) -> bool:
-    """Whether two matrices have equal entries; the kind of their brackets means nothing."""
+    """Whether two matrices have equal entries; the kind of their brackets does not count."""
     ours, theirs = ([split_at(row, ("&",)) for row in _rows(body)] for body in (gold, prediction))
     if [len(row) for row in ours] != [len(row) for row in theirs]:
         return False
@@ -114,15 +114,14 @@ def _same_expression(gold: str, prediction: str) -> bool:
 
 
 def _parse(answer: str) -> Any:
-    """Sympy's object for an expression; None if math-verify cannot read it."""
+    """Read an expression into sympy's object; None if math-verify cannot read it."""
     from latex2sympy2_extended.latex2sympy2 import NormalizationConfig
     from math_verify import LatexExtractionConfig, parse
     from sympy import I
 
     exact = _DECIMAL.sub(_exact, answer)
-    config = NormalizationConfig(
-        malformed_operators=True
-    )  # without units: it would drop letters that it takes for some
+    # Units stay off: math-verify would drop letters that it takes for units.
+    config = NormalizationConfig(malformed_operators=True)
     found = parse(f"\\boxed{{{exact}}}", [LatexExtractionConfig(normalization_config=config)], parsing_timeout=0)
     if not found or isinstance(found[0], str):
         return None
@@ -151,7 +150,7 @@ def _same_number_or_function(ours: Any, theirs: Any) -> bool:
 
 
 def _is_zero_number(difference: Any) -> bool:
-    """Whether a constant is zero: proved, or too small to tell at a thousand digits and not proved otherwise."""
+    """Whether a constant is proved to be zero, or, where nothing is proved, zero to a thousand digits."""
     if difference.is_Rational:
         return bool(difference == 0)
     digits = difference.evalf(3, maxn=60)
@@ -176,7 +175,8 @@ def _is_zero_function(difference: Any) -> bool:
     if sympy.expand(difference) == 0:
         return True
     symbols = sorted(difference.free_symbols, key=str)
-    for shift in (3, 7):  # two places tell most functions from zero, and cost less than to simplify them
+    # Most functions are not zero at two places, and to evaluate them there costs less than to simplify them.
+    for shift in (3, 7):
         place = {symbol: sympy.Rational(shift + 2 * index, 11) for index, symbol in enumerate(symbols)}
         if _is_certain(difference.subs(place).evalf(3, maxn=60)):
             return False
@@ -202,7 +202,7 @@ def _same_relation(ours: Any, theirs: Any) -> bool:
 
 
 def _same_other(ours: Any, theirs: Any) -> bool:
-    """Sets, matrices in expressions and the like, as math-verify compares them; no decimals are left in them."""
+    """Compare sets, matrices in expressions and the like as math-verify does; no decimals are left in them."""
     from math_verify import verify
 
     return verify([ours], [theirs], numeric_precision=_DIGITS, timeout_seconds=0)

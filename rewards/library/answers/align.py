@@ -13,7 +13,7 @@ _WORDS = re.compile(r"\\text\{[^{}]*\}")
 
 
 def align(gold: ReadAnswer, answer: ReadAnswer) -> list[Pair]:
-    """Pairs of plain answers, one of which has to be equal; [] where units, names or relations differ already."""
+    """Return pairs of plain answers, one of which has to be equal; [] where units, names or relations differ."""
     if not _units_agree(gold, answer):
         return []
     if gold.has_relation:
@@ -52,7 +52,7 @@ def _names(reading: ReadAnswer) -> list[str]:
 
 
 def _expand(reading: ReadAnswer) -> ReadAnswer:
-    """``(x,y)=(1,2)`` as ``x=1,y=2``."""
+    """Read ``(x,y)=(1,2)`` as ``x=1,y=2``."""
     names = re.split(r"\s*,\s*", reading.names[0]) if len(reading.names) == 1 else []
     values = split_items(reading.values[0]) if len(names) > 1 else None
     if values is None or len(values.items) != len(names):
@@ -100,7 +100,7 @@ def _ordered(gold: ReadAnswer, answer: ReadAnswer, named: ReadAnswer, names: lis
 
 
 def _unions(gold: ReadAnswer, answer: ReadAnswer) -> list[Pair]:
-    r"""``x<1 or x>2`` against ``(-\infty,1)\cup(2,\infty)``."""
+    r"""Write alternatives as a union where the other answer is one: ``x<1 or x>2`` as ``(-\infty,1)\cup(2,\infty)``."""
     pairs = []
     if answer.is_alternative and r"\cup" in gold.text() and all(map(_is_interval, answer.values)):
         pairs.append((gold.text(), r"\cup".join(answer.values)))
@@ -114,7 +114,10 @@ def _is_interval(value: str) -> bool:
 
 
 def _percent_readings(gold: ReadAnswer, answer: ReadAnswer, ours: str, theirs: str) -> list[Pair]:
-    """A percentage is a hundredth; above 1 its bare number will do as well, since no fraction can be meant."""
+    """Return the pairs of values that a percentage and a bare number may mean.
+
+    50 % is 0.5. Above 1 % the bare number 50 is right as well, because it cannot be meant as a fraction.
+    """
     if all(gold.percents) == all(answer.percents) and any(gold.percents) == any(answer.percents):
         return [(ours, theirs)]
     if len(gold.values) > 1 or len(answer.values) > 1:

@@ -1,8 +1,8 @@
 r"""Is a predicted answer the gold one: what text and exact arithmetic can decide, and what has to be refused.
 
-math-verify answers "do these two parse to equal values", which is more than "is this the answer". Here every item of an
-answer is accounted for before it is asked: words, units, options, sides of an equation. What cannot be accounted for is
-refused: a false positive is found and exploited by reinforcement learning.
+math-verify answers whether two texts parse to equal values, which is true of more than right answers. So before it is
+asked, every part of an answer is accounted for: words, units, options, sides of an equation. What cannot be accounted
+for is refused, because reinforcement learning finds and exploits false positives.
 """
 
 import re
@@ -48,8 +48,8 @@ class Decision:
     """A verdict, or what is left to compare.
 
     Attributes:
-        status: OK or WRONG; None where only a computer algebra system can tell.
-        reason: Why an answer is refused, "" where it is just another one.
+        status: OK or WRONG; None where a computer algebra system has to decide.
+        reason: Why an answer is refused; "" where it is plainly another one.
         pair: Gold answer and prediction without words and names, to be compared.
     """
 
@@ -63,7 +63,7 @@ _OK, _WRONG = Decision(Status.OK), Decision(Status.WRONG)
 
 
 def decide(gold_text: str, answer_text: str, task: Task = FREE) -> Decision:
-    """Decide what text and exact arithmetic can.
+    """Decide what text and exact arithmetic can decide.
 
     Args:
         gold_text: The gold answer.
@@ -85,13 +85,14 @@ def decide(gold_text: str, answer_text: str, task: Task = FREE) -> Decision:
     if tasks.is_unconverted(gold, answer, task.prompt):
         return Decision(Status.WRONG, "copied from the prompt")
     words = _words(gold)
-    if words is not None:  # a computer algebra system reads words as products of letters, so any anagram would do
+    # A computer algebra system would read words as products of letters, and take any anagram for the same.
+    if words is not None:
         return _OK if _words(answer) == words else _WRONG
     return _decide_values(gold_text, gold, answer, task)
 
 
 def _decide_values(gold_text: str, gold: str, answer: str, task: Task) -> Decision:
-    """Verdict on an answer to a gold answer that is no option and no word."""
+    """Decide on an answer where the gold answer is neither an option nor a word."""
     option = read_option(answer)
     if option is not None and option.text and _LABELLED.match(answer):
         return decide(gold_text, option.text, task)
@@ -113,7 +114,7 @@ def _decide_option(gold: Option, answer: str, task: Task) -> Decision:
 
 
 def _words(answer: str) -> str | None:
-    """An answer of words alone, without case and hyphens; None for any other, also for products such as ``xy``."""
+    """Return an answer of words alone, without case and hyphens; None for any other, such as the product ``xy``."""
     tagged = text_words(answer)
     rest = without_words(answer).replace("-", " ")
     if not all(letter in " '()." or unicodedata.category(letter)[0] in "LM" for letter in rest):
@@ -125,7 +126,7 @@ def _words(answer: str) -> str | None:
 
 
 def _readings(gold: str, answer: str, prompt: str) -> list[Pair]:
-    """Pairs of plain expressions, without words and names, that may each be the two answers; [] if there is none."""
+    """Return pairs of plain expressions, without words and names, that the two answers may mean; [] for none."""
     ours = read_answer(without_thousands(gold), None)
     if ours is None:
         return []
@@ -137,7 +138,7 @@ def _readings(gold: str, answer: str, prompt: str) -> list[Pair]:
 
 
 def _decide_pair(gold: str, answer: str, task: Task) -> Decision:
-    """Verdict on two answers without words and names."""
+    """Decide on two answers without words and names."""
     if gold == answer:
         return _OK
     if _is_refused(gold, answer):
@@ -162,10 +163,10 @@ def same_by_arithmetic(gold: str, answer: str) -> bool | None:
 
 
 def _left_to_do(gold: str, answer: str, task: Task) -> str:
-    """What an answer leaves undone of its task; "" for nothing."""
+    """Say what an answer leaves undone of its task; "" for nothing."""
     found = split_items(answer)
     is_single = found is not None and len(found.items) == 1
-    answer = found.items[0] if found is not None and is_single else answer  # brackets of a set disguise nothing
+    answer = found.items[0] if found is not None and is_single else answer  # brackets around one value change nothing
     if tasks.is_echo(gold, answer, task.prompt):
         return "copied from the prompt"
     if tasks.OPERATOR.search(answer) and not tasks.OPERATOR.search(gold):
@@ -186,11 +187,11 @@ def _is_refused(gold: str, answer: str) -> bool:
     if "%" in gold or "%" in answer:
         return True  # inside an expression a percent sign has no reading
     if _differs_in_case(gold, answer):
-        return True  # math-verify takes c for C
+        return True  # math-verify would take c for C
     if gold.count("'") != answer.count("'"):
-        return True  # and y' for y
+        return True  # math-verify would take y' for y
     if _TWO_NUMBERS.search(answer):
-        return True  # which it would add
+        return True  # math-verify would add them
     if _AMBIGUOUS.search(answer):
         return True  # a double factorial, a power of a power without brackets
     return bool(_DIGIT_SUBSCRIPT.search(gold) or _DIGIT_SUBSCRIPT.search(answer))  # a number in another base
@@ -202,5 +203,5 @@ def _differs_in_case(gold: str, prediction: str) -> bool:
 
 
 def _is_numeric(answer: str) -> bool:
-    """No variables: every letter belongs to a command."""
+    """Whether an answer has no variables, so that every letter belongs to a command."""
     return not re.search(r"[A-Za-z]", _COMMAND.sub("", answer))

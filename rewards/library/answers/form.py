@@ -1,7 +1,7 @@
 r"""The form of an expression: what is written, up to brackets, order, neutral elements and repeated factors.
 
-Two expressions of one form are the same question. Nothing is computed: ``12/16`` and ``3/4`` differ, ``12/(16)`` and
-``\frac{12}{16}`` do not. Whatever the grammar does not know has no form.
+Two expressions of one form ask the same. Nothing is computed: ``12/16`` and ``3/4`` differ, ``12/(16)`` and
+``\frac{12}{16}`` do not. An expression that the grammar does not know has no form.
 """
 
 import math
@@ -19,14 +19,14 @@ class NoFormError(Exception):
 
 
 def negative(form: Form) -> Form:
-    """The form with the other sign; a sum changes every sign."""
+    """Make the form with the other sign; in a sum every sign changes."""
     if form[0] == "add":
         return sum_of([negative(term) for term in form[1:]])
     return product_of([form, MINUS_ONE])
 
 
 def product_of(factors: list[Form]) -> Form:
-    """A product: flat, without ones, with equal factors counted as a power."""
+    """Make a product: flat, without ones, with equal factors counted as a power."""
     sign, odd = 1, []
     exponents: Counter[tuple[Form, int]] = Counter()  # of a number, roots and whole powers are counted apart
     stack = list(reversed(factors))
@@ -54,7 +54,7 @@ def product_of(factors: list[Form]) -> Form:
 
 
 def sum_of(terms: list[Form]) -> Form:
-    """A sum: flat, without zeros and terms that cancel, with equal terms counted."""
+    """Make a sum: flat, without zeros and terms that cancel, with equal terms counted."""
     counts = Counter[Form]()
     stack = list(terms)
     while stack:
@@ -70,7 +70,7 @@ def sum_of(terms: list[Form]) -> Form:
 
 
 def power(base: Form, exponent: Form) -> Form:
-    """A power: of a power, of a product, by one."""
+    """Make a power; one of a power, of a product or by one is made simpler."""
     if base == ("num", Fraction(0)) and exponent[0] == "num" and exponent[1] <= 0:
         raise NoFormError
     if exponent == ONE or base == ONE:
@@ -100,7 +100,7 @@ def _number(found: Form) -> Fraction | None:
 
 
 def nodes(found: Form) -> set[Form]:
-    """The form and all forms inside it that are more than a number or a symbol."""
+    """Return the form and all forms inside it that are more than a number or a symbol."""
     if found[0] in ("num", "sym"):
         return set()
     return {found}.union(*(nodes(part) for part in found[1:] if isinstance(part, tuple)))

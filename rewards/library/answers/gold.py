@@ -1,4 +1,4 @@
-"""Gold answers as data sets have them: numbers, text, lists of answers, whole solutions."""
+"""Gold answers as data sets hold them: numbers, text, lists of answers, whole solutions."""
 
 import json
 import math
@@ -15,7 +15,7 @@ _MAX_AROUND_BOXES = 40
 
 
 def gold_text(gold: object) -> str | None:
-    """The gold answer as text; None for what cannot be one.
+    """Return a gold answer as text; None for what cannot be one.
 
     A list, also as JSON text, holds the items of one answer, all of which count; items that repeat the same text count
     once. Of a whole solution the part after ``####`` or the content of the last box is the answer.
@@ -41,7 +41,7 @@ def _from_text(text: str) -> str | None:
 
 
 def _from_boxes(text: str) -> str:
-    """The text, or what its boxes hold: all of them where little else is said, the last one of a solution."""
+    """Return what the boxes of a text hold: all of them where there is little beside, the last one of a solution."""
     boxed = [content for content in boxes(text) if content]
     if not boxed:
         return text
@@ -50,7 +50,7 @@ def _from_boxes(text: str) -> str:
 
 
 def _json_list(text: str) -> list[object] | None:
-    r"""Items of a list of strings written as JSON or as Python prints it; ``[1,2]`` is an interval."""
+    r"""Read a list of strings, written as JSON or as Python prints it; None for others: ``[1,2]`` is an interval."""
     stripped = text.strip()
     if not (stripped.startswith(('["', "['")) and stripped.endswith(('"]', "']"))):
         return None

@@ -1,6 +1,6 @@
 r"""The items of an answer: lists, sets, tuples, intervals, unions, sides of an equation.
 
-Commas inside brackets separate nothing here, and an empty place makes a list no list.
+Commas inside brackets do not separate items. A list with an empty place is not a list.
 """
 
 import re
@@ -34,7 +34,7 @@ class Items:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
-    """Each token with its place and the depth of brackets around it."""
+    """Yield each token with its place and the depth of brackets around it."""
     depth = 0
     for found in _TOKEN.finditer(text):
         token = found[0]
@@ -46,12 +46,12 @@ def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def is_deep(text: str) -> bool:
-    """Whether brackets stand inside brackets more often than any answer needs."""
+    """Whether brackets are nested deeper than in any real answer."""
     return max((depth for _, _, depth in _tokens(text)), default=0) > _MAX_DEPTH
 
 
 def split_at(text: str, separators: tuple[str, ...] | set[str]) -> list[str]:
-    """Parts of a text between the separators that stand outside all brackets."""
+    """Split a text at the separators that stand outside all brackets."""
     parts, start = [], 0
     for token, position, depth in _tokens(text):
         if depth == 0 and token in separators:
@@ -61,7 +61,7 @@ def split_at(text: str, separators: tuple[str, ...] | set[str]) -> list[str]:
 
 
 def unwrap(text: str) -> tuple[str, str]:
-    r"""A text without the brackets that enclose all of it, and these; "" where there are none."""
+    r"""Return a text without the brackets that enclose all of it, and these brackets; "" where there are none."""
     for opening, closing in _BRACKETS:
         if text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening + closing):
             inner_close = len(text) - len(closing)
@@ -72,7 +72,7 @@ def unwrap(text: str) -> tuple[str, str]:
 
 
 def split_items(answer: str) -> Items | None:
-    r"""The items of an answer; None where a place is empty. ``\pm`` makes two items of one."""
+    r"""Return the items of an answer; None where a place is empty. ``\pm`` makes two items of one."""
     if not _STRUCTURE.search(answer):
         return Items("", (answer,)) if answer else None
     answer = _ALTERNATIVES.sub(lambda found: rf"\text{{{found[1].lower()}}}", answer)
@@ -138,7 +138,7 @@ def _all(verdicts: Iterator[bool | None]) -> bool | None:
 
 
 def _match(ours: tuple[str, ...], theirs: tuple[str, ...], same: Callable[[str, str], bool | None]) -> bool | None:
-    """Pair the items off; equality is transitive, so the first equal one may be taken."""
+    """Pair the items off. Equality is transitive, so each may be paired with the first that equals it."""
     common = Counter(ours) & Counter(theirs)
     left, unknown = list((Counter(theirs) - common).elements()), False
     if len(left) > MAX_UNLIKE:

@@ -76,7 +76,7 @@ def _read_equation(item: str, sides: list[str]) -> Labelled:
 
 
 def _interval(sides: list[str], signs: list[str]) -> Labelled | None:
-    """The interval that an inequality solved for one name says."""
+    """Write an inequality that is solved for one name as an interval; None for any other."""
     if not all(sign in _ORDER for sign in signs) or len({sign in (">", r"\ge") for sign in signs}) != 1:
         return None
     if signs[0] in (">", r"\ge"):

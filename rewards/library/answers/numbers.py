@@ -17,7 +17,7 @@ _MAX_REPEATING_DIGITS = 40
 
 
 def rewrite_numbers(text: str) -> str:
-    r"""``0.1\overline{6}`` as a fraction, ``1 4/5`` as a mixed number, ``1e3`` as a power of ten, ``1 000`` as 1000."""
+    r"""Write ``0.1\overline{6}`` as a fraction, ``1 4/5`` as a mixed number, ``1e3`` as a power, ``1 000`` as 1000."""
     text = _REPEATING.sub(_fraction, text)
     text = _BRACKETED.sub(_fraction, text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
@@ -26,7 +26,7 @@ def rewrite_numbers(text: str) -> str:
 
 
 def without_thousands(answer: str) -> str:
-    """An answer without the commas that group thousands, where no bracket makes them separators."""
+    """Remove the commas that group thousands; inside brackets commas are separators."""
     parts, end = [], 0
     for found in _THOUSANDS.finditer(answer) if "," in answer else ():
         before = answer[: found.start()]
@@ -48,5 +48,5 @@ def _fraction(found: re.Match[str]) -> str:
 
 
 def numeral(answer: str) -> Decimal | None:
-    """Value of a plain decimal numeral, commas or spaces only where they group thousands; None for anything else."""
+    """Read a plain decimal numeral, with commas or spaces only where they group thousands; None for anything else."""
     return Decimal(answer.replace(",", "").replace(" ", "")) if _NUMERAL.fullmatch(answer) else None

@@ -1,4 +1,4 @@
-"""Options of a multiple choice: the letter is the answer, its own text behind a label sign is harmless."""
+"""Options of a multiple choice: the letter is the answer; the text of the option may follow it."""
 
 import re
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Option:
 
 
 def read_option(answer: str) -> Option | None:
-    """The option that a normalised answer names; None where it names none, or more than one."""
+    """Read the option that a normalised answer names; None where it names none, or more than one."""
     plain = " ".join(_WORD.sub(r" \1 ", answer).split())
     found = _LETTER.fullmatch(plain)
     if found is None or (bool(found["open"]) != any(bracket in found["sign"] for bracket in ")]") and found["open"]):
@@ -35,6 +35,6 @@ def read_option(answer: str) -> Option | None:
 
 
 def gold_option(gold: str) -> Option | None:
-    """The option that a gold answer names: a capital letter, alone or with a label sign and a text."""
+    """Read the option that a gold answer names: a capital letter, alone or with a label sign and a text."""
     found = read_option(gold)
     return found if found is not None and found.letter.isupper() else None

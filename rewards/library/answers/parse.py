@@ -1,4 +1,4 @@
-"""A small grammar of expressions: what it cannot read in exactly one way has no form."""
+"""A small grammar of expressions. An expression that can be read in no way, or in two, has no form."""
 
 import re
 from fractions import Fraction
@@ -37,7 +37,7 @@ _NOT_SYMBOLS = {
 
 
 class _Parser:
-    """Recursive descent over the tokens of one expression; every method returns the form of what it read."""
+    """Recursive descent over the tokens of one expression. A method named for a part reads it and returns its form."""
 
     def __init__(self, text: str) -> None:
         """Cut the text into tokens."""
@@ -50,11 +50,11 @@ class _Parser:
         self.bars = 0
 
     def peek(self) -> str:
-        """The token to come, "" at the end."""
+        """Return the next token without taking it; "" at the end."""
         return self.tokens[self.place][1] if self.place < len(self.tokens) else ""
 
     def take(self, expected: str | None = None) -> str:
-        """Move past one token."""
+        """Take one token; NoFormError where it is not the expected one."""
         token = self.peek()
         if not token or (expected is not None and token != expected):
             raise NoFormError
@@ -62,7 +62,7 @@ class _Parser:
         return token
 
     def sum(self) -> Form:
-        """Terms with signs between them."""
+        """Read terms with signs between them."""
         self.depth += 1
         if self.depth > _MAX_DEPTH:
             raise NoFormError
@@ -75,7 +75,7 @@ class _Parser:
         return sum_of(terms)
 
     def product(self) -> Form:
-        """Factors, with or without a sign between them."""
+        """Read factors, with or without a sign between them."""
         negations = 0
         while self.peek() in ("+", "-"):
             negations += self.take() == "-"
@@ -90,7 +90,7 @@ class _Parser:
                 factors.append(power(factor, MINUS_ONE) if divided else factor)
             elif self.starts_factor():
                 if divided or (self.tokens[self.place][0] == "number" and self.tokens[self.place - 1][1] != ")"):
-                    raise NoFormError  # 1/2x, 12 34: read in two ways
+                    raise NoFormError  # 1/2x and 12 34 can be read in two ways
                 is_mixed = first_number and len(factors) == 1 and self.is_plain_fraction()
                 factor = self.power()
                 if is_mixed:
@@ -113,7 +113,7 @@ class _Parser:
         )
 
     def signed_power(self) -> Form:
-        """A factor with a sign of its own, as in ``2 * -3``."""
+        """Read a factor with a sign of its own, as in ``2 * -3``."""
         if self.peek() in ("+", "-"):
             sign = self.take()
             factor = self.signed_power()
@@ -128,14 +128,14 @@ class _Parser:
         return kind == "number" or token in ("(", "[", "{") or (token == "|" and not self.bars)
 
     def power(self) -> Form:
-        """An atom with its exponent and factorial signs."""
+        """Read an atom with its exponents and factorial signs."""
         base = self.atom()
         while self.peek() in ("^", "!"):
             base = power(base, self.group()) if self.take() == "^" else ("factorial", base)
         return base
 
     def group(self) -> Form:
-        """An argument: in braces, or one token."""
+        """Read an argument: in braces, or one token."""
         if self.peek() == "{":
             return self.bracketed()
         if self.peek() == "-":
@@ -144,7 +144,7 @@ class _Parser:
         return self.atom()
 
     def bracketed(self) -> Form:
-        """An expression in brackets."""
+        """Read an expression in brackets."""
         opening = self.take()
         self.bars += opening == "|"
         inner = self.sum()
@@ -154,7 +154,7 @@ class _Parser:
         return (names[opening], inner) if opening in names else inner
 
     def atom(self) -> Form:
-        """A number, symbol, bracket, fraction, root or function."""
+        """Read a number, symbol, bracket, fraction, root or function."""
         kind, token = self.tokens[self.place] if self.place < len(self.tokens) else ("", "")
         if kind == "number":
             return ("num", Fraction(self.take()))
@@ -173,7 +173,7 @@ class _Parser:
         return self.symbol(token)
 
     def root(self) -> Form:
-        """A root, with or without its degree."""
+        """Read a root, with or without its degree."""
         degree: Form = ("num", Fraction(2))
         if self.peek() == "[":
             self.take()
@@ -182,7 +182,7 @@ class _Parser:
         return power(self.group(), power(degree, MINUS_ONE))
 
     def function(self, name: str) -> Form:
-        """A function of one argument, or of several in round brackets."""
+        """Read a function of one argument, or of several in round brackets."""
         base = exponent = None
         while self.peek() in ("_", "^"):
             if self.take() == "_":
@@ -202,14 +202,14 @@ class _Parser:
         return power(form, exponent) if exponent else form
 
     def group_product(self) -> Form:
-        """The argument of a function without brackets: factors up to the next sign."""
+        """Read the argument of a function without brackets: factors up to the next sign."""
         factors = [self.power()]
         while self.starts_factor() and self.peek() not in _FUNCTIONS and self.peek() != "(":
             factors.append(self.power())
         return product_of(factors)
 
     def symbol(self, token: str) -> Form:
-        """A variable with its index."""
+        """Read the index of a variable, if it has one."""
         if self.peek() == "_":
             self.take()
             token += f"_{self.group()!r}"
@@ -218,7 +218,7 @@ class _Parser:
 
 @lru_cache(maxsize=4096)
 def form(text: str) -> Form | None:
-    """The form of a normalised expression; None for one that the grammar does not know."""
+    """Read a normalised expression; None for one that the grammar does not know."""
     try:
         parser = _Parser(text)
         found = parser.sum()

@@ -1,8 +1,8 @@
-r"""What the task says about an answer's form: an echo of its own expressions, or a task that is left undone.
+r"""What a task says about the form of its answers.
 
-A form is free as long as the task does not ask for it. Two answers are none: the question again, in whatever disguise
-of brackets, order and neutral elements; and, where the task is to compute or transform an expression, one that still
-has to be computed or transformed.
+An answer may have any form unless the task asks for one. Two kinds of answers are refused: the expression of the task
+itself, also with other brackets, another order or neutral elements; and, where the task is to compute or transform an
+expression, one that still has to be computed or transformed.
 """
 
 import re
@@ -54,7 +54,7 @@ _RELATION = re.compile(r"=|<|>|\\(?:le|ge|ne)(?![A-Za-z])")
 
 
 def relation_form(text: str) -> Form | None:
-    """The form of an equation or inequality: one side minus the other, up to its direction."""
+    """Read an equation or inequality; the same form for both directions it can be written in."""
     signs = _RELATION.findall(text)
     sides = [form(side.strip()) for side in _RELATION.split(text)]
     if len(signs) != 1 or None in sides:
@@ -67,7 +67,7 @@ def relation_form(text: str) -> Form | None:
 
 
 def _spans(prompt: str) -> Iterator[str]:
-    """Formulas of a prompt, and its plain text cut at words and punctuation."""
+    """Yield the formulas of a prompt, and its plain text cut at words and punctuation."""
     position = 0
     for found in _MATH.finditer(prompt):
         yield from _plain(prompt[position : found.start()])
@@ -84,7 +84,7 @@ def _plain(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=512)
 def prompt_forms(prompt: str) -> frozenset[Form]:
-    """The forms of all expressions in a prompt and of their parts, numbers and symbols left out."""
+    """Return the forms of all expressions in a prompt and of their parts, without numbers and symbols."""
     found: set[Form] = set()
     for span in _spans(prompt[:MAX_PROMPT_CHARS]):
         for part in (span, *split_at(span, {",", ";"})):
@@ -100,7 +100,7 @@ def prompt_forms(prompt: str) -> frozenset[Form]:
 
 
 def is_echo(gold: str, prediction: str, prompt: str) -> bool:
-    """Whether an answer is an expression of the prompt again, in a form that the gold answer does not have."""
+    """Whether an answer is an expression of the prompt, in a form that the gold answer does not have."""
     if text_words(prediction):
         return False
     prediction, gold = prediction.removesuffix("%"), gold.removesuffix("%")
@@ -160,7 +160,7 @@ def _flat_prompt(prompt: str) -> str:
 
 @lru_cache(maxsize=512)
 def asked_task(prompt: str) -> str | None:
-    """The verb of a task that is to compute or transform an expression; None where no expression is the task."""
+    """Return the verb of a task to compute or transform an expression; None for other tasks."""
     for found in _ASKS.finditer(prompt[:MAX_PROMPT_CHARS]):
         rest = _SENTENCE_END.split(found["rest"])[0]
         if _IN_WORDS.search(rest) or _has_compound(rest):

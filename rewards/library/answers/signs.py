@@ -1,4 +1,4 @@
-"""Signs that Unicode and scraped text have for what LaTeX spells out."""
+"""Typographic signs of Unicode and of scraped text, and what LaTeX writes for them."""
 
 import re
 import unicodedata
@@ -50,12 +50,12 @@ _GLYPH_ROOT = re.compile(r"\u221a\s*(?:([0-9]+(?:\.[0-9]+)?|[A-Za-z])|(?=[({]))"
 
 
 def restore_escapes(text: str) -> str:
-    r"""The command where ``\f``, ``\b`` or ``\t`` at its beginning was read as an escape."""
+    r"""Restore commands whose ``\f``, ``\b`` or ``\t`` at the beginning was read as an escape."""
     return _EATEN.sub(lambda found: _ESCAPES[found[0]], text)
 
 
 def plain_signs(answer: str) -> str:
-    """LaTeX for typographic signs, digits of other widths, raised and lowered digits, fraction signs."""
+    """Write LaTeX for typographic signs, digits of other widths, raised and lowered digits, fraction signs."""
     answer = restore_escapes(answer).translate(_SIGNS)
     answer = _RAISED.sub(lambda found: "^{" + "".join(_plain_digit(sign) for sign in found[0]) + "}", answer)
     answer = _LOWERED.sub(lambda found: "_{" + "".join(_plain_digit(sign) for sign in found[0]) + "}", answer)

@@ -1,7 +1,7 @@
 r"""One spelling for what LaTeX, Unicode and plain text spell in many ways: spacing, styles, fractions, functions.
 
-Nothing here changes a value. Words come out as ``\text{word}``, one for each, so that whatever stays in plain letters
-is a variable; every step is linear in the text.
+No step changes a value. Each word comes out as ``\text{word}``, so that letters outside are variables. Every step takes
+time linear in the text.
 """
 
 import re
@@ -116,7 +116,7 @@ _WRAPPER = re.compile(r"\\(?:text)\{([^{}]*)\}")
 
 
 def normalise(answer: str) -> str:
-    r"""One spelling of an answer: ``\dfrac 1 2`` and ``½`` are ``\frac{1}{2}``, ``10 cm`` is ``10\text{cm}``."""
+    r"""Give an answer one spelling: ``\dfrac 1 2`` and ``½`` are ``\frac{1}{2}``, ``10 cm`` is ``10\text{cm}``."""
     answer = _MATH_IN_TEXT.sub(lambda found: found[1] or found[2] or "", plain_signs(answer))
     answer = _money(_strip(answer))
     answer = _strip(_SPACES.sub(" ", _commands(answer)))
@@ -182,7 +182,7 @@ def _commands(answer: str) -> str:
 
 
 def _untext(content: str) -> str:
-    r"""Contents of ``\text{}`` with its words tagged and all else plain; a single ``e`` or ``i`` is a constant."""
+    r"""Tag the words in ``\text{}`` and leave all else plain; a single ``e`` or ``i`` is a constant."""
     if content.strip() in ("e", "i", "d"):
         return content.strip()
     return " " + _tag_words(content, every=True) + " "
@@ -242,7 +242,12 @@ def _closing(text: str) -> int | None:
 
 
 def _tag_words(answer: str, every: bool = False) -> str:
-    r"""``\text{}`` around each word: three letters or more, letters of another script; or ``every`` run of letters."""
+    r"""Put ``\text{}`` around each word.
+
+    Args:
+        answer: A text.
+        every: Whether every run of letters is a word; by default three letters or more, or letters of another script.
+    """
     if not every and not _LONG_WORD.search(answer):
         return answer
     change = _tag_any if every else _tag_long
@@ -263,10 +268,10 @@ def _tag_long(found: re.Match[str]) -> str:
 
 
 def text_words(answer: str) -> list[str]:
-    r"""The words of a normalised answer, in order."""
+    r"""Return the words of a normalised answer, in order."""
     return _WRAPPER.findall(answer)
 
 
 def without_words(answer: str, replacement: str = "") -> str:
-    r"""A normalised answer without its words."""
+    r"""Return a normalised answer without its words."""
     return _WRAPPER.sub(replacement, answer)

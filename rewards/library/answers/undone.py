@@ -44,7 +44,7 @@ _MAX_FACTOR = 1000
 
 
 def operations(answer: str) -> int:
-    r"""How much is left to compute: operators, implied products and commands such as ``\frac`` or ``\sqrt``."""
+    r"""Count what is left to compute: operators, implied products and commands such as ``\frac`` or ``\sqrt``."""
     return len(_OPERATION.findall(_bare(answer)))
 
 
@@ -100,9 +100,11 @@ def is_undone(gold: str, prediction: str, verb: str) -> bool:
     ours, wanted = form(prediction), form(gold)
     if ours is None or wanted is None:
         return False
-    if ours == wanted and verb.startswith("factor"):  # but for factors that cancel, as in (x-1)(x+1)/(x-1)
+    # A factored answer may hold factors that cancel, as in (x-1)(x+1)/(x-1). Then it names more symbols.
+    if ours == wanted and verb.startswith("factor"):
         return len(_SYMBOLS.findall(prediction)) > 2 * len(_SYMBOLS.findall(gold))
-    if ours == wanted:  # the form collects x+x, x\cdot x and x^2/x, which is the task itself
+    # Forms collect x+x, x\cdot x and x^2/x, which may be the task itself, so equal forms are not enough.
+    if ours == wanted:
         return _is_longer(prediction, gold)
     if verb.startswith(("expand", "multiply")) and _has_product_of_sums(ours) and not _has_product_of_sums(wanted):
         return True
@@ -133,7 +135,7 @@ def _has_product_of_sums(found: Form) -> bool:
 
 
 def _factors(found: Form) -> int:
-    """How many factors with variables a product has, counted with their powers."""
+    """Count the factors with variables of a product, with their powers."""
     if found[0] == "mul":
         return sum(_factors(part) for part in _parts(found) if value(part) is None)
     if found[0] == "pow" and found[2][0] == "num" and found[2][1] > 1 and found[2][1].denominator == 1:
@@ -142,7 +144,7 @@ def _factors(found: Form) -> int:
 
 
 def _content(found: Form) -> int:
-    """The largest whole number that divides every term of a sum among the factors; 1 where there is none."""
+    """Return the largest whole number that divides every term of a sum among the factors; 1 for none."""
     if found[0] == "mul":
         return max((_content(part) for part in _parts(found)), default=1)
     if found[0] != "add":

@@ -1,4 +1,4 @@
-"""Exact rational values of forms, within bounds that keep every computation short."""
+"""Exact rational values of forms, within limits that keep every computation short."""
 
 import math
 from fractions import Fraction
@@ -82,7 +82,7 @@ def _power(base: Fraction, exponent: Fraction) -> Fraction | None:
 
 
 def _root(base: Fraction, degree: int) -> Fraction | None:
-    """The exact real root of a number that is not negative; None where there is none."""
+    """Return the exact real root of a number that is not negative; None where there is none."""
     if base < 0 or degree > 64 or _bits(base) > MAX_BITS:
         return None
     parts = [_whole_root(part, degree) for part in (base.numerator, base.denominator)]

@@ -73,7 +73,7 @@ FILLERS = frozenset(_FILLERS.split())
 
 @cache
 def _units() -> dict[str, str]:
-    """Every spelling of a unit, and its first one."""
+    """Return the name of each unit by every spelling of it."""
     table: dict[str, str] = {}
     for entry in _UNITS.replace("\n", "|").split("|"):
         for name in entry.split():
@@ -88,7 +88,7 @@ def harmless() -> frozenset[str]:
 
 
 def singular(word: str) -> str:
-    """A word in small letters without the ending of its plural."""
+    """Return a word in small letters without the ending of its plural."""
     word = word.casefold()
     for ending, base in (("ies", "y"), ("sses", "ss"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("s", "")):
         if word.endswith(ending) and len(word) > len(ending) + 2 and not word.endswith("ss"):
@@ -97,7 +97,7 @@ def singular(word: str) -> str:
 
 
 def unit_of(word: str) -> str | None:
-    """The one name of a unit, however it is spelt; None for a word that is none."""
+    """Return the name of a unit by any of its spellings; None for a word that is no unit."""
     table = _units()
     for spelling in (word, word.casefold(), singular(word)) if len(word) > 1 else (word,):
         if spelling in table:

@@ -1,6 +1,6 @@
 r"""Words beside a value: units, counted things, harmless fillers. Any other word may change the answer.
 
-``10\text{cm}^{2}`` is 10 with the unit cm^2. ``7\text{million}`` is 7000000. ``7\text{less}`` is nothing we can read.
+``10\text{cm}^{2}`` is 10 with the unit cm^2. ``7\text{million}`` is 7000000. ``7\text{less}`` cannot be read.
 """
 
 import re
@@ -53,7 +53,7 @@ _PARTS = {"half": 2, "third": 3, "quarter": 4}
 
 @lru_cache(maxsize=1024)
 def prompt_words(prompt: str) -> frozenset[str]:
-    """Words that the task itself uses: what it counts is no second answer."""
+    """Return the words of a task: an answer may repeat them, because what a task counts is no second answer."""
     prompt = prompt[:20_000]
     counted = {f"in {singular(word)}" for found in _ASKED_COUNT.findall(prompt) for word in found if word}
     return frozenset(singular(word) for word in re.findall(r"[^\W\d_]{2,}", prompt)) - CHANGING | counted
@@ -77,7 +77,7 @@ class Worded:
 
 
 def tag_plain_units(answer: str) -> str:
-    """Units in plain letters as words: for an answer that stands beside a number, where no letter is a variable."""
+    """Tag units in plain letters as words, in an answer without variables."""
     return _PLAIN_UNIT.sub(lambda found: _SYMBOL_RUN.sub(lambda unit: rf"\text{{{unit[0]}}}", found[2]), answer)
 
 
@@ -92,7 +92,7 @@ def is_plain_quantity(answer: str) -> bool:
 
 
 def join_amounts(answer: str) -> str:
-    """Amounts in two parts as one: dollars and cents, a number and a half, a ratio."""
+    """Join amounts in two parts: dollars and cents, a number and a half, a ratio."""
     answer = _MONEY.sub(lambda found: rf"{found[1] or found[2]}.{found[3]:0>2}\text{{dollar}}", answer)
     answer = _RATIO.sub(":", answer)
     return _AND_A_PART.sub(lambda found: rf"{found[1]}\frac{{1}}{{{_PARTS[found[2]]}}}", answer)
@@ -103,8 +103,8 @@ def read_words(item: str, known: Collection[str] | None) -> Worded | None:
 
     Args:
         item: A normalised item.
-        known: Words that are harmless besides those of the lists; None to take any word for a thing that is counted,
-            as in a gold answer.
+        known: Words that are harmless besides those of the lists. With None any word may be a thing that is counted, as
+            in a gold answer.
 
     Returns:
         None where a word may change the value, or stands in the middle of it.
@@ -121,12 +121,12 @@ def read_words(item: str, known: Collection[str] | None) -> Worded | None:
         value, after = value[:-1].strip(), "(" + after
     value = value.removesuffix(r"\cdot").strip() if after else value
     if not value or "%" in value or (after and _VARIABLE.search(value) and _SHORT_WORD.search(after)):
-        return None  # a letter beside a letter is an option or a product, no unit
+        return None  # a letter beside a letter is an option or a product, not a unit
     reading = _Beside(known)
     if not all(reading.add_word(word) for word in text_words(before)) or not reading.read(after):
         return None
     if reading.next_power != 1:
-        return None  # the square of 7, with no unit to it
+        return None  # "square" without a unit may mean the square of the value
     if reading.factor != 1:
         value = rf"{value}\cdot {reading.factor}"
     unit = reading.settle()
@@ -136,7 +136,7 @@ def read_words(item: str, known: Collection[str] | None) -> Worded | None:
 
 
 class _Beside:
-    """What has been read of the words beside a value: units with their powers, things, a factor."""
+    """The words beside a value that have been read so far: units with their powers, things, a factor."""
 
     def __init__(self, known: Collection[str] | None) -> None:
         """Begin with nothing."""
@@ -172,7 +172,7 @@ class _Beside:
         """Take in one word; False for one that may change the value."""
         plain = word.casefold().strip("'")
         if self.last_word == "in" and self.powers and self.powers[-1][0] == "inch":
-            self.powers.pop()  # the word in, as in total
+            self.powers.pop()  # it was the word "in", as in "in total"
         self.last_word = plain
         if self.is_asked_for(plain):
             return True
@@ -220,7 +220,7 @@ class _Beside:
         return bool(self.known) and f"in {singular(word)}" in (self.known or ())
 
     def settle(self) -> dict[str, int]:
-        """Units with their powers."""
+        """Return the units with their powers; composed units as their parts."""
         unit: dict[str, int] = {}
         for name, power in self.powers:
             for part, times in COMPOSED.get(name, {name: 1}).items():

@@ -1,7 +1,7 @@
-"""Audits of a code data set before it is trained on: its own solutions must pass, and answers that do nothing must not.
+"""Audit a code data set before training: its own solutions must pass, and answers that do nothing must not.
 
-A row whose tests reject the right answer teaches noise, and one whose tests accept ``return None`` teaches cheating;
-both are put aside, with the reason.
+A row whose tests reject the right answer teaches noise. A row whose tests accept ``return None`` teaches cheating. Both
+are put aside, with the reason.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,8 +19,8 @@ from redraft.rewards.library.code.session import CandidateError, StopTestsError,
 from redraft.rewards.library.code.suite import Suite, build_suite, name_under_test
 from redraft.rewards.result import RewardError, Status
 
-GOLD_SHARE = 3  # a solution may use a third of the limit: candidates may be slower than it
-_NEVER_SLOW_S = 1.0  # also where that is more than a third: start-up and noise are not the solution's
+GOLD_SHARE = 3  # a solution may use a third of the limit, because candidates may be slower than it
+_NEVER_SLOW_S = 1.0  # at least this much is allowed, because start-up and noise are not the solution's
 PASSED = "passed"
 SOLUTION = "canonical_solution"
 SOLUTIONS = (SOLUTION, "code", "solution", "solutions")
@@ -62,19 +62,23 @@ def audit(
 
 
 def quarantine(rows: Sequence[Mapping[str, Any]], kwargs: Mapping[str, Any]) -> dict[int, str]:
-    """The audit as `scoring.trial` asks for it: reason by index; the solution is in the first column that has one.
+    """Audit rows as `scoring.trial` asks for it; the solution is in the first of `SOLUTIONS` that a row has.
 
     Args:
         rows: Data rows.
         kwargs: Of the reward: its options, and columns that are the same for all rows.
+
+    Returns:
+        The reason, by index, of each row that must not be trained on.
     """
-    options = CodeOptions(**{part.name: kwargs[part.name] for part in fields(CodeOptions) if part.name in kwargs})
+    names = [option.name for option in fields(CodeOptions)]
+    options = CodeOptions(**{name: kwargs[name] for name in names if name in kwargs})
     same = {name: kwargs[name] for name in COLUMNS if name in kwargs}
     return audit([{**row, **same, SOLUTION: _solution(row)} for row in rows], options)
 
 
 def _solution(row: Mapping[str, Any]) -> str:
-    """The first of the columns that has one; APPS and TACO keep several in a list, or its JSON."""
+    """Return the first solution of a row; APPS and TACO keep several in a list, or its JSON."""
     found = next((row[name] for name in SOLUTIONS if row.get(name)), "")
     several = from_json(found) if isinstance(found, str) and found.startswith("[") else found
     return str(next(iter(several), "")) if isinstance(several, list) else str(found)
@@ -133,7 +137,7 @@ PROGRAM_STUBS: dict[str, Callable[[str], str]] = {
 
 
 def check_stubs(job: Job) -> dict[str, Any]:
-    """Run all stubs against the tests of a job; the value is a `Finding` as a dict, ``passed`` if one of them did."""
+    """Run all stubs against the tests of a job; return a `Finding` as a dict, with status `PASSED` if one passes."""
     try:
         suite = build_suite(job.row, prompt_code(job.prompt, name_under_test(job.row)), job.tolerance)
     except BrokenTestsError as error:

@@ -1,9 +1,15 @@
 """The fenced code blocks of a Markdown text: CommonMark's rules, and what models write that those rules do not foresee.
 
-Beyond CommonMark: a fence may stand at the end of a line of prose if it is marked as Python, code need not be indented
-as deep as its list item, a closing fence may end the last line of code or have text after it, a block may end where the
-next begins, and a fence that is part of the code (inside a string) does not close the block. The last four are decided
-by whether the code compiles. Linear in the text, but for a fixed number of attempts to compile.
+Beyond CommonMark:
+
+* A fence may stand at the end of a line of prose if it is marked as Python.
+* Code may be indented less than its list item.
+* A closing fence may end the last line of code, or have text after it.
+* A block may end where the next begins.
+* A fence that is part of the code, inside a string, does not close the block.
+
+The last four depend on whether the code compiles. Apart from a fixed number of attempts to compile, the time is linear
+in the text.
 """
 
 import bisect
@@ -42,7 +48,7 @@ class Block:
 
     @classmethod
     def of(cls, info: str, code: str) -> "Block":
-        """A block whose first line may be what belongs after the fence, the word ``python``."""
+        """Make a block; a first line that is the word ``python`` belongs after the fence."""
         word = None if info.strip() else _LANGUAGE_LINE.match(code)
         return cls(word[0], code[word.end() :]) if word else cls(info, code)
 
@@ -53,7 +59,7 @@ class Block:
 
 
 def fenced_blocks(text: str, compiles: Callable[[str], bool]) -> list[Block]:
-    """All blocks, in order; the last may be open at the end of the text.
+    """Find all blocks, in order; the last may be open at the end of the text.
 
     Args:
         text: Lines end with a newline alone.
@@ -63,7 +69,7 @@ def fenced_blocks(text: str, compiles: Callable[[str], bool]) -> list[Block]:
 
 
 class _Attempts:
-    """Whether a text compiles; no more than a fixed number of times, after which none does."""
+    """Tells whether a text compiles, a fixed number of times; after these it says no."""
 
     def __init__(self, compiles: Callable[[str], bool]) -> None:
         self._compiles, self._left = compiles, _MOST_ATTEMPTS
@@ -114,20 +120,20 @@ class _Scanner:
                 yield from self._inner(block, nested) or [block]
 
     def _inner(self, block: Block, nested: int) -> list[Block]:
-        """The blocks in a block of Markdown, which is an answer within a frame."""
+        """Return the blocks in a block of Markdown, which is an answer within a frame."""
         if nested == _MOST_NESTED or not _MARKDOWN.match(block.info):
             return []
         return list(_Scanner(block.code.split("\n"), self._attempts).blocks(nested + 1))
 
     def _doubled(self, row: int) -> bool:
-        """Whether the fence in a row is only the frame of one that is marked as Python, in the next."""
+        """Whether the fence in a row is only the frame of one in the next row that is marked as Python."""
         if row + 1 == len(self._lines) or not _CLOSING.match(self._lines[row]):
             return False
         inner = _opening(self._lines[row + 1])
         return inner is not None and Block(inner.info, "").tier == 0
 
     def _block(self, fence: _Fence, start: int) -> tuple[Block, int]:
-        """The block that begins here, and the row after it."""
+        """Return the block that begins here, and the row after it."""
         ends = self._ends(fence, start)
         row, last = next(ends)
         first = Block.of(fence.info, self._content(fence, start, row, last))
@@ -140,7 +146,7 @@ class _Scanner:
         return first, row + 1
 
     def _ends(self, fence: _Fence, start: int) -> Iterator[tuple[int, str]]:
-        """Rows where the block may end, with what of that row belongs to it; the most likely first."""
+        """Yield rows where the block may end, with what of that row belongs to it; the most likely first."""
         at = bisect.bisect_left(self._closings, start, key=lambda closing: closing[0])
         proper = (row for row, found in self._closings[at : at + 16] if fence.closed_by(found[2], _columns(found[1])))
         first = next(proper, len(self._lines))
@@ -163,7 +169,7 @@ class _Scanner:
 
 
 def _late_closing(line: str) -> tuple[str, str] | None:
-    """A fence beside which the line has something else, and what of the line stands before it."""
+    """Find a fence that shares its line with other text; return it and what stands before it."""
     found = _CLOSING_AFTER_CODE.search(line)
     if found:
         return found[1], line[: found.start()]
@@ -184,7 +190,7 @@ def _opening(line: str) -> _Fence | None:
 
 
 def _columns(line: str, everything: bool = False) -> int:
-    """Columns of the indentation, or of everything; a tab leads to the next multiple of four."""
+    """Count the columns of the indentation, or of all characters; a tab leads to the next multiple of four."""
     column = 0
     for character in line:
         if character == "\t":
@@ -197,7 +203,7 @@ def _columns(line: str, everything: bool = False) -> int:
 
 
 def _without(line: str, columns: int) -> str:
-    """The line without that many columns of indentation, or with all of a lesser one removed."""
+    """Return the line without that many columns of indentation, or without all that it has."""
     column = at = 0
     while at < len(line) and line[at] in " \t" and column < columns:
         column += 1 if line[at] == " " else 4 - column % 4

@@ -1,4 +1,4 @@
-"""Calls and texts of a row: their arguments in every form of the data sets, and the comparison of their values."""
+"""The calls of a row: their arguments in every form of the data sets, and the comparison of their values."""
 
 import json
 import re
@@ -14,16 +14,16 @@ METHOD = re.compile(r"Solution(?:\(\))?\.(\w+)")
 
 
 def method_name(name: str) -> str:
-    """The name of a function, also where it is written as a method of the class ``Solution``."""
+    """Return the name of a function, also where it is written as a method of the class ``Solution``."""
     found = METHOD.fullmatch(name.strip())
     return found[1] if found else name
 
 
 def text_of(value: Any, column: str) -> str:
-    """The value of a column that must be text.
+    """Return the value of a column that must be text.
 
     Raises:
-        BrokenTestsError: It is none.
+        BrokenTestsError: It is something else.
     """
     if not isinstance(value, str):
         raise BrokenTestsError(f"{column} must hold text, got {type(value).__name__}")
@@ -31,10 +31,14 @@ def text_of(value: Any, column: str) -> str:
 
 
 class Readings:
-    """Compares the values of calls; where each is a list of one, it may be the value or hold it (APPS, TACO).
+    """Compares the values of calls. Where each expected value is a list of one, it may be the value or hold it.
 
-    Which of the two is meant is the row's secret, but it is the same for all its calls: what a caller's first right
-    value was read as holds for the others.
+    Rows of APPS and TACO do not say which of the two is meant, but it is the same for all calls of a row. So the
+    reading under which the first calls of a candidate are right holds for the others.
+
+    Args:
+        tolerance: Of floats; None for none.
+        wrapped: Whether each expected value is a list of one.
     """
 
     def __init__(self, tolerance: float | None, wrapped: bool) -> None:
@@ -42,10 +46,10 @@ class Readings:
         self._left: weakref.WeakKeyDictionary[Caller, tuple[bool, ...]] = weakref.WeakKeyDictionary()
 
     def check(self, name: str, args: list[Any], kwargs: dict[str, Any], wanted: Any, caller: Caller) -> None:
-        """Call, and compare the value.
+        """Call a function of the candidate and compare its value.
 
         Raises:
-            AssertionError: It is another; the message shows the call.
+            AssertionError: The value is wrong; the message shows the call.
         """
         found = caller.call(name, args, kwargs)
         left = self._left.get(caller, self._both)
@@ -70,13 +74,13 @@ class _Short(reprlib.Repr):
 def _short(value: Any) -> str:
     try:
         shown = _Short().repr(value)
-    except Exception:  # noqa: BLE001 - whatever a value does to its own display is no verdict
+    except Exception:  # noqa: BLE001 - a value that cannot be shown may still be right
         return f"a {type(value).__name__}"
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
 def lines_text(value: Any, column: str) -> str:
-    """A text, or its lines; numbers as they are printed."""
+    """Join the lines of a text; numbers are written as they are printed."""
     if isinstance(value, list | tuple):
         return "".join(f"{lines_text(line, column).removesuffix(chr(10))}\n" for line in value)
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -85,7 +89,7 @@ def lines_text(value: Any, column: str) -> str:
 
 
 def call_parts(given: Any, wanted: Any) -> tuple[list[Any], dict[str, Any], Any]:
-    """Arguments and value of one call: values as they are, or texts of JSON, one argument a line."""
+    """Read arguments and value of one call: values as they are, or texts of JSON with one argument on each line."""
     if isinstance(given, dict):
         return [], given, wanted
     if not isinstance(given, str):

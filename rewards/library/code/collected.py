@@ -1,6 +1,7 @@
 """Tests that a script defines for pytest or unittest to find and run: ``test_*``, ``Test*`` and subclasses of TestCase.
 
-Only what needs no plugin: parametrized functions are run for all their values, functions that ask for a fixture not.
+Nothing that needs a plugin is run. A parametrized function is run for all its values; one that asks for a fixture makes
+the row uncheckable.
 """
 
 import inspect
@@ -17,7 +18,7 @@ Test = Callable[[], object]
 
 
 def collected_tests(namespace: Mapping[str, Any]) -> list[Test]:
-    """The tests in an executed script, in its order; each raises where the candidate is wrong.
+    """Collect the tests in an executed script, in its order; each raises where the candidate is wrong.
 
     Raises:
         UncheckableError: One of them needs a fixture.
@@ -45,7 +46,7 @@ def _on_fresh(call: partial[object]) -> None:
 
 
 def _calls(name: str, function: Callable[..., object]) -> Iterator[partial[object]]:
-    """One call for each combination of the values that a function is parametrized with."""
+    """Yield one call for each combination of the values that a function is parametrized with."""
     marks = [mark for mark in getattr(function, "pytestmark", ()) if mark.name == "parametrize"]
     choices = [[_named(mark.args[0], values) for values in mark.args[1]] for mark in marks]
     needed = {p.name for p in inspect.signature(function).parameters.values() if p.default is p.empty}
@@ -57,7 +58,7 @@ def _calls(name: str, function: Callable[..., object]) -> Iterator[partial[objec
 
 
 def _named(names: Any, values: Any) -> dict[str, Any]:
-    """The arguments of one set of values, as pytest's parametrize takes names and values."""
+    """Name the arguments of one set of values, as pytest's parametrize does."""
     listed = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
     values = getattr(values, "values", values) if not isinstance(values, dict) else values  # of pytest.param
     alone = len(listed) == 1 and not (isinstance(names, list | tuple) and isinstance(values, list | tuple))

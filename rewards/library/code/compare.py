@@ -1,7 +1,7 @@
 """Whether a candidate's value, or what it printed, is what was asked for. All values are exact built-in types.
 
-A tolerance is for floats. A whole number in the data (an integer value, or digits without a point in text) is exact,
-whatever the tolerance: a float may equal it, and nothing near it does.
+A tolerance is for floats. A whole number in the data (an integer value, or digits without a point in text) is exact at
+every tolerance: a float may equal it, but a float near it does not.
 """
 
 import math
@@ -61,7 +61,7 @@ def _close(found: Any, wanted: float, tolerance: float | None) -> bool:
         if found == wanted or (math.isnan(wanted) and found != found):
             return True
         return tolerance is not None and math.isclose(found, wanted, rel_tol=tolerance, abs_tol=tolerance)
-    except (ArithmeticError, ValueError):  # a number beyond every float, or a Decimal that is none
+    except (ArithmeticError, ValueError):  # a number too large for a float, or a Decimal that is not a number
         return False
 
 

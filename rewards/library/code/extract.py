@@ -67,7 +67,7 @@ def _tagged(text: str) -> str:
     for opening, closing in _TAGS:
         before, closed, _ = text.rpartition(closing)
         _, opened, content = before.rpartition(opening)
-        if closed and (opened or opening == "[BEGIN]"):  # that one is often the end of the prompt
+        if closed and (opened or opening == "[BEGIN]"):  # [BEGIN] is often the end of the prompt
             return content
     return text
 

@@ -7,7 +7,7 @@ Where a row has none of these, the tests are in one of `PACKED_COLUMNS`, as a va
 * a list of cases, each with ``input`` and ``output``: LiveCodeBench, DeepCoder, SYNTHETIC-1
 * a list of assertions, or a mapping with ``assert_case``, ``asserts``, ``functional`` or ``test``
 
-LiveCodeBench's private cases are a pickle of a text; it is read by an unpickler that knows texts and nothing else.
+LiveCodeBench's private cases are a pickle of a text; the unpickler that reads it knows no class and no function.
 """
 
 import ast
@@ -26,7 +26,7 @@ from redraft.rewards.library.code.columns import CASE_LISTS, PACKED_COLUMNS, PLA
 
 _MAX_UNPACKED_BYTES = 256 << 20
 MAX_DIGITS = 200_000
-"""Of an integer that the trusted side reads or prints as decimals: a third of a second. Candidates have no limit."""
+"""Of an integer that the trusted side reads or prints, which takes a third of a second. Candidates have no limit."""
 
 
 class BrokenTestsError(Exception):
@@ -35,7 +35,7 @@ class BrokenTestsError(Exception):
 
 @contextlib.contextmanager
 def long_integers() -> Iterator[None]:
-    """Decimal integers may be long; Python's own limit of 4300 digits is for servers."""
+    """Allow long decimal integers in a block; Python's own limit is 4300 digits."""
     before = sys.get_int_max_str_digits()
     sys.set_int_max_str_digits(MAX_DIGITS)
     try:
@@ -45,13 +45,13 @@ def long_integers() -> Iterator[None]:
 
 
 def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain columns of a row.
+    """Bring a row to its plain columns.
 
     Raises:
         BrokenTestsError: The tests are packed in a form that is none of the known ones.
     """
     plain = {name: row.get(name) for name in PLAIN_COLUMNS}
-    plain["fn_name"] = plain["fn_name"] or None  # "" is how tables say that there is none
+    plain["fn_name"] = plain["fn_name"] or None  # tables write "" for none
     if any(row.get(name) is not None for name in ("test", "test_list", "inputs", "outputs")):
         return plain | {name: _listed(plain[name]) for name in ("inputs", "outputs", "test_list")}
     cases: list[Any] = []
@@ -69,7 +69,7 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> Any:
-    """A list or the JSON text of one; a text or number that is none is the only entry."""
+    """Return a list, also of its JSON text; another text or number becomes the only entry of one."""
     decoded = from_json(value)
     alone = isinstance(value, str | int | float) and not isinstance(decoded, list)
     return [value] if alone else decoded
@@ -128,7 +128,7 @@ def _of_mapping(value: Mapping[str, Any], name: str, fn_name: Any) -> dict[str, 
 
 
 def _of_cases(cases: Sequence[Any], fn_name: Any) -> dict[str, Any]:
-    """The columns for a list of cases; those of functions say so, or a name is known for all."""
+    """Return the columns for a list of cases. They are calls where the cases say so, or where a name is known."""
     if not all(isinstance(case, Mapping) and {"input", "output"} <= case.keys() for case in cases):
         raise BrokenTestsError("each test case needs an input and an output")
     kinds = {str(case.get("testtype") or case.get("type") or "") for case in cases}
@@ -158,15 +158,15 @@ def _cases(value: Any, name: str) -> Sequence[Any]:
 
 
 class _TextUnpickler(pickle.Unpickler):
-    """Reads pickles of built-in values: a class or a function by name is refused, so nothing can be executed."""
+    """Reads pickles of built-in values. A class or function by name is refused, so that nothing can be executed."""
 
     def find_class(self, module_name: str, global_name: str) -> Any:
-        """Refuse."""
+        """Refuse every class and function."""
         raise pickle.UnpicklingError(f"names {module_name}.{global_name}")
 
 
 def _with_int_keys(arguments: Any) -> Any:
-    """Arguments whose mappings have integers as keys, which JSON had to write as text."""
+    """Restore integers as keys of mappings, which JSON had to write as text."""
     if not isinstance(arguments, list):
         return arguments
     return [
@@ -183,7 +183,7 @@ def is_integer_text(key: Any) -> bool:
 
 
 def from_json(value: Any) -> Any:
-    """The value that a text of JSON, or of Python's own print of one, holds; other texts and values as they are."""
+    """Read a text of JSON, or one as Python prints values; return other texts and values as they are."""
     if isinstance(value, str):
         readers = (_json, ast.literal_eval) if value.lstrip()[:2] in ("{'", "[{", "['") else (_json,)
         for read in readers:

@@ -1,7 +1,7 @@
 """Programs on a server that speaks SandboxFusion's HTTP interface: ``POST {url}/run_code``.
 
-Only what a program prints is taken from the server. The verdict is made here: an exit code of 0, or a line that says
-"passed", can be had from inside the program.
+Only what a program prints is taken from the server. The verdict is made here, because a program can choose its exit
+code and can print a line that says "passed".
 """
 
 import http.client
@@ -25,7 +25,7 @@ from redraft.rewards.sandbox.program import ProgramLimits
 
 _GRACE_S = 10.0  # for the server's own queue and start-up
 _MAX_REPLY_BYTES = 4 * MAX_OUTPUT_BYTES
-_FLOOD = object()  # a reply that long: the program printed it, and must not escape its zero by that
+_FLOOD = object()  # stands for a reply that is too long, by which a program must not escape its score of 0
 
 
 class FusionError(RewardError):
@@ -33,7 +33,7 @@ class FusionError(RewardError):
 
 
 class FusionPrograms:
-    """Runs programs on a SandboxFusion server. Its clock counts wall time only, so that is the limit it gets.
+    """Runs programs on a SandboxFusion server. Its limit is of wall time, because the server counts no other.
 
     Args:
         url: Address of the server, ``http://host:8080``.
@@ -48,7 +48,7 @@ class FusionPrograms:
         """See `ProgramRunner`.
 
         Raises:
-            FusionError: No reply, or none that says what the program did.
+            FusionError: There is no reply, or one that does not say what the program did.
         """
         request = {
             "code": sources[0] if len(sources) == 1 else _joined(sources),
@@ -137,7 +137,7 @@ class RecordedCalls:
         self._lines, self._failure = output.stdout.splitlines(), output.failure
 
     def call(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """See `Caller`; the arguments are those foreseen."""
+        """See `Caller`; the arguments are those foreseen, in their order."""
         loaded, *answers = self._lines or [""]
         for line in (loaded, answers[self.calls] if self.calls < len(answers) else ""):
             if not line:

@@ -1,6 +1,6 @@
 """What a text of Python defines, needs and does at its top level; nothing of it is executed.
 
-The text is a candidate's, so whatever goes wrong in reading it is the candidate's too: then it is no Python.
+The text is a candidate's. Where it cannot be read, for whatever reason, it does not count as Python.
 """
 
 import ast
@@ -25,7 +25,7 @@ def compiles(code: str) -> bool:
 def _fault(code: str) -> Exception | None:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape in a candidate's string is its own affair
+            warnings.simplefilter("ignore")  # an invalid escape in a candidate's string is no error
             compile(code, "<candidate>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError) as error:
         return error
@@ -37,7 +37,7 @@ class Module:
 
     Attributes:
         code: The text.
-        valid: Whether it is Python; if not, it defines only what it seems to.
+        valid: Whether it is Python. If it is not, what it defines is guessed.
     """
 
     def __init__(self, code: str) -> None:
@@ -48,16 +48,16 @@ class Module:
 
     @property
     def broken_at(self) -> int:
-        """The number of lines before the one that Python refuses first, where it says which."""
+        """Number of lines before the first that Python refuses; 0 where Python does not say which."""
         return (getattr(self._fault, "lineno", None) or 1) - 1
 
     def size(self, name: str) -> int:
-        """How much the functions of that name at the top level execute: comments count nothing."""
+        """Count the syntax nodes of the functions of that name at the top level; comments count nothing."""
         functions = [node for node in self._body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         return sum(1 for node in functions if node.name == name for _ in ast.walk(node))
 
     def defines(self, name: str) -> int:
-        """How well it defines a name: `DEFINED` (by def or class), `ASSIGNED`, `IMPORTED`, `SKETCHED` (no body) or 0.
+        """Say how well it defines a name: `DEFINED` (def or class), `ASSIGNED`, `IMPORTED`, `SKETCHED` (no body) or 0.
 
         A method of a class ``Solution`` counts, and so does such a class that inherits something.
         """
@@ -69,7 +69,7 @@ class Module:
 
     @functools.cached_property
     def needs(self) -> set[str]:
-        """Names that it uses and neither defines nor finds among the built-in ones."""
+        """Names that it uses, does not define, and that are not built in."""
         return self._names[1]
 
     @functools.cached_property
@@ -82,11 +82,11 @@ class Module:
 
     @functools.cached_property
     def reads(self) -> bool:
-        """Whether it seems to read stdin, and not one that it makes up itself."""
+        """Whether it seems to read stdin, and does not replace it by a text of its own."""
         return bool(_READERS.search(self.code)) and not _REPLACED_INPUT.search(self.code)
 
     def definitions(self) -> str:
-        """The text without what shows or tries its definitions: bare calls, assertions, the part under ``__main__``."""
+        """Return the text without what only tries its definitions: bare calls, assertions, the ``__main__`` part."""
         kept: set[int] = set()
         for node in self._body:
             if not isinstance(node, ast.Expr | ast.Assert) and not _is_main(node):
@@ -104,7 +104,7 @@ class Module:
 
     @functools.cached_property
     def _sketches(self) -> set[str]:
-        """Functions of the top level whose body says nothing: ``...``, ``pass``, a docstring."""
+        """Functions of the top level with an empty body: ``...``, ``pass``, a docstring."""
         functions = [node for node in self._body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
         idle = [all(isinstance(part, ast.Pass) or _is_constant(part) for part in node.body) for node in functions]
         return {node.name for node, empty in zip(functions, idle, strict=True) if empty}

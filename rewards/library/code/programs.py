@@ -25,8 +25,8 @@ class Output:
 
     Attributes:
         stdout: What it printed.
-        failure: Why it does not count, whatever it printed: an exit code, a signal, too much output; empty if it does.
-        timed_out: Whether it was out of CPU or wall time.
+        failure: Why its output does not count: an exit code, a signal, too much output; "" where it counts.
+        timed_out: Whether it passed its limit of CPU or wall time.
         blameless: Whether the machine may be to blame; see `code.session.BreachError`.
     """
 
@@ -38,7 +38,7 @@ class Output:
 
 @runtime_checkable
 class ProgramRunner(Protocol):
-    """Runs programs; whatever they say is not trusted."""
+    """Runs programs, and returns what they print; that is not trusted."""
 
     def run(self, sources: list[str], stdin: str, limits: ProgramLimits, wall_s: float) -> Output:
         """Run Python texts, one after the other, as one program."""
@@ -58,12 +58,12 @@ class SandboxedPrograms:
         deadline = program.started + wall_s
         talk = _Talk(program, stdin.encode("utf-8", "surrogatepass"))
         try:
-            with contextlib.suppress(OSError):  # a program that ends at once is judged by how it ended
+            with contextlib.suppress(OSError):  # a program that ends at once is judged by its end
                 send_frame(program.channel, dumps(sources), deadline)
             in_time = talk.run(deadline)
         finally:
             ended = program.end()
-        stdout = talk.stdout.decode("utf-8", "surrogateescape")  # what is no UTF-8 equals no text
+        stdout = talk.stdout.decode("utf-8", "surrogateescape")  # bytes that are not UTF-8 then equal no expected text
         used_s = children_cpu_s() - before
         if not in_time:
             blameless = not slept(used_s, limits)
@@ -103,7 +103,7 @@ class _Talk:
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
                     return False
-                ended = process.poll() is not None  # then what it left in the pipes is all there is
+                ended = process.poll() is not None  # then there is no more output than what is in the pipes
                 events = selector.select(0 if ended else min(remaining, 0.05))
                 for key, _ in events:
                     self._serve(selector, key)
@@ -120,7 +120,7 @@ class _Talk:
     def _write(self, descriptor: int) -> bool:
         try:
             self.stdin = self.stdin[os.write(descriptor, self.stdin[:_CHUNK]) if self.stdin else 0 :]
-        except BrokenPipeError:  # it does not want to read the rest
+        except BrokenPipeError:  # the program does not read the rest
             return True
         return not self.stdin
 

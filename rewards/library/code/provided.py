@@ -1,7 +1,7 @@
 """Names that solutions of call rows use without importing them, because LeetCode and LiveCodeBench provide them.
 
 LiveCodeBench's graders put star imports of these modules before a solution, then import the modules themselves. Here
-only what the text of a solution mentions is imported: each import costs the start of every program.
+only names that a solution mentions are imported, because each import makes the start of every program slower.
 """
 
 import re
@@ -54,7 +54,7 @@ PROVIDED = {
 
 
 def provided_for(sources: list[str]) -> str:
-    """Lines that provide what these texts mention; what a text defines itself replaces it."""
+    """Write the lines that provide the names these texts mention; a text may define such a name itself."""
     mentioned = {word for source in sources for word in re.findall(r"[A-Za-z_]\w*+", source)}
     lines = [line for name, line in PROVIDED.items() if name in mentioned]
     return "\n".join([*lines, "import sys; sys.setrecursionlimit(50_000)", ""])

@@ -1,7 +1,7 @@
 """``code_tests``: does the code of a completion pass the tests of its row.
 
-The tests run in a trusted, killable worker (`code.checker`); only the candidate runs in the sandbox, and only
-typed values come back from it. Nothing that a candidate can write, print or exit with is a verdict.
+The tests run in a trusted worker that can be killed (`code.checker`). Only the candidate runs in the sandbox, and only
+typed values come back from it. Nothing that a candidate writes, prints or exits with is a verdict.
 """
 
 import time
@@ -21,9 +21,11 @@ from redraft.rewards.reward import ATTACKS, reward
 from redraft.rewards.text import answer_region
 
 _MAX_CHARS = 200_000  # of the text that may hold code, which is longer than other answers: tables, literals
-_WALL_PER_CPU = 1.6  # the backstop for programs that sleep: 64 of them on 2 workers must not fill the 300 s that a
-_WALL_MORE_S = 3.0  # run waits for its rewards; at least this much more than the CPU time
-_MOST_RETRIES = 4  # of one call; a machine that disturbs more programs than that is too small for them
+# Wall time of a program, for one that sleeps: this multiple of its CPU time, and at least so many seconds more. 64 such
+# programs on 2 workers must not use up the 300 s that a run waits for its rewards.
+_WALL_PER_CPU = 1.6
+_WALL_MORE_S = 3.0
+_MOST_RETRIES = 4  # in one call; a machine that disturbs more programs than that is too small for them
 _GRACE_S = 15.0  # past the candidate's wall time, for the tests themselves
 _SCORES = {Status.NO_ANSWER: 0.0, Status.TIMEOUT: 0.0, Status.GOLD_ERROR: None, Status.INFRA_ERROR: None}
 
@@ -74,7 +76,7 @@ def code_tests(
 
 
 def make_job(prompt: object, completion: object, row: dict[str, Any], options: CodeOptions) -> Job:
-    """What a checker needs to judge one completion."""
+    """Put together what a checker needs to judge one completion."""
     return Job(
         region=answer_region(completion, _MAX_CHARS),
         prompt=prompt,
@@ -88,7 +90,7 @@ def make_job(prompt: object, completion: object, row: dict[str, Any], options: C
 
 
 def check_all(jobs: Sequence[Job], options: CodeOptions) -> list[Finding]:
-    """Judge all jobs, several at a time; then the first few that the machine may have disturbed once more, alone."""
+    """Judge all jobs, several at a time, then judge the first few that the machine may have disturbed again, alone."""
     pool = options.pool()
     findings = map_workers(lambda job: check_one(pool, job), jobs, len(pool.workers))
     disturbed = [index for index, finding in enumerate(findings) if finding.retry]
@@ -135,7 +137,7 @@ def map_workers(function: Callable[[Job], Finding], jobs: Sequence[Job], threads
 def _plain(row: dict[str, Any]) -> dict[str, Any]:
     try:
         return plain_row({name: row.get(name) for name in COLUMNS})
-    except BrokenTestsError as error:  # the checker says it of the row
+    except BrokenTestsError as error:  # the checker makes it the verdict on the row
         return {"broken": str(error)}
 
 

@@ -1,9 +1,10 @@
 """What runs inside the sandbox, around the candidate's code. Read as text, never imported by the checker.
 
-The candidate shares this process and can change anything here, so nothing it says is believed: the checker takes values
-from it and compares them itself. What matters here is only that an honest candidate is served faithfully.
+The candidate shares this process and can change anything here, so nothing that comes from here is believed: the checker
+takes values and compares them itself. This code only has to serve an honest candidate faithfully.
 
-The text must run on its own after that of `code.wire`, whose names it uses, and imports as little as it can.
+The text must run on its own after that of `code.wire`, whose names it uses. It imports as little as it can, because
+each import makes the start of every program slower.
 """
 
 import builtins
@@ -19,7 +20,7 @@ def prepare():
 
 
 def few_cores(sources):
-    """Have pools of processes and threads start two, not one for each core of the machine: their number is limited."""
+    """Have pools start two processes or threads, not one for each core, because their number is limited."""
     if any("multiprocessing" in source or "concurrent" in source for source in sources):
         import os
 
@@ -55,7 +56,7 @@ def run_program(descriptor):
 
 
 def run_calls(sources, calls):
-    """Print the typed values of a list of calls, one a line, where there is no channel to ask over."""
+    """Print the typed values of a list of calls, one on each line, where there is no channel to ask over."""
     import os
 
     prepare()
@@ -83,12 +84,12 @@ def _answer(request, namespace):
             return dumps(("value", None, None))
         value, changed = _call(namespace, request, *rest)
         return dumps(("value", value, changed), lenient=True)
-    except BaseException as error:  # noqa: BLE001 - the candidate's, whatever it is
+    except BaseException as error:  # noqa: BLE001 - the candidate may raise anything
         return dumps(("raised", _kind(error), _message(error)))
 
 
 def _call(namespace, request, name, args, kwargs):
-    """The value, and the arguments where the call returned None and changed one of them in place."""
+    """Return the value, and the arguments where the call returned None and changed one of them in place."""
     value = _function(namespace, name)(*args, **kwargs)
     if value is not None or not any(isinstance(arg, (list, dict, set)) for arg in args):
         return value, None
@@ -96,7 +97,7 @@ def _call(namespace, request, name, args, kwargs):
 
 
 def _function(namespace, name):
-    """A function of the candidate's own before its method before a name that it imported or was provided with."""
+    """Find what a name means: a function of the candidate's own, else a method of its Solution, else any name."""
     function, solution = namespace.get(name), namespace.get("Solution")
     own = getattr(function, "__module__", None) == namespace["__name__"]
     if solution is not None and (function is None or (not own and hasattr(solution, name))):
@@ -107,8 +108,8 @@ def _function(namespace, name):
 
 
 def _kind(error):
-    """The name of an exception's class; of the built-in one that it is a kind of, which tests may expect."""
-    if type(error) is WireError:  # ours: no test may take it for the ValueError that it asks for
+    """Return the name of an exception's class, or of the built-in class that it is derived from."""
+    if type(error) is WireError:  # ours, so no test must take it for the ValueError that it expects
         return "WireError"
     names = [kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins"]
     return type(error).__name__ if names[0] in ("Exception", "BaseException") else names[0]

@@ -1,4 +1,4 @@
-"""What a row of data asks of a candidate: its tests, in one of three kinds, as a list of cases.
+"""The tests of a row, in one of three kinds, as a list of cases.
 
 * assert: ``test_list`` (with ``test_imports`` and ``test_setup_code``), as in MBPP; ``test``, a script that makes
   assertions, defines ``check(candidate)``, with ``entry_point``, as in HumanEval, or tests for pytest or unittest to
@@ -53,7 +53,7 @@ class Suite:
 
 
 def build_suite(row: Mapping[str, Any], context: str | None, tolerance: float | None) -> Suite:
-    """Read the tests out of a row's columns.
+    """Read the tests of a row.
 
     Args:
         row: The columns; a missing one is None.
@@ -83,7 +83,7 @@ def build_suite(row: Mapping[str, Any], context: str | None, tolerance: float | 
 
 
 def name_under_test(row: Mapping[str, Any]) -> str | None:
-    """The name that a row says is under test, if it says one."""
+    """Return the name under test where a row says it; else None."""
     name = row.get("entry_point") or row.get("fn_name")
     return method_name(name) if isinstance(name, str) else None
 
@@ -131,7 +131,7 @@ def _run_script(
     check = namespace.get("check")
     if callable(check) and "check" not in targets and not re.search(r"^check\(", script, re.MULTILINE):
         check(namespace[targets[0]])
-    if caller.calls == before:  # a file for pytest or unittest, which run what it defines
+    if caller.calls == before:  # a script for pytest or unittest, which run what it defines
         for test in collected_tests(namespace):
             test()
 
@@ -175,18 +175,18 @@ def _parse(script: str) -> ast.Module:
     tree.body = [node for node in tree.body if not _is_of_answer(node)]
     imported = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
     for name in {name.partition(".")[0] for node in imported for name in _modules(node)}:
-        if name not in sys.modules and importlib.util.find_spec(name) is None:  # no candidate could do anything for it
+        if name not in sys.modules and importlib.util.find_spec(name) is None:  # no candidate could pass then
             raise BrokenTestsError(f"the tests import {name}, which is not installed here")
     return tree
 
 
 def _is_of_answer(node: ast.stmt) -> bool:
-    """Whether a statement only takes names from the file that holds the answer: here they are names under test."""
+    """Whether a statement imports from the file that holds the answer; such names are the candidate's."""
     return isinstance(node, ast.ImportFrom) and node.module in _ANSWERS and not any(a.asname for a in node.names)
 
 
 def _modules(node: ast.Import | ast.ImportFrom) -> list[str]:
-    """What a statement imports from; for a relative import nothing, which fails when it is run."""
+    """Return the modules that a statement imports; none for a relative import, which fails when it is run."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     return [node.module] if node.module and not node.level else []
@@ -221,10 +221,10 @@ class _Names:
         self.modules = sorted(self._free & bases & sys.stdlib_module_names - self._called)
 
     def targets(self) -> tuple[str, ...]:
-        """The names to take from the candidate.
+        """Return the names to take from the candidate.
 
-        A built-in name counts only where nothing else is called (MBPP has its own ``sum``): otherwise a candidate
-        could pass with a ``set`` or ``abs`` of its own.
+        A built-in name counts only where nothing else is called, as for a ``sum`` in MBPP. Otherwise a candidate could
+        pass with a ``set`` or ``abs`` of its own.
 
         Raises:
             BrokenTestsError: The tests call nothing, or only several built-in functions.

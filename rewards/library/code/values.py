@@ -1,7 +1,7 @@
 """Values of Python's library that cross the wire, and records: each is taken apart into plain parts and made of them.
 
-Like `code.wire`, this runs on both sides, on the other one as text; it imports what it makes only then. Arrays
-cross where both sides have imported numpy.
+Like `code.wire`, this runs on both sides, in the sandbox as text. A module is imported only when a value of it is made.
+Arrays cross where both sides have imported numpy.
 """
 
 import sys
@@ -15,11 +15,11 @@ _FACTORIES = {kind.__name__: kind for kind in (int, float, str, bool, list, tupl
 
 
 class WireError(ValueError):
-    """A value, or a text, that may not cross."""
+    """A value that may not cross, or a text that is no value."""
 
 
 def rich_parts(value, kind, lenient):
-    """The name of the type and its parts, if it is one of those; of a subclass only if lenient."""
+    """Return the name of a rich type and the parts of the value; None for other types. Subclasses count if lenient."""
     for name, home in _HOMES.items():
         like = getattr(sys.modules.get(home), name, None)
         if like is not None and (kind is like or (lenient and isinstance(value, like))):
@@ -29,7 +29,7 @@ def rich_parts(value, kind, lenient):
 
 
 def record_parts(value, kind):
-    """Name, whether it is a tuple, names of fields and values of a dataclass or a named tuple."""
+    """Return name, whether it is a tuple, names of fields and values of a dataclass or a named tuple."""
     if isinstance(value, tuple):
         return kind.__name__, True, list(kind._fields), list(value)
     names = [*value.fields_] if kind is Record else [*kind.__dataclass_fields__]
@@ -66,7 +66,7 @@ _PARTS = {
 
 
 class Record:
-    """A dataclass of the other side: its fields as attributes; equal to one of that name with equal fields."""
+    """A dataclass of the other side, with its fields as attributes. It equals one of that name with equal fields."""
 
     def __init__(self, name, names, values):
         fields = dict(zip(names, values, strict=True))
@@ -86,7 +86,7 @@ _named_tuples = {}  # by name and fields: making one takes long
 
 
 def read_record(name, named_tuple, names, values):
-    """The candidate's own class where this is its process; else a named tuple or a `Record`."""
+    """Make a record: of the candidate's own class where this is its process, else a named tuple or a `Record`."""
     if not all(isinstance(text, str) and text.isidentifier() for text in [name, *names]):
         raise WireError("a record with a name that is none")
     own = getattr(sys.modules.get("candidate"), name, None)
@@ -109,7 +109,7 @@ def _named_tuple(name, names):
 
 
 def read_rich(name, *parts):
-    """Make a value of what `rich_parts` said; raises anything for parts that make none."""
+    """Make a value of what `rich_parts` returned; any exception for parts that make none."""
     if name == "ndarray":
         return _read_array(*parts)
     if name == "Decimal":

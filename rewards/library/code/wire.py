@@ -1,8 +1,8 @@
 """Typed JSON: the values that cross between the checker and the program it does not trust.
 
 A value is null, true, false, a small integer, a string, or ``[tag, ...]``. What is read back consists of exact types
-of Python and its library only, so comparing it runs nobody's ``__eq__``. There is no pickle here and no class that a
-sender could name but those of `code.values`, each made from checked parts.
+of Python and its library only, so comparing it runs no ``__eq__`` of the sender's. There is no pickle here, and the
+classes that a sender can name are those of `code.values`, each made from checked parts.
 
 This file is also part of the text that runs inside the sandbox, so it imports nothing of ours, and not `json`: that
 would bring in `re` and double the start-up of every sandboxed program.
@@ -188,7 +188,7 @@ def _refuse(text):
 
 
 class _Strict:
-    """What the scanner of `json` is told: control characters are errors; floats have their own tag."""
+    """Settings of the scanner of `json`: control characters are errors, and floats have a tag of their own."""
 
     strict = True
     object_hook = object_pairs_hook = None

@@ -21,7 +21,7 @@ _ORDERED = (("nth_paragraph", "num_paragraphs"), ("low", "high"))
 
 
 def parse(parsers: Mapping[str, Parser], kwargs: object) -> dict[str, Any]:
-    """The arguments that an instruction takes, out of one entry of the column ``kwargs``.
+    """Read the arguments that an instruction takes from one entry of the column ``kwargs``.
 
     Args:
         parsers: The arguments it takes, each with its parser.
@@ -52,7 +52,7 @@ def parse(parsers: Mapping[str, Parser], kwargs: object) -> dict[str, Any]:
 
 
 def unwritten(value: object) -> Any:
-    """A value that a data set keeps as text (JSON, or as Python prints it) or as an array, as what it stands for."""
+    """Read a value that a data set keeps as text (JSON, or as Python prints it) or as an array."""
     if isinstance(value, str):
         text = value.strip()
         for read in (json.loads, ast.literal_eval) if text[:1] in ("{", "[", "(", '"') or text == "null" else ():
@@ -67,12 +67,12 @@ def unwritten(value: object) -> Any:
 
 
 def is_absent(value: object) -> bool:
-    """None, or the NaN that a table has in its place."""
+    """Whether a value is None, or the NaN that a table has in its place."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def count(value: object) -> int:
-    """A whole number from 0; 3.0 and "3" count, because tables with gaps keep whole numbers as floats or text."""
+    """Read a whole number from 0; 3.0 and "3" count, because tables with gaps keep numbers as floats or text."""
     number = as_python(value)
     if isinstance(number, str):
         try:
@@ -86,7 +86,7 @@ def count(value: object) -> int:
 
 
 def position(value: object) -> int:
-    """A whole number from 1."""
+    """Read a whole number from 1."""
     whole = count(value)
     if whole < 1:
         raise ValueError("a whole number from 1")
@@ -94,14 +94,14 @@ def position(value: object) -> int:
 
 
 def phrase(value: object) -> str:
-    """A text that is not blank, without the blanks around it."""
+    """Read a text that is not blank, and strip it."""
     if not isinstance(value, str) or not value.strip():
         raise ValueError("a text that is not blank")
     return value.strip()
 
 
 def phrases(value: object) -> list[str]:
-    """A list of texts, none blank and at least one."""
+    """Read a list of at least one text, none of them blank."""
     listed = unwritten(value)
     if not isinstance(listed, list) or not listed:
         raise ValueError("a list of texts, at least one")
@@ -126,7 +126,7 @@ def relation(value: object) -> str:
 
 
 def language(value: object) -> str:
-    """A language that can be told; a response in any other could never be right."""
+    """Read a language that can be detected; a response in any other could never be right."""
     code = value.strip().lower() if isinstance(value, str) else ""
     if code not in languages():
         raise ValueError(f"one of {', '.join(languages())}")

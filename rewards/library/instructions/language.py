@@ -43,7 +43,7 @@ Only such words as the trained model knows for it: "at 5 p.m. She left" is one s
 
 
 def detect_language(text: str) -> str | None:
-    """The most likely language, as langdetect codes it; None where the text has nothing to tell it by."""
+    """Detect the most likely language, as a code of langdetect; None where the text has no features of any."""
     from langdetect import LangDetectException
 
     detector = _language_factory().create()
@@ -55,12 +55,12 @@ def detect_language(text: str) -> str | None:
 
 
 def languages() -> list[str]:
-    """Codes of all languages that langdetect can tell."""
+    """Return the codes of all languages that langdetect can detect."""
     return sorted(_language_factory().get_lang_list())
 
 
 def sentences(text: str, at_most: int | None = None) -> list[str]:
-    """The sentences of a text, by Punkt without a trained model.
+    """Split a text into sentences, by Punkt without a trained model.
 
     Args:
         text: Any text.
@@ -77,7 +77,7 @@ def count_capital_words(text: str) -> int:
 
 
 def _language_factory() -> Any:
-    """The one factory of this process; two threads at a cold start must not both fill it."""
+    """Return the one factory of this process; the lock keeps two threads from filling it at once."""
     with _FACTORY_LOCK:
         return _loaded_language_factory()
 

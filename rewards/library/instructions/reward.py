@@ -70,7 +70,7 @@ def _verdict(row: int, columns: tuple[object, object, object], mode: str, score:
 
 
 def _bind_all(names: object, arguments: object) -> list[Follows]:
-    """All instructions of one row.
+    """Bind all instructions of one row.
 
     Raises:
         RewardError: One is unusable, or the two columns do not go together.
@@ -90,13 +90,13 @@ def _bind_all(names: object, arguments: object) -> list[Follows]:
 
 
 def _names(value: object) -> list[object]:
-    """The names of a row's instructions; a single one may stand without a list."""
+    """Return the names of a row's instructions; a single one may stand without a list."""
     names = unwritten(value)
     return [unwritten(name) for name in names] if isinstance(names, list) else [names] if names else []
 
 
 def _entries(value: object, size: int) -> list[object]:
-    """The arguments of each of `size` instructions, in any layout that tables have for a list of mappings."""
+    """Return the arguments of each of `size` instructions, from any layout that tables have for a list of mappings."""
     entries = unwritten(value)
     if is_absent(entries) or entries in ("", {}):
         return [None] * size

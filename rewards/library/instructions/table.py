@@ -87,14 +87,14 @@ INSTRUCTIONS = IFEVAL | FURTHER
 
 
 def bind(instruction_id: object, kwargs: object) -> Follows:
-    """The check of one instruction with its arguments: from a text to whether it follows.
+    """Make the check of one instruction with its arguments: a function from a text to whether it follows.
 
     Args:
         instruction_id: A name of `INSTRUCTIONS`.
-        kwargs: Its arguments, as the data gives them; None values are as good as absent.
+        kwargs: Its arguments, as the data gives them; those that are None count as absent.
 
     Raises:
-        RewardError: An unknown name, or arguments that are missing, unknown or unusable.
+        RewardError: The name is unknown, or arguments are missing, unknown or unusable.
     """
     instruction = INSTRUCTIONS.get(instruction_id) if isinstance(instruction_id, str) else None
     if instruction is None:
@@ -107,12 +107,12 @@ def bind(instruction_id: object, kwargs: object) -> Follows:
 
 
 def follows(bound: Follows, text: str) -> bool:
-    """The strict verdict: a blank text follows nothing."""
+    """Check strictly; a blank text follows no instruction."""
     return bool(text.strip()) and bound(text)
 
 
 def follows_loosely(bound: Follows, text: str) -> bool:
-    """The loose verdict: without the first line, the last or both, with or without asterisks, some version follows."""
+    """Check loosely: some version follows, without the first line, the last or both, with or without asterisks."""
     lines = text.split("\n")
     cut = [text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1]))]
     versions = dict.fromkeys([*cut, *(version.replace("*", "") for version in cut)])

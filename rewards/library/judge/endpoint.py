@@ -1,7 +1,7 @@
 """Questions to a model behind an OpenAI-compatible endpoint, many at a time; each ends as a reply or a failure.
 
-Repeats with jittered waits are the openai package's. Kept here: a deadline per question that includes them, a limit on
-requests under way, and giving up on a server that fails again and again.
+The openai package repeats requests, with jittered waits. Kept here: a deadline for each question with its repeats, a
+limit on requests under way, and giving up on a server that fails again and again.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class Endpoint(BaseModel):
     extra_body: dict[str, Any]
 
     def identity(self) -> list[Any]:
-        """All that decides what a question is answered; not how patient the asking is, and no key."""
+        """Return what decides how a question is answered: neither limits of time and number, nor the key."""
         return [self.base_url, self.model, self.max_tokens, self.extra_body]
 
 
@@ -63,7 +63,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why there is no reply; no fault of the question."""
+    """Why there is no reply; the question is not to blame."""
 
     reason: str
 
@@ -99,7 +99,7 @@ async def ask_all(endpoint: Endpoint, questions: Sequence[str]) -> list[Reply | 
 
 
 class _Circuit:
-    """Failures in a row over all requests of a batch; open, it lets no further question through."""
+    """Counts failures in a row over all requests of a batch; while it is open, no further question is sent."""
 
     def __init__(self, secret: str) -> None:
         self._secret = secret
@@ -112,19 +112,19 @@ class _Circuit:
         return bool(self.misconfigured) or self._in_a_row >= FAILURES_TO_GIVE_UP
 
     def failed(self, reason: str) -> Failure:
-        """The server is in trouble."""
+        """Record that the server is in trouble, and return the failure."""
         self._in_a_row += 1
         failure = self.refused(reason)
         self.last = failure.reason
         return failure
 
     def refused(self, reason: str) -> Failure:
-        """The server has something against this question; its words are shown without our key."""
+        """Return the failure of a question that the server refuses; its message is shown without our key."""
         shown = reason.replace(self._secret, "***") if len(self._secret) > _SHORT else reason
         return Failure(shown[:_MAX_REASON_CHARS])
 
     def answered(self) -> None:
-        """The server works."""
+        """Record that the server works."""
         self._in_a_row = 0
 
 
@@ -164,7 +164,7 @@ async def _ask(client: "AsyncOpenAI", endpoint: Endpoint, question: str, circuit
 
 
 def _refused(status: int, message: str, circuit: _Circuit) -> Failure:
-    """A status that says no: the server's trouble, the recipe's mistake, or about this question alone."""
+    """Read a status that says no: the server is in trouble, the recipe is wrong, or this question is refused."""
     reason = f"status {status}: {message}"
     if status in _MISCONFIGURED:
         failure = circuit.failed(f"the server {_MISCONFIGURED[status]} ({reason})")

@@ -1,7 +1,7 @@
 """``judge``: another model grades the completion, behind any OpenAI-compatible endpoint (vLLM's server, a hosted API).
 
-A judge that cannot be asked, or does not answer in the form asked for, gives None: the sample is masked, with status
-infra_error and the reason. The same question is asked once per process. What the judge reads is in `judge.rubric`.
+Where a judge cannot be asked, or does not answer in the form asked for, the score is None: the sample is masked, with
+status infra_error and the reason. The same question is asked once per process. `judge.rubric` holds what a judge reads.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ async def judge(
         infra_error None where the judge failed.
 
     Raises:
-        RewardError: A setting that cannot be, no key in the variable, the openai package is missing, or a server that
+        RewardError: A setting is invalid, the variable holds no key, the openai package is missing, or the server
             refuses the key or does not know the model.
     """
     grading = _checked(Grading, scale=scale, max_candidate_chars=max_candidate_chars)
@@ -102,7 +102,7 @@ class Cache:
         self._lock = threading.Lock()
 
     def get(self, key: str) -> Verdict | None:
-        """The verdict under a key, which then is the last to be dropped."""
+        """Return the verdict under a key, which then is the last to be dropped; None where there is none."""
         with self._lock:
             if key in self._verdicts:
                 self._verdicts.move_to_end(key)
@@ -120,7 +120,7 @@ _CACHE = Cache(CACHE_SIZE)
 
 
 async def _judge_all(grading: Grading, endpoint: Endpoint, questions: Sequence[str]) -> dict[str, Verdict]:
-    """Verdicts of distinct questions, from the cache where it has them; failures are not kept."""
+    """Judge distinct questions, from the cache where it has them; failures are not kept."""
     judge_sha256 = _sha256([*endpoint.identity(), grading.sha256()])
     keys = {question: _sha256([judge_sha256, question]) for question in questions}
     known = {question: verdict for question in questions if (verdict := _CACHE.get(keys[question])) is not None}
@@ -151,7 +151,7 @@ def _checked(kind: type[_Model], **values: Any) -> _Model:
 
 
 def _read_key(variable: str | None) -> str:
-    """The key in an environment variable; a word in its place for servers that want none."""
+    """Read the key in an environment variable; a placeholder for servers that want none."""
     if variable is None:
         return "none"
     key = os.environ.get(variable, "").strip()  # a key read from a file often ends with a newline

@@ -1,7 +1,7 @@
 """What a judge model reads and answers: the fixed prompt, what is refused before it, and the one line that counts.
 
-The candidate is the work of a model that is paid for fooling the judge. It cannot leave its place in the prompt: every
-line of it carries a prefix, and no tag or control token of a chat template survives in it.
+The model that writes the candidate is rewarded for fooling the judge. So the candidate must not leave its place in the
+prompt: every line of it has a prefix, and tags and control tokens of a chat template are escaped in it.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ _ESCAPES = str.maketrans(
 _BRACKET_TOKEN = re.compile(r"[\[\uff3b](?=/?[A-Za-z_]{2,24}[\]\uff3d])")  # [INST], [/INST], [gMASK]
 _SCORE_LINE = re.compile(r"[*_`#\s]*score[*_`]*\s?[:=][*_`\s]*([0-9]{1,4})(?:/([0-9]{1,4}))?[*_`]*\.?[*_`]*", re.I)
 _MAX_SCORE_LINE = 80
-_OPENERS = (  # what other people's judges were found to accept in place of an answer
+_OPENERS = (  # published judges were found to accept these in place of an answer
     "answer",
     "boxed",
     "final answer",
@@ -74,7 +74,7 @@ class Grading(BaseModel):
     max_candidate_chars: int = Field(gt=1)
 
     def question(self, prompt: object, completion: object, reference: object, rubric: str | None) -> str | Verdict:
-        """What to ask about one row; a verdict where there is nothing to ask.
+        """Write the question about one row; return a verdict where there is nothing to ask.
 
         Args:
             prompt: String or list of messages.
@@ -90,7 +90,7 @@ class Grading(BaseModel):
         return self._build(_task(prompt), candidate, right, rubric or (QUALITY if right is None else CORRECTNESS))
 
     def score(self, reply: str) -> float | None:
-        """Score in 0..1 from a reply whose last line is ``Score: N``, N from 0 to the scale; None for any other."""
+        """Read the score in 0..1 from a reply whose last line is ``Score: N``, N at most the scale; None for others."""
         lines = reply.rstrip().splitlines()
         found = _SCORE_LINE.fullmatch(lines[-1].strip()) if lines and len(lines[-1]) <= _MAX_SCORE_LINE else None
         if found is None or int(found[1]) > self.scale or int(found[2] or self.scale) != self.scale:
@@ -98,7 +98,7 @@ class Grading(BaseModel):
         return int(found[1]) / self.scale
 
     def sha256(self) -> str:
-        """Hash of all that surrounds a row and its rubric in the prompt, for a run's record."""
+        """Hash all that surrounds a row and its rubric in the prompt, for the record of a run."""
         around = [self._build("", "", reference, "") for reference in (None, "")]
         defaults = [CORRECTNESS, QUALITY, self.max_candidate_chars]
         return hashlib.sha256(repr([*around, *defaults]).encode()).hexdigest()
@@ -121,7 +121,7 @@ class Grading(BaseModel):
 
 
 def refusal(candidate: str, reference: str | None) -> str | None:
-    """Why a candidate is no answer at all, so that no judge needs to see it; None where it may be one."""
+    """Say why a candidate is no answer, so that no judge needs to see it; None where it may be one."""
     if not any(_is_content(character) for character in candidate):
         return "empty, or punctuation only"
     words = _words(candidate)
@@ -137,7 +137,7 @@ def refusal(candidate: str, reference: str | None) -> str | None:
 
 
 def _task(prompt: object) -> str:
-    """A prompt as text: a string, or messages, each under its role."""
+    """Write a prompt as text: a string, or messages, each under its role."""
     if isinstance(prompt, str) or not isinstance(prompt, Sequence):
         return str(prompt)
     turns = [message for message in prompt if isinstance(message, Mapping)]
@@ -154,20 +154,20 @@ def _quoted(tag: str, text: str, limit: int = 0) -> str:
         pieces = [text[:head], text[len(text) - (limit - head) :]]
     else:
         pieces = [text]
-    # the line between two pieces has no prefix, so no candidate can write one
+    # The line between two pieces has no prefix, so a candidate cannot write one.
     quoted = f"\n({len(text) - limit} characters left out)\n".join(map(_prefixed, pieces))
     return f"<{tag}>\n{quoted}\n</{tag}>"
 
 
 def _prefixed(text: str) -> str:
-    """No tag and no control token, which a server's tokenizer reads even inside a message; a prefix on every line."""
+    """Escape tags and control tokens, which tokenizers of servers read inside messages too; prefix every line."""
     text = text.encode("utf-8", "replace").decode().translate(_ESCAPES)  # a lone surrogate cannot be sent at all
-    # splitlines knows every character that a reader might take for the end of a line, U+2028 and \x85 included
+    # splitlines cuts at every character that may be read as the end of a line, U+2028 and \x85 included.
     return "\n".join(_PREFIX + line for line in _BRACKET_TOKEN.sub("[ ", text).splitlines())
 
 
 def _is_content(character: str) -> bool:
-    """A letter, a digit, or a symbol that can be an answer by itself, such as an infinity sign."""
+    """Whether it is a letter, a digit, or a symbol that can be an answer by itself, such as an infinity sign."""
     return character.isalnum() or (not character.isascii() and unicodedata.category(character).startswith("S"))
 
 
