@@ -69,7 +69,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is not there yet."""
+    """Load what has not been loaded."""
     place = _OTHERS.get(name) or LIBRARY.get(name, "").rpartition(":")[0]
     if name not in __all__ or not place:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -78,5 +78,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Everything, loaded or not."""
+    """Return all names, also of what has not been loaded."""
     return sorted({*globals(), *__all__})
