@@ -12,21 +12,18 @@ _THINK_ANSWER = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*",
 
 
 @reward("boxed_format", isolation="inline")
-def boxed_format(prompts: Sequence[object], completions: Sequence[object]) -> list[float]:
+def boxed_format(completions: Sequence[object]) -> list[float]:
     r"""Score 1.0 for exactly one ``\boxed{...}`` after the reasoning, balanced and not empty; else 0.0."""
     return [float(_has_one_box(answer_region(completion))) for completion in completions]
 
 
 @reward("think_answer_format", isolation="inline")
-def think_answer_format(
-    prompts: Sequence[object], completions: Sequence[object], min_think_chars: int = 10
-) -> list[float]:
+def think_answer_format(completions: Sequence[object], min_think_chars: int = 10) -> list[float]:
     """Score 1.0 for ``<think>...</think><answer>...</answer>`` and nothing else, each tag exactly once; else 0.0.
 
     White space may stand around the two parts. The tags are those of TRL's `think_format_reward`.
 
     Args:
-        prompts: Not used.
         completions: Strings or lists of messages.
         min_think_chars: Fewest characters of reasoning; the answer needs one. A bare skeleton of tags earns nothing.
     """
@@ -34,7 +31,7 @@ def think_answer_format(
 
 
 @reward("format_match")  # in a worker: a recipe's pattern may backtrack without end on some completion
-def format_match(prompts: Sequence[object], completions: Sequence[object], pattern: str) -> list[float]:
+def format_match(completions: Sequence[object], pattern: str) -> list[float]:
     r"""Score 1.0 where the whole completion matches ``pattern`` (``.`` matches newlines too); else 0.0.
 
     Raises:

@@ -27,8 +27,6 @@ def overlong_penalty(length: int, longest: int, buffer: int) -> float:
 
 @reward("soft_overlong", isolation="inline", shaping=True)
 def soft_overlong(
-    prompts: Sequence[object],
-    completions: Sequence[object],
     completion_ids: _Ids,
     max_completion_length: int,
     buffer: int,
@@ -36,8 +34,6 @@ def soft_overlong(
     """Punish long completions as DAPO does, between -1 and 0; see `overlong_penalty`.
 
     Args:
-        prompts: Not used.
-        completions: Not used.
         completion_ids: Token ids per completion, up to and with the first stop token.
         max_completion_length: Tokens at which completions are cut.
         buffer: Tokens before that over which the penalty grows from 0 to -1.
@@ -93,8 +89,6 @@ def cosine_length(
 
 @reward("repetition_penalty", isolation="inline", shaping=True)
 def repetition_penalty(
-    prompts: Sequence[object],
-    completions: Sequence[object],
     completion_ids: _Ids,
     ngram_size: int = 3,
     max_penalty: float = -1.0,
@@ -102,8 +96,6 @@ def repetition_penalty(
     """Punish repetition: `max_penalty` times the share of token n-grams that occurred before in the completion.
 
     Args:
-        prompts: Not used.
-        completions: Not used.
         completion_ids: Token ids per completion, up to and with the first stop token.
         ngram_size: Tokens that make one n-gram.
         max_penalty: The penalty that a completion of nothing but repetition approaches; at most 0.

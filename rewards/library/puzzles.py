@@ -35,7 +35,6 @@ _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] 
 
 @reward("countdown", isolation="inline", attacks=ATTACKS)  # linear in an answer of at most 500 characters
 def countdown(
-    prompts: Sequence[object],
     completions: Sequence[object],
     numbers: Sequence[object],
     target: Sequence[object],
@@ -44,7 +43,6 @@ def countdown(
     """Score 1.0 for an expression that reaches the target with every number used exactly once, else 0.0.
 
     Args:
-        prompts: Not used.
         completions: Strings or lists of messages.
         numbers: Per row the numbers from 0 to use: a list, or a text such as ``30,100,93``.
         target: Per row the whole number to reach, or a text of it.
@@ -103,7 +101,6 @@ def countdown_fault(answer: str, numbers: Sequence[int], target: int) -> str:
 # Each new puzzle is compared with 288 grids; the rest is linear in the answer.
 @reward("sudoku", isolation="inline", attacks=ATTACKS)
 def sudoku(
-    prompts: Sequence[object],
     completions: Sequence[object],
     puzzle: Sequence[object],
     solution: Sequence[object] | None = None,
@@ -113,7 +110,6 @@ def sudoku(
     """Score 1.0 for a valid 4x4 grid that keeps the clues, else 0.0.
 
     Args:
-        prompts: Not used.
         completions: Strings or lists of messages; the answer is 16 digits from 1 to 4, with any white space between.
         puzzle: Per row 16 digits, row by row, 0 for a blank; a number that has lost its leading zeros will do.
         solution: Per row a solution, only to check the data.

@@ -95,7 +95,7 @@ def test_a_completion_is_text_or_messages():
     ],
 )
 def test_boxed_format_wants_exactly_one_whole_box(completion, score):
-    assert boxed_format(["p"], [completion]) == [score]
+    assert boxed_format([completion]) == [score]
 
 
 WELL_FORMED = "<think>2 + 2\nmakes 4</think>\n<answer>4</answer>"
@@ -123,14 +123,14 @@ WELL_FORMED = "<think>2 + 2\nmakes 4</think>\n<answer>4</answer>"
     ],
 )
 def test_think_answer_format_wants_both_parts_once_and_nothing_else(completion, score):
-    assert think_answer_format(["p"], [completion]) == [score]
+    assert think_answer_format([completion]) == [score]
     if score and isinstance(completion, str) and not completion.startswith("\n"):
         assert think_format_reward([[{"role": "assistant", "content": completion}]]) == [1.0]  # TRL's asks for less
 
 
 def test_the_least_reasoning_is_the_recipes_choice():
     short = "<think>4</think><answer>4</answer>"
-    assert [think_answer_format(["p"], [short], min_think_chars=least) for least in (0, 1, 2)] == [[1.0], [1.0], [0.0]]
+    assert [think_answer_format([short], min_think_chars=least) for least in (0, 1, 2)] == [[1.0], [1.0], [0.0]]
 
 
 def test_think_answer_format_is_linear_in_the_text():
@@ -140,7 +140,7 @@ def test_think_answer_format_is_linear_in_the_text():
         WELL_FORMED * 5_000,
     ]
     started = time.process_time()
-    assert think_answer_format(["p"] * 3, hostile) == [0.0] * 3
+    assert think_answer_format(hostile) == [0.0] * 3
     tags = (
         "<think>"
         + "x<" * 50_000
@@ -151,13 +151,13 @@ def test_think_answer_format_is_linear_in_the_text():
         + "</answer>"
         + " " * 100_000
     )
-    assert think_answer_format(["p"] * 2, [tags, f"{tags}."]) == [1.0, 0.0]
+    assert think_answer_format([tags, f"{tags}."]) == [1.0, 0.0]
     assert time.process_time() - started < 5  # a tenth of a second
 
 
 def test_format_match_wants_the_whole_completion():
     pattern = r"<think>.*</think>\s*\d+"
-    assert format_match(["p"] * 3, ["<think>a\nb</think> 4", "<think>a</think> 4!", "4"], pattern) == [1.0, 0.0, 0.0]
+    assert format_match(["<think>a\nb</think> 4", "<think>a</think> 4!", "4"], pattern) == [1.0, 0.0, 0.0]
 
 
 def test_format_match_through_a_mixture_survives_a_bad_and_a_catastrophic_pattern():

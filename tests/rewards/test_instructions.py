@@ -69,7 +69,7 @@ def benchmark(shared_data):
 
 
 def score(names, kwargs, completion, **settings):
-    (verdict,) = ifeval(["p"], [completion], [names], [kwargs], **settings)
+    (verdict,) = ifeval([completion], [names], [kwargs], **settings)
     return verdict.score, str(verdict.status), verdict.detail
 
 
@@ -115,11 +115,11 @@ def test_the_reward_repeats_lm_evals_scores_of_gpt4(benchmark):
     rows = [row for row in benchmark.values() if row["response"] is not None]
     columns = [[row[name] for row in rows] for name in ("response", "instruction_id_list", "kwargs")]
     counts = [len(row["kwargs"]) for row in rows]
-    prompts, shares = (ifeval(columns[0], *columns, score=score) for score in ("all", "fraction"))
+    prompts, shares = (ifeval(*columns, score=score) for score in ("all", "fraction"))
     assert sum(verdict.score for verdict in prompts) == 417  # of 540: 0.7722, as lm-eval 0.4.13 says
     followed = sum(verdict.score * count for verdict, count in zip(shares, counts, strict=True))
     assert (round(followed, 9), sum(counts)) == (697, 832)  # 0.8377, as lm-eval 0.4.13 says
-    loose = ifeval(columns[0], *columns, mode="loose")
+    loose = ifeval(*columns, mode="loose")
     # lm-eval: 429, with a random letter for '#' in 1122 and for '!' in 1129, which these two responses have.
     assert {row["key"] for row, verdict in zip(rows, loose, strict=True) if verdict.score} >= {1122, 1129}
     assert sum(verdict.score for verdict in loose) == 431
@@ -211,9 +211,7 @@ def test_columns_that_do_not_go_together_are_reported_and_never_scored(names, kw
 
 
 def test_one_broken_row_leaves_the_other_rows_their_scores():
-    verdicts = ifeval(
-        ["p"] * 3, ["no", "no", "a, b"], [["punctuation:no_comma"], ["x"], ["punctuation:no_comma"]], [[{}]] * 3
-    )
+    verdicts = ifeval(["no", "no", "a, b"], [["punctuation:no_comma"], ["x"], ["punctuation:no_comma"]], [[{}]] * 3)
     assert [verdict.score for verdict in verdicts] == [1.0, None, 0.0]
     assert verdicts[1].detail.startswith("row 1: instruction 0: no instruction is named 'x'")
 

@@ -8,22 +8,18 @@ from redraft.rewards import RewardError, RewardMixture, RewardTerm, Sample
 from redraft.rewards.library.length import cosine_length, overlong_penalty, repetition_penalty, soft_overlong
 
 
-def texts(ids):
-    return {"prompts": ["p"] * len(ids), "completions": ["c"] * len(ids), "completion_ids": ids}
-
-
 @pytest.mark.parametrize(
     ("length", "penalty"), [(0, 0.0), (80, 0.0), (81, -0.05), (90, -0.5), (100, -1.0), (130, -1.0)]
 )
 def test_the_overlong_penalty_grows_over_the_buffer(length, penalty):
     assert overlong_penalty(length, 100, 20) == penalty
-    assert soft_overlong(**texts([[7] * length]), max_completion_length=100, buffer=20) == [penalty]
+    assert soft_overlong([[7] * length], max_completion_length=100, buffer=20) == [penalty]
     assert overlong_penalty(length, 100, 0) == 0.0
 
 
 def test_soft_overlong_is_trls():
     ids = [[1] * length for length in range(130)]
-    ours = soft_overlong(**texts(ids), max_completion_length=100, buffer=30)
+    ours = soft_overlong(ids, max_completion_length=100, buffer=30)
     assert ours == pytest.approx(get_soft_overlong_punishment(100, 30)(ids), abs=1e-12)
 
 
@@ -31,13 +27,13 @@ def test_soft_overlong_is_trls():
 def test_the_repetition_penalty_is_trls(ngram_size):
     draw = random.Random(0)
     ids = [[draw.randrange(6) for _ in range(length)] for length in range(40)]
-    ours = repetition_penalty(**texts(ids), ngram_size=ngram_size, max_penalty=-0.7)
+    ours = repetition_penalty(ids, ngram_size=ngram_size, max_penalty=-0.7)
     assert ours == pytest.approx(get_repetition_penalty_reward(ngram_size, -0.7)(ids), abs=1e-12)
 
 
 def test_the_repetition_penalty_by_hand():
     ids = [[1, 2, 3, 4], [5, 5, 5, 5, 5], [5], []]  # the second: 4 pairs, 1 of them new
-    assert repetition_penalty(**texts(ids), ngram_size=2) == [0.0, -0.75, 0.0, 0.0]
+    assert repetition_penalty(ids, ngram_size=2) == [0.0, -0.75, 0.0, 0.0]
 
 
 def test_cosine_length_is_trls():
@@ -62,8 +58,8 @@ def test_cosine_length_by_hand():
 def test_a_completion_without_token_ids_is_masked_and_says_why():
     ids = [[1, 2], None]
     shaped = [
-        soft_overlong(**texts(ids), max_completion_length=8, buffer=2),
-        repetition_penalty(**texts(ids)),
+        soft_overlong(ids, max_completion_length=8, buffer=2),
+        repetition_penalty(ids),
         cosine_length(ids, [{"a": 1.0}] * 2, "a", 8),
     ]
     for known, unknown in shaped:
@@ -75,10 +71,10 @@ def test_a_completion_without_token_ids_is_masked_and_says_why():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: soft_overlong([], [], [], 100, 0), "buffer=0 must be from 1 to max_completion_length=100"),
-        (lambda: soft_overlong([], [], [], 100, 101), "buffer=101 must be from 1 to"),
-        (lambda: repetition_penalty([], [], [], 0), "ngram_size=0 must be positive"),
-        (lambda: repetition_penalty([], [], [], 3, 0.5), "max_penalty=0.5 at most 0"),
+        (lambda: soft_overlong([], 100, 0), "buffer=0 must be from 1 to max_completion_length=100"),
+        (lambda: soft_overlong([], 100, 101), "buffer=101 must be from 1 to"),
+        (lambda: repetition_penalty([], 0), "ngram_size=0 must be positive"),
+        (lambda: repetition_penalty([], 3, 0.5), "max_penalty=0.5 at most 0"),
         (lambda: cosine_length([[1]], [{"a": 1.0}], "b", 9), "correct='b' is no earlier reward; valid: a"),
         (lambda: cosine_length([[1]], [{}], "b", 9), "valid: none, it stands first"),
         (lambda: cosine_length([[1]], [{"a": 7.0}], "a", 9), "scored 7; cosine_length needs a score from 0"),

@@ -47,9 +47,9 @@ def test_the_reference_solution_of_each_of_the_256_countdown_tasks_scores_one(ta
         [rf"So \boxed{{{expression}}}" for expression in expressions],
         answers(*(f"{expression[1:-1]} = {target}" for expression, target in zip(expressions, targets, strict=True))),
     ):
-        found = countdown(completions, completions, numbers, targets)
+        found = countdown(completions, numbers, targets)
         assert [(v.score, str(v.status)) for v in found] == [(1.0, "ok")] * 256
-    moved = countdown(expressions, answers(*expressions), numbers, [int(target) + 1 for target in targets])
+    moved = countdown(answers(*expressions), numbers, [int(target) + 1 for target in targets])
     assert {(v.score, str(v.status)) for v in moved} == {(0.0, "wrong")}
 
 
@@ -132,12 +132,12 @@ def test_the_last_answer_counts_and_an_answer_tag_before_a_box():
     columns = {"numbers": [[3, 5]], "target": [8]}
     corrected, tagged = "<answer>3+5</answer> no, <answer>3*5</answer>", r"<answer>3*5</answer> \boxed{3+5}"
     completions = [corrected, tagged, r"\boxed{3+5} \boxed{3-5}"]
-    assert [countdown(["p"], [text], **columns)[0].score for text in completions] == [0.0, 0.0, 0.0]
-    assert countdown(["p"], [tagged], **columns, extract=["boxed_last"])[0].score == 1.0
-    assert str(countdown(["p"], ["3+5"], **columns)[0].status) == "no_answer"
-    assert str(countdown(["p"], ["<think><answer>3+5</answer></think>"], **columns)[0].status) == "no_answer"
+    assert [countdown([text], **columns)[0].score for text in completions] == [0.0, 0.0, 0.0]
+    assert countdown([tagged], **columns, extract=["boxed_last"])[0].score == 1.0
+    assert str(countdown(["3+5"], **columns)[0].status) == "no_answer"
+    assert str(countdown(["<think><answer>3+5</answer></think>"], **columns)[0].status) == "no_answer"
     with pytest.raises(RewardError, match="out of boxed_last, boxed_all, answer_tag"):
-        countdown(["p"], ["3+5"], **columns, extract=["eval"])
+        countdown(["3+5"], **columns, extract=["eval"])
 
 
 @pytest.mark.parametrize("numbers", ["3,5", "3, 5", "[3, 5]", "3 5", [3, 5], ("3", "5")])
@@ -192,10 +192,10 @@ def test_all_500_sudoku_solutions_score_one_in_every_layout(grids):
         answers(*("\n" + "\n".join(" ".join(text[row : row + 4]) for row in (0, 4, 8, 12)) for text in solutions)),
         [rf"\boxed{{{text}}}" for text in solutions],
     ):
-        found = sudoku(puzzles, completions, puzzles, solutions)
+        found = sudoku(completions, puzzles, solutions)
         assert [(v.score, str(v.status)) for v in found] == [(1.0, "ok")] * 500
     lost_zeros = [int(puzzle) for puzzle in puzzles]  # what a CSV reader makes of the column
-    assert sum(v.score for v in sudoku(puzzles, answers(*solutions), lost_zeros)) == 500
+    assert sum(v.score for v in sudoku(answers(*solutions), lost_zeros)) == 500
 
 
 def test_every_other_solution_of_a_puzzle_with_several_scores_one_too(grids):
@@ -204,7 +204,7 @@ def test_every_other_solution_of_a_puzzle_with_several_scores_one_too(grids):
         solutions = fill_sudoku(grid["Puzzle"])
         assert sorted(sudoku_solutions(grid["Puzzle"])) == sorted(solutions)
         unique += len(solutions) == 1
-        found = sudoku(solutions, answers(*solutions), [grid["Puzzle"]] * len(solutions))
+        found = sudoku(answers(*solutions), [grid["Puzzle"]] * len(solutions))
         assert {v.score for v in found} == {1.0}
     assert unique == 376
 
@@ -234,7 +234,7 @@ def test_brute_force_finds_the_288_grids_of_an_empty_puzzle():
 )
 @pytest.mark.parametrize("partial", [False, True])
 def test_a_grid_that_games_sudoku_scores_zero_and_says_why(answer, reason, partial):
-    (found,) = sudoku(["p"], answers(answer), [PUZZLE], partial=partial)
+    (found,) = sudoku(answers(answer), [PUZZLE], partial=partial)
     if reason != "holds a digit twice" or not partial:
         assert found.score == 0.0
     assert str(found.status) == "wrong"
@@ -247,14 +247,14 @@ def test_partial_credit_is_the_share_of_blanks_and_needs_a_unique_solution_and_t
     one_wrong[blanks[0]] = "1"
     text = "".join(one_wrong)
     assert len(blanks) == 8
-    assert sudoku(["p"], answers(text), [PUZZLE], partial=True)[0].score == pytest.approx(7 / 8)
-    assert sudoku(["p"], answers(text), [PUZZLE])[0].score == 0.0
-    assert sudoku(["p"], answers(SOLUTION), [PUZZLE], partial=True)[0].score == 1.0
+    assert sudoku(answers(text), [PUZZLE], partial=True)[0].score == pytest.approx(7 / 8)
+    assert sudoku(answers(text), [PUZZLE])[0].score == 0.0
+    assert sudoku(answers(SOLUTION), [PUZZLE], partial=True)[0].score == 1.0
     several = fill_sudoku(SEVERAL)
     assert len(several) > 1
-    assert sudoku(["p"], answers(several[0][:-1] + "0"), [SEVERAL], partial=True)[0].score == 0.0
+    assert sudoku(answers(several[0][:-1] + "0"), [SEVERAL], partial=True)[0].score == 0.0
     broken = several[0][:-1] + next(digit for digit in "1234" if digit != several[0][-1])
-    assert sudoku(["p"], answers(broken), [SEVERAL], partial=True)[0].score == 0.0
+    assert sudoku(answers(broken), [SEVERAL], partial=True)[0].score == 0.0
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_partial_credit_is_the_share_of_blanks_and_needs_a_unique_solution_and_t
     ],
 )
 def test_an_unusable_sudoku_row_is_reported_and_never_scored(puzzle, solution):
-    (found,) = sudoku(["p"], answers(SOLUTION), [puzzle], [solution])
+    (found,) = sudoku(answers(SOLUTION), [puzzle], [solution])
     assert (found.score, str(found.status)) == (None, "gold_error")
     assert found.detail.startswith("row 0: no solution, or not this one: puzzle ")
 

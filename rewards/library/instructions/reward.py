@@ -16,7 +16,6 @@ _MAX_DETAIL_CHARS = 500
 # In a worker: the two tokenizers and the language detector are not ours. Cheap answers may follow an instruction.
 @reward("ifeval", attacks=("empty",))
 def ifeval(
-    prompts: Sequence[object],
     completions: Sequence[object],
     instruction_id_list: Sequence[object],
     kwargs: Sequence[object] | None = None,
@@ -26,7 +25,6 @@ def ifeval(
     """Check each answer against the instructions of its row, with the columns of the official data.
 
     Args:
-        prompts: Not used.
         completions: Strings or lists of messages; what counts is the text after the reasoning, stripped.
         instruction_id_list: Per row the names of its instructions; one may come twice.
         kwargs: Per row the arguments of each instruction, in the same order. Both may be written as JSON text, as a
