@@ -1,9 +1,10 @@
 """Test whether a verifier gives right answers 1 and cheap ones 0: on a sample before every run, or by command."""
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from redraft.rewards.library.answers.gold import gold_text
 from redraft.rewards.library.code.formats import holds_tests
@@ -11,7 +12,7 @@ from redraft.rewards.result import RewardError, Status, Verdict
 from redraft.rewards.reward import ATTACKS, registered, resolve
 from redraft.rewards.scoring.combine import is_failure
 from redraft.rewards.scoring.configured import ConfiguredReward
-from redraft.rewards.scoring.mixture import Sample, as_batch
+from redraft.rewards.scoring.mixture import Sample
 from redraft.rewards.term import RewardTerm
 
 GOLD = "gold"
@@ -65,28 +66,40 @@ def try_reward(term: RewardTerm, rows: Sequence[Mapping[str, Any]]) -> list[Chec
     Raises:
         RewardError: The reward cannot be started or lacks a column.
     """
-    asked = [
-        (index, kind, form)
-        for index, row in enumerate(rows)
-        if term.applies(row)
-        for kind, forms in ((GOLD, gold_forms(row)), *((name, [_MAKERS[name](row)]) for name in term.attacks))
-        for form in forms
-    ]
-    if not asked:
-        return []
-    samples = [Sample(rows[index].get("prompt", ""), form, None, _columns(rows[index])) for index, _, form in asked]
-    reward = ConfiguredReward(term.model_copy(update={"on_error": "mask"}))
-    try:
-        reward.start()
-        verdicts = reward.score(as_batch(samples), range(len(samples)))
-    finally:
-        reward.close()
+    answers = [answer for index, row in enumerate(rows) if term.applies(row) for answer in _answers(term, index, row)]
+    verdicts = _score(term, answers, rows)
     best: dict[tuple[int, str], Verdict] = {}
-    for (index, kind, _), verdict in zip(asked, verdicts, strict=True):
-        held = best.get((index, kind))
-        if held is None or (verdict.score or 0.0) > (held.score or 0.0):
-            best[index, kind] = verdict
-    return [Check(index, kind, verdict) for (index, kind), verdict in best.items()]
+    for answer, verdict in zip(answers, verdicts, strict=True):
+        key = answer.row, answer.kind
+        if key not in best or (verdict.score or 0.0) > (best[key].score or 0.0):
+            best[key] = verdict
+    return [Check(row, kind, verdict) for (row, kind), verdict in best.items()]
+
+
+class _Answer(NamedTuple):
+    """An answer to try: one form of a right answer (kind `GOLD`), or the one that an attack makes."""
+
+    row: int
+    kind: str
+    text: str
+
+
+def _answers(term: RewardTerm, index: int, row: Mapping[str, Any]) -> list[_Answer]:
+    right = [_Answer(index, GOLD, form) for form in gold_forms(row)]
+    return right + [_Answer(index, name, _MAKERS[name](row)) for name in term.attacks]
+
+
+def _score(term: RewardTerm, answers: Sequence[_Answer], rows: Sequence[Mapping[str, Any]]) -> list[Verdict]:
+    """Score answers to their rows, each as a group of its own; failures are verdicts, and do not raise."""
+    if not answers:
+        return []
+    samples = [
+        Sample(rows[answer.row].get("prompt", ""), answer.text, columns=_columns(rows[answer.row]))
+        for answer in answers
+    ]
+    with contextlib.closing(ConfiguredReward(term.model_copy(update={"on_error": "mask"}))) as reward:
+        reward.start()
+        return reward.score(batch, range(len(answers)))
 
 
 def audit_rows(term: RewardTerm, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:

@@ -22,6 +22,7 @@ from redraft.rewards.result import RewardError, Status
 GOLD_SHARE = 3  # a solution may use a third of the limit, because candidates may be slower than it
 _NEVER_SLOW_S = 1.0  # at least this much is allowed, because start-up and noise are not the solution's
 PASSED = "passed"
+_CHECK_STUBS = "redraft.rewards.library.code.audit:check_stubs"
 SOLUTION = "canonical_solution"
 SOLUTIONS = (SOLUTION, "code", "solution", "solutions")
 """Columns of a right answer, by the names that public data sets use; the first that has one counts."""
@@ -45,15 +46,14 @@ def audit(
         RewardError: The sandbox failed, so that nothing can be said of a row.
     """
     options = replace(options or CodeOptions(), partial=False)
-    most_s = max(_NEVER_SLOW_S, options.timeout_s / GOLD_SHARE)
     pool = options.pool()
+    threads = len(pool.workers)
     jobs = [make_job(row.get("prompt"), row.get(gold) or "", dict(row), options) for row in rows]
-    stubs = map_workers(
-        lambda job: check_one(pool, job, "redraft.rewards.library.code.audit:check_stubs"), jobs, len(pool.workers)
-    )
-    with_gold = [index for index, row in enumerate(rows) if row.get(gold)]
-    golds = map_workers(lambda job: check_one(pool, job), [jobs[index] for index in with_gold], len(pool.workers))
+    stubs = map_workers(lambda job: check_one(pool, job, _CHECK_STUBS), jobs, threads)
     found = {index: _stub_reason(finding) for index, finding in enumerate(stubs)}
+    with_gold = [index for index, row in enumerate(rows) if row.get(gold)]
+    golds = map_workers(lambda job: check_one(pool, job), [jobs[index] for index in with_gold], threads)
+    most_s = max(_NEVER_SLOW_S, options.timeout_s / GOLD_SHARE)
     for index, finding in zip(with_gold, golds, strict=True):
         if finding.retry:
             finding = check_one(pool, jobs[index])
