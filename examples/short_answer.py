@@ -1,6 +1,6 @@
 r"""A reward of your own: 1 for the right boxed answer, half for a right last word, for at most twelve characters.
 
-redraft train recipes/quickstart.yaml examples/short_answer.yaml
+redraft train quickstart short_answer
 """
 
 from collections.abc import Sequence

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from redraft.rl.cli.evaluate import evaluate
 from redraft.rl.cli.export import export
 from redraft.rl.cli.generate import generate
+from redraft.rl.cli.recipes import app as recipes
 from redraft.rl.cli.reward import app as reward
 from redraft.rl.cli.train import sft, train
 from redraft.rl.preflight.launcher import forget_launcher
@@ -21,7 +22,7 @@ EXPECTED = {
 
 
 class Verbs(TyperGroup):
-    """The verbs; an interrupted one says so."""
+    """Run verbs; say so where Ctrl-C ended one."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the verb of this command line."""
@@ -41,7 +42,6 @@ app = typer.Typer(
     cls=Verbs,
     help="RL post-training for diffusion language models that edit their own drafts.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,  # rich would take longer to import than all the rest of --help
     pretty_exceptions_enable=False,
 )
@@ -51,15 +51,16 @@ app.command(name="eval")(evaluate)
 app.command()(generate)
 app.command()(export)
 app.add_typer(reward)
+app.add_typer(recipes)
 
 
 def main() -> None:
-    """The command `redraft`."""
+    """Run the command `redraft`."""
     run_app(app, "redraft")
 
 
 def run_app(app: typer.Typer, name: str) -> None:
-    """Run a verb; expected mistakes become one line, REDRAFT_DEBUG=1 shows where they come from."""
+    """Run a verb; an expected mistake becomes one line, and with REDRAFT_DEBUG=1 its traceback too."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # AutoTokenizer warns that it does not know our model
@@ -79,24 +80,24 @@ def run_app(app: typer.Typer, name: str) -> None:
 
 
 def _explain_option(error: Any) -> None:
-    """Other programs take settings as options."""
+    """Add to the error how a key of a recipe is written, since other programs take settings as options."""
     if not error.possibilities:
         key = error.option_name.lstrip("-").replace("-", "_")
         error.message += f"; keys of a recipe are written without dashes: {key}=VALUE"
 
 
 def _root(error: Exception) -> Exception:
-    """What failed in a remote task, without the remote traceback that Ray makes its message."""
+    """Return the error of a remote task itself; Ray's wrapper has the remote traceback as its message."""
     return error.cause if "RayTaskError" in _kinds(error) else error  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _is_expected(error: Exception) -> bool:
-    """Mistakes in input, rewards and environment carry a full message; anything else is a bug and keeps its trace."""
+    """Decide whether an error is a mistake in input, reward or environment; any other is a bug and keeps its trace."""
     return isinstance(error, (ValueError, OSError, FloatingPointError)) or bool(EXPECTED & _kinds(error))
 
 
 def _kinds(error: Exception) -> set[str]:
-    """Names of an error's classes: importing the classes themselves would cost --help seconds."""
+    """Return the names of an error's classes; importing the classes themselves would cost --help seconds."""
     return {kind.__name__ for kind in type(error).__mro__}
 
 

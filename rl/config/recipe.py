@@ -10,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from redraft.rl.config.errors import describe_all
+from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in_recipe, is_name, locate
 from redraft.rl.config.scalars import settle
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.config.yaml_core import YamlError, dump_yaml, parse_yaml, read_yaml
-from redraft.rl.files import expand
 
 
 class RecipeError(ValueError):
@@ -24,7 +24,7 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     """Read, merge and check a recipe.
 
     Args:
-        paths: YAML files; later ones win key by key.
+        paths: YAML files, or names of built-in recipes; later ones win key by key.
         overrides: `key.sub=value` words; values are YAML, so `true`, `1e-4` and `[1, 2]` mean what they look like.
             Of two for one key the later one wins.
 
@@ -36,7 +36,7 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = _merge(merged, _read(expand(path)), str(path))
+        merged = _merge(merged, _read(path), str(path))
     for word in overrides:
         merged = _merge(merged, _parse_override(word), f"override {word!r}")
     source = ", ".join(map(str, paths))
@@ -48,17 +48,39 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
         raise RecipeError("\n".join(f"{source}: {told}" for told in describe_all(error, RunConfig))) from None
 
 
+def load_words(words: Sequence[str | Path]) -> RunConfig:
+    """Read the recipe of a command line: recipes in any order among the `key.sub=value` words, which come last.
+
+    Args:
+        words: A recipe, then recipes and overrides; see `load_recipe`.
+
+    Raises:
+        RecipeError: As `load_recipe`.
+    """
+    further = [word for word in words[1:] if _is_recipe(word)]
+    return load_recipe([words[0], *further], [str(word) for word in words[1:] if word not in further])
+
+
+def _is_recipe(word: str | Path) -> bool:
+    """Decide whether a further word is a recipe or an override; the name of a file may hold `=`."""
+    if isinstance(word, Path) or built_in_recipe(word):
+        return True
+    if is_name(word) and (guess := ask_nearest(word)):
+        raise RecipeError(f"{word}: no recipe of this name; {guess} `redraft recipes list` shows all")
+    return word.endswith(ENDINGS) and ("=" not in word or Path(word).is_file())
+
+
 def dump_recipe(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_recipe` reads back to an equal one."""
     return dump_yaml(config.model_dump())
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(word: str | Path) -> dict[str, Any]:
+    path = locate(word)
     if path.is_dir():
         raise RecipeError(f"{path}: is a folder; a recipe is a YAML file")
     if not path.exists():
-        nearby = sorted(str(p) for p in Path("recipes").glob("*.yaml"))
-        raise RecipeError(f"{path}: no such recipe; recipes here: {', '.join(nearby) or 'none in ./recipes'}")
+        raise RecipeError(f"{word}: no such recipe; {_remedy(word)}")
     try:
         content = read_yaml(path)
     except YamlError as error:
@@ -66,7 +88,16 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         got = {type(None): "nothing: the file is empty", list: "a list"}.get(type(content), "text")
         raise RecipeError(f"{path}: a recipe is a mapping of sections, got {got}")
-    return content
+    return anchored(content, path)
+
+
+def _remedy(word: str | Path) -> str:
+    """Say what to write in place of a recipe that is not there."""
+    if isinstance(word, str) and is_name(word):
+        guess = ask_nearest(word)
+        return f"{guess} `redraft recipes list` shows the built-in ones; a file of yours ends in .yaml".lstrip()
+    nearby = sorted(str(path) for path in Path("recipes").glob("*.yaml"))
+    return f"recipes here: {', '.join(nearby) or 'none in ./recipes'}; `redraft recipes list` shows the built-in ones"
 
 
 def _merge(base: Any, extra: Any, source: str, where: str = "") -> Any:
