@@ -14,7 +14,7 @@ from conftest import ROOT
 # From the highest floor to the ground: a file imports rooms on lower floors and its own room, never beside or above.
 FLOORS = {
     "rl": [
-        *(["cli"], ["run"], ["preflight"], ["loop"], ["progress"], ["stages"], ["cluster"], ["learner"]),
+        *(["cli"], ["verbs"], ["run"], ["preflight"], ["loop"], ["progress"], ["stages"], ["cluster"], ["learner"]),
         *(["experience", "likelihood"], ["monitor", "views", "objective"], ["run_folder"], ["data"], ["models"]),
         *(["config", "protocols"], ["seeding", "files"]),
     ],

@@ -39,7 +39,7 @@ SUMMARY = {
     "eval/edits_per_completion": ("edits per completion", ".2f"),
 }
 SUMMARY_OF_STEPS = {"reward/mean": ("training reward", ".3f")}
-WIDE = 160  # columns where no terminal says how many fit: numbers in files and pipes are not wrapped
+WIDE = 160  # columns of tables in files and pipes, so that numbers are not wrapped
 
 
 class ConsoleDisplay:
@@ -53,7 +53,7 @@ class ConsoleDisplay:
         self.tasks = {}
 
     def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of one optimizer step or evaluation."""
+        """Show the metrics of one optimizer step or evaluation."""
         shown = [
             f"{label} {metrics[name]:{form}}"
             for name, (label, form) in LINE.items()
@@ -67,11 +67,11 @@ class ConsoleDisplay:
             self.bar.update(self.tasks[stage], completed=step)
 
     def say(self, text: str) -> None:
-        """Something good to know."""
+        """Show a line of information."""
         self._say(text)
 
     def warn(self, text: str) -> None:
-        """Something that a person should look at, in yellow where there are colours."""
+        """Show a line that asks for attention, yellow where the terminal has colours."""
         self._say(text, style="yellow")
 
     def _total(self, stage: str) -> int:
@@ -81,7 +81,7 @@ class ConsoleDisplay:
         self.console.print(line, style=style, highlight=False, markup=False, soft_wrap=True)
 
     def summary(self, run: Path) -> None:
-        """The closing table: the whole run's first and last evaluation and reward; then time and place."""
+        """Print the first and the last evaluation and reward of the whole run, then time and place."""
         rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         steps = [row for row in rows if row["stage"] == "train"]
         table = Table()
@@ -108,7 +108,7 @@ def _before_and_after(first: float, last: float, form: str) -> tuple[str, str, s
 
 @contextlib.contextmanager
 def open_display(config: RunConfig) -> Iterator[ConsoleDisplay]:
-    """The display of one command."""
+    """Open the display of one command; the bar ends however the command ends."""
     display = ConsoleDisplay(config, _console())
     with contextlib.ExitStack() as live:
         if display.console.is_terminal:
@@ -122,7 +122,11 @@ def open_display(config: RunConfig) -> Iterator[ConsoleDisplay]:
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, at most twenty-one plain lines elsewhere."""
+    """Show a bar on a terminal, and at most twenty-one plain lines elsewhere.
+
+    Yields:
+        The function to call with what is done and the total.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
         said = -1
@@ -141,7 +145,7 @@ def progress(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def metrics_table(title: str, metrics: Mapping[str, float]) -> None:
-    """A two-column table."""
+    """Print metrics as a table of two columns."""
     table = Table()
     table.add_column("metric")
     table.add_column("value", justify="right")
@@ -153,7 +157,7 @@ def metrics_table(title: str, metrics: Mapping[str, float]) -> None:
 
 
 def text_table(title: str, header: Sequence[str], body: Sequence[Sequence[str]], left: int = 1) -> None:
-    """A table of text: the first `left` columns start at the left, the others are numbers."""
+    """Print a table of text; the first `left` columns are aligned left, the others right, as numbers are."""
     table = Table(title=title or None, title_justify="left")
     for index, column in enumerate(header):
         table.add_column(column, justify="left" if index < left else "right")

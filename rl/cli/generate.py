@@ -37,30 +37,34 @@ def generate(
     trace: Annotated[bool, typer.Option("--trace", help="Write every action of the decoder too.")] = False,
 ) -> None:
     """Complete prompts with the editing decoder."""
-    from pydantic import ValidationError
-
     from redraft.rl.cli.display import progress
-    from redraft.rl.config.errors import describe_all
     from redraft.rl.files import check_output_file
-    from redraft.rl.models.registry import policy_limits
-    from redraft.rl.stages.generate import GenerateJob, run_generate
-    from redraft.rollout.config import DecodeConfig
+    from redraft.rl.stages.generate import decode_settings, run_generate
 
     check_output_file(out)
-    chosen = {"threshold": threshold, "editing_threshold": editing_threshold, "max_post_steps": max_post_steps}
-    fixed = {
+    given = {
         "max_completion_length": max_new_tokens,
-        "block_length": block_length or policy_limits(model).block_length,
+        "block_length": block_length,
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,
         "editing_window": editing_window,
+        "threshold": threshold,
+        "editing_threshold": editing_threshold,
+        "max_post_steps": max_post_steps,
     }
-    try:
-        decode = DecodeConfig.preset(mode, fixed | {name: value for name, value in chosen.items() if value is not None})
-    except ValidationError as error:
-        raise ValueError("; ".join(describe_all(error, DecodeConfig))) from None
-    job = GenerateJob(model, prompts, out, decode, seed, dtype, device, slots, trace)
+    decode = decode_settings(model, mode, given)
     with progress("generate") as advance:
-        summary = run_generate(job, advance)
+        summary = run_generate(
+            model,
+            prompts,
+            out,
+            decode,
+            seed=seed,
+            dtype=dtype,
+            device=device,
+            slots=slots,
+            trace=trace,
+            advance=advance,
+        )
     tell(summary, out)

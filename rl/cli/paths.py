@@ -6,7 +6,7 @@ import typer
 
 
 def home(text: str) -> str:
-    """`~` and `~user` as home folders: shells leave them alone in `--out=~/x`."""
+    """Replace `~` and `~user` with the home folder, which shells do not do in `--out=~/x`."""
     from redraft.rl.files import expand
 
     try:
@@ -16,12 +16,12 @@ def home(text: str) -> str:
 
 
 def home_path(path: str | Path) -> Path:
-    """As `home`; defaults come as paths."""
+    """Do as `home`, for an option whose default is a path."""
     return Path(home(str(path)))
 
 
 def tell(text: str, out: str | Path) -> None:
-    """The closing sentence of a verb: on stderr where its output goes to stdout."""
+    """Print the closing sentence of a verb: on stderr where the rows go to stdout."""
     from redraft.rl.files import is_stdout
 
     typer.echo(text, err=is_stdout(out))

@@ -1,4 +1,4 @@
-"""`redraft reward`: which rewards there are, what they say of a file, and whether they can be gamed."""
+"""`redraft reward`: list the rewards, score a file, and try whether a reward can be gamed."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from redraft.rl.cli.paths import home_path
-from redraft.rl.cli.train import Overrides, read_command
+from redraft.rl.cli.train import Overrides
 
 if TYPE_CHECKING:
     from redraft.rewards.scoring.trial import Check
@@ -28,7 +28,7 @@ def reward() -> None:
 
 @app.command(name="list")
 def list_rewards() -> None:
-    """Rewards that a recipe can name, ours and those of installed packages."""
+    """List the rewards that a recipe can name: ours, and those of installed packages."""
     import inspect
 
     from redraft.rewards.result import RewardError
@@ -85,8 +85,8 @@ def score(
     with contextlib.closing(ConfiguredReward(term)) as configured, progress("scored") as advance:
         score_lines(configured, lines, batch_size, advance)
     with output_file(out) as file:
-        file.writelines(json.dumps(line.told()) + "\n" for line in lines)
-    if not is_stdout(out):  # there the table would stand among the rows
+        file.writelines(json.dumps(line.as_row()) + "\n" for line in lines)
+    if not is_stdout(out):  # the table must not stand among the rows
         _summary(term.name, [line.verdict for line in lines])
         typer.echo(f"{len(lines)} rows written to {out}")
     for reason in failures(lines):
@@ -104,13 +104,15 @@ def try_rewards(
     kwargs: Kwargs = "{}",
     rows: Annotated[int, typer.Option(min=1, help="Rows to try: a sample.")] = 100,
 ) -> None:
-    """Right answers must score 1; empty, list-everything, sys.exit and always-equal answers 0."""
+    """Try a verifier: right answers must score 1; empty, list-everything, sys.exit and always-equal answers 0."""
     from redraft.rewards.reward import ATTACKS
     from redraft.rewards.scoring.trial import try_reward
+    from redraft.rl.config.places import built_in_recipe
+    from redraft.rl.config.recipe import load_words
     from redraft.rl.data.load import load_rows, sample_rows
 
-    if what.endswith((".yaml", ".yml")):
-        config = read_command([what, *(overrides or [])])
+    if what.endswith((".yaml", ".yml")) or built_in_recipe(what):
+        config = load_words([what, *(overrides or [])])
         found = [row for _, row in _rows(data)] if data else load_rows(config.data, config.seed)
         terms = [term for term in config.rewards if term.attacks]
         if not terms:
@@ -130,7 +132,7 @@ def try_rewards(
 
 
 def _show(term: "RewardTerm", checks: "list[Check]", rows: list[dict[str, Any]]) -> int:
-    """The outcome of one reward's trial as tables; returns how many checks failed."""
+    """Print the outcome of one reward's trial as tables; return how many checks failed."""
     from redraft.rewards.scoring.trial import GOLD_COLUMNS
     from redraft.rl.cli.display import text_table
 

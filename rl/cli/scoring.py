@@ -1,4 +1,4 @@
-"""Scoring a file of completions: every line gets a verdict, and an odd one costs no other line its own."""
+"""Score a file of completions: every line gets a verdict, whatever is wrong with the lines around it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from redraft.rl.data.codec import TEXT_COLUMNS
 from redraft.rl.data.files import open_lines
 
 _SHOWN = 3
-_ALL_ALIKE = 32  # rows, all refused from the first one on: then it is not the rows
+_ALL_ALIKE = 32  # rows refused in a row from the first one on, after which the reward is to blame
 
 
 @dataclass
@@ -23,9 +23,9 @@ class Line:
 
     Attributes:
         number: Its number, from 1.
-        row: What it holds; for one that cannot be read, nothing.
-        sample: What to score; None where there is nothing to.
-        verdict: What became of it.
+        row: What it holds; only its number where it cannot be read.
+        sample: What to score; None where the line cannot be scored.
+        verdict: The score, or the reason why there is none.
     """
 
     number: int
@@ -33,14 +33,14 @@ class Line:
     sample: Sample | None = None
     verdict: Verdict = field(default_factory=lambda: Verdict(None, Status.INFRA_ERROR, "not scored"))
 
-    def told(self) -> dict[str, Any]:
-        """The row, with its verdict."""
-        said = {name: getattr(self.verdict, name) for name in ("score", "status", "detail", "ms")}
-        return {**self.row, **said, **({"metrics": self.verdict.metrics} if self.verdict.metrics else {})}
+    def as_row(self) -> dict[str, Any]:
+        """Return the row with its verdict as further columns."""
+        scored = {name: getattr(self.verdict, name) for name in ("score", "status", "detail", "ms")}
+        return {**self.row, **scored, **({"metrics": self.verdict.metrics} if self.verdict.metrics else {})}
 
 
 def read_lines(path: Path) -> list[Line]:
-    """The lines of a JSONL file that are not blank; what is wrong with one stands in its verdict.
+    """Read the lines of a JSONL file that are not blank; the verdict of a bad line says what is wrong with it.
 
     Raises:
         ValueError: No such file, or nothing in it.
@@ -51,7 +51,7 @@ def read_lines(path: Path) -> list[Line]:
         lines = [_line(number, text) for number, text in enumerate(file, start=1) if text.strip()]
     if not lines:
         raise ValueError(f"{path}: no rows")
-    # Every sample has every column: whether a reward's column is there at all must not depend on the call it is in.
+    # Every sample gets every column: a call must not lack a column because its rows happen to lack it.
     columns = dict.fromkeys(name for line in lines if line.sample for name in line.sample.columns)
     for line in lines:
         if line.sample:
@@ -94,7 +94,7 @@ def score_lines(
     """Put the reward's verdict on every line that has something to score.
 
     Raises:
-        RewardError: The reward cannot be used with this file: it does not start, or not one row is as it needs it.
+        RewardError: The reward does not start, or refuses every row of the file.
     """
     configured.start()
     scorable = [line for line in lines if line.sample]
@@ -112,7 +112,7 @@ def score_lines(
 
 
 def _score_singly(configured: ConfiguredReward, portion: Sequence[Line]) -> list[RewardError]:
-    """The lines of a portion one by one; returns what kept some of them from being scored."""
+    """Score the lines of a portion one by one; return the errors of those that cannot be scored."""
     refused = []
     for line in portion:
         try:
@@ -131,7 +131,7 @@ def _score(configured: ConfiguredReward, portion: Sequence[Line]) -> None:
 
 
 def failures(lines: Sequence[Line]) -> list[str]:
-    """The first lines without a score through no choice of the reward, with the reasons."""
+    """Describe the first lines that have no score although the reward did not mask them."""
     failed = [line for line in lines if line.verdict.score is None and line.verdict.status != Status.MASKED]
     shown = [f"line {line.number}: {line.verdict.status}: {_reason(line)}" for line in failed[:_SHOWN]]
     return shown + ([f"and {len(failed) - _SHOWN} more lines"] if len(failed) > _SHOWN else [])

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from redraft.rl.cli.main import app
 from redraft.rl.data.load import DataError
 from redraft.rl.models.registry import build_policy, save_policy
-from redraft.rl.stages.generate import GenerateJob, run_generate
+from redraft.rl.stages.generate import run_generate
 from redraft.rollout.config import DecodeConfig
 from tiny import SHAPE
 
@@ -20,12 +20,20 @@ def place(tmp_path):
     return tmp_path
 
 
-def job(place, content: str) -> GenerateJob:
+def complete(place, content: str) -> None:
     prompts = place / "prompts.jsonl"
     prompts.write_text(content)
-    decode = DecodeConfig(block_length=8, max_completion_length=8, max_post_steps=1)
-    return GenerateJob(
-        str(place / "policy"), str(prompts), str(place / "out.jsonl"), decode, 0, "float32", "cpu", 64, False
+    run_generate(
+        str(place / "policy"),
+        str(prompts),
+        str(place / "out.jsonl"),
+        DecodeConfig(block_length=8, max_completion_length=8, max_post_steps=1),
+        seed=0,
+        dtype="float32",
+        device="cpu",
+        slots=64,
+        trace=False,
+        advance=lambda done, total: None,
     )
 
 
@@ -45,7 +53,7 @@ def job(place, content: str) -> GenerateJob:
 def test_a_row_that_cannot_be_completed_is_named_by_file_and_line(place, row, message):
     content = '{"prompt": "a"}\n\n' + json.dumps(row) + "\n"
     with pytest.raises(DataError, match=rf"/prompts.jsonl:3: {message}" if "chat" not in message else message) as error:
-        run_generate(job(place, content), lambda done, total: None)
+        complete(place, content)
     assert str(error.value).startswith(str(place / "prompts.jsonl:3: "))
     assert not (place / "out.jsonl").exists()
 
@@ -54,7 +62,7 @@ def test_text_needs_a_tokenizer(place):
     for file in (place / "policy").glob("tokenizer*"):
         file.unlink()
     with pytest.raises(DataError, match=r"prompts.jsonl:1: the model has no tokenizer.*give prompt_ids"):
-        run_generate(job(place, '{"prompt": "a"}'), lambda done, total: None)
+        complete(place, '{"prompt": "a"}')
 
 
 def run(place, *extra):
