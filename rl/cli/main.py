@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -40,7 +40,6 @@ class Verbs(TyperGroup):
 app = typer.Typer(
     name="redraft",
     cls=Verbs,
-    help="RL post-training for diffusion language models that edit their own drafts.",
     no_args_is_help=True,
     rich_markup_mode=None,  # rich would take longer to import than all the rest of --help
     pretty_exceptions_enable=False,
@@ -52,6 +51,24 @@ app.command()(generate)
 app.command()(export)
 app.add_typer(reward)
 app.add_typer(recipes)
+
+
+def _show_version(asked: bool) -> bool:
+    if not asked:
+        return False
+    from redraft import __version__
+
+    typer.echo(f"redraft {__version__}")
+    raise typer.Exit
+
+
+@app.callback()
+def redraft(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """RL post-training for diffusion language models that edit their own drafts."""
 
 
 def main() -> None:

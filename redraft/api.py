@@ -1,0 +1,156 @@
+"""The functions of `redraft`: the verbs of the command for a program or a notebook.
+
+What is heavy is imported inside the functions: importing this module takes milliseconds.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from redraft.rl.config.schema import RunConfig
+    from redraft.rl.run_folder.reader import RunFolder
+
+Chat = Sequence[Mapping[str, str]]
+"""Messages with `role` and `content`."""
+
+
+def load_recipe(recipe: str | Path, *changes: str | Path) -> "RunConfig":
+    """Read, merge and check a recipe, as `redraft train` does with its words.
+
+    Example::
+
+        config = load_recipe("quickstart", "mine.yaml", "trainer.total_steps=3")
+
+    Args:
+        recipe: The name of a built-in recipe, or the path of a YAML file.
+        changes: Further recipes, merged from left to right, and `key.sub=value` words, which come last.
+
+    Raises:
+        RecipeError: There is no such recipe, or something in it does not fit. It is a ValueError.
+    """
+    from redraft.rl.config.recipe import load_words
+
+    return load_words([recipe, *changes])
+
+
+def train(config: "RunConfig", *, resume: bool = False) -> "RunFolder":
+    """Train a policy, after the warm start where the recipe has one; prints one line a step, as `redraft train` does.
+
+    Ctrl-C ends the run with a checkpoint after the step that is under way, and the call returns. `resume=True` goes on
+    from there and ends with the same weights as a run that was never stopped.
+
+    Example::
+
+        run = train(load_recipe("quickstart", "output_dir=runs/mine"))
+        print(run.metrics("eval")[-1]["eval/accuracy"], run.policy)
+
+    Args:
+        config: From `load_recipe`.
+        resume: Continue from the newest complete checkpoint of `config.output_dir`.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ValueError: The recipe, its data or its rewards do not fit each other; nothing was trained.
+        RewardError: A reward failed.
+    """
+    from redraft.rl.cli.display import open_display
+    from redraft.rl.run_folder.reader import RunFolder
+    from redraft.rl.verbs import train_recipe
+
+    with open_display(config) as display:
+        train_recipe(config, display, resume)
+    return RunFolder(config.output_dir)
+
+
+def evaluate(config: "RunConfig", policy: str | Path | None = None) -> dict[str, float]:
+    """Measure a policy on the held-out rows with the recipe's evaluation settings.
+
+    Example::
+
+        evaluate(load_recipe("quickstart"))["eval/accuracy"]
+
+    Args:
+        config: From `load_recipe`, with an evaluation section.
+        policy: Policy folder; the newest one of `config.output_dir` where it is left out.
+
+    Returns:
+        `eval/accuracy` (the mean of the first reward), `eval/rows`, `eval/tokens_per_forward` and
+        `eval/edits_per_completion`.
+
+    Raises:
+        RecipeError: The recipe has no evaluation section.
+        FileNotFoundError: There is no policy.
+    """
+    from redraft.rl.verbs import check_has_evaluation, evaluate_policy, policy_to_evaluate
+
+    check_has_evaluation(config)
+    return evaluate_policy(config, policy_to_evaluate(config) if policy is None else policy)
+
+
+def generate(
+    model: str | Path,
+    prompts: Sequence[str | Chat],
+    *,
+    mode: str = "q",
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+    decode: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    dtype: str = "float32",
+    device: str = "auto",
+    slots: int = 64,
+) -> list[dict[str, Any]]:
+    """Complete prompts with the editing decoder, as `redraft generate` does.
+
+    Example::
+
+        rows = generate(run.policy, ["12+3=", "40+7="], max_new_tokens=16)
+        print([row["completion"] for row in rows])
+
+    Args:
+        model: Policy folder.
+        prompts: Texts, or chats as lists of messages.
+        mode: `q` (careful), `s` (fast) or `llada2.0` (no editing).
+        max_new_tokens: Longest completion.
+        temperature: 0 is greedy.
+        decode: Further settings of the decoder by their names in a recipe's `decode` section, e.g.
+            `{"threshold": 0.7, "block_length": 16}`.
+        seed: Of the draws.
+        dtype: `float32`, `bfloat16` or `float64`.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, ...
+        slots: Completions decoded together.
+
+    Returns:
+        One dictionary a prompt, in their order: `prompt`, `completion`, `completion_ids`, `finish_reason`,
+        `num_forwards`, `num_edits` and `tokens_per_forward`.
+
+    Raises:
+        ValueError: A prompt that the policy cannot read or has no room for, or a setting that does not fit.
+    """
+    from redraft.rl.files import expand
+    from redraft.rl.stages.generate import complete_rows, decode_settings
+
+    folder = str(expand(model))
+    settings = decode_settings(
+        folder, mode, {"max_completion_length": max_new_tokens, "temperature": temperature, **(decode or {})}
+    )
+    rows = [(f"prompts:{number}", {"prompt": _plain(prompt)}) for number, prompt in enumerate(prompts)]
+    made = complete_rows(
+        folder,
+        rows,
+        settings,
+        seed=seed,
+        dtype=dtype,
+        device=device,
+        slots=slots,
+        trace=False,
+        advance=lambda done, total: None,
+    )
+    return list(made)
+
+
+def _plain(prompt: str | Chat) -> str | list[dict[str, str]]:
+    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
