@@ -1,4 +1,6 @@
 import collections
+import re
+import subprocess
 import sys
 from decimal import Decimal
 from fractions import Fraction
@@ -6,9 +8,12 @@ from fractions import Fraction
 import pytest
 from pydantic import ValidationError
 
+from conftest import ROOT
 from redraft.rewards import RewardError, RewardTerm, resolve, reward
 from redraft.rewards.result import InvalidResultError, Status, Verdict, as_verdicts
-from redraft.rewards.reward import importable_address
+from redraft.rewards.reward import LIBRARY, importable_address, registered
+
+OURS = ROOT / "rewards"
 
 
 def test_a_reward_is_found_by_its_registered_name():
@@ -197,9 +202,19 @@ def test_anything_else_is_an_error_with_its_row(result, message, row):
     assert caught.value.row == row
 
 
-def test_importing_rewards_is_light():
-    import subprocess
+def test_every_reward_of_ours_stands_in_the_table_with_its_place():
+    assert {name: registered(name).address for name in LIBRARY} == LIBRARY
+    decorated = [re.findall(r'^@reward\("(\w+)"', path.read_text(), re.MULTILINE) for path in OURS.rglob("*.py")]
+    assert sorted(name for names in decorated for name in names) == sorted(LIBRARY)
 
+
+def test_a_name_of_ours_is_taken_before_its_module_is_loaded():
+    code = "from redraft.rewards import reward\n\n@reward('sudoku')\ndef mine(completions):\n    return []"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "reward name 'sudoku' is taken by redraft.rewards.library.puzzles:sudoku; choose another" in done.stderr
+
+
+def test_importing_rewards_is_light():
     heavy = (
         "torch",
         "ray",
