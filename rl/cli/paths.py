@@ -25,3 +25,10 @@ def tell(text: str, out: str | Path) -> None:
     from redraft.rl.files import is_stdout
 
     typer.echo(text, err=is_stdout(out))
+
+
+def complete_recipe(incomplete: str) -> list[str]:
+    """Find the built-in recipes that a word on the command line may become; without one, shells complete files."""
+    from redraft.rl.config.places import GROUPS, built_in
+
+    return [name for group in GROUPS for name in built_in(group) if name.startswith(incomplete)]

@@ -4,12 +4,15 @@ from typing import Annotated
 
 import typer
 
-from redraft.rl.cli.paths import home
+from redraft.rl.cli.paths import complete_recipe, home
 
 app = typer.Typer(
     name="recipes", help="List, show and copy the built-in recipes.", no_args_is_help=True, rich_markup_mode=None
 )
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A name that `redraft recipes list` shows.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="NAME", autocompletion=complete_recipe, help="A name that `redraft recipes list` shows."),
+]
 
 
 @app.command(name="list")

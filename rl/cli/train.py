@@ -4,10 +4,13 @@ from typing import Annotated
 
 import typer
 
+from redraft.rl.cli.paths import complete_recipe
+
 Recipe = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
+        autocompletion=complete_recipe,
         help="A built-in recipe by its name, e.g. quickstart (`redraft recipes list` shows all), or a YAML file, e.g."
         " ./mine.yaml.",
     ),

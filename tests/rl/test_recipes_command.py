@@ -147,9 +147,17 @@ def test_the_trial_of_rewards_takes_a_built_in_recipe(elsewhere):
     assert "math_accuracy: 2 rows" in result.output
 
 
-def test_the_shell_completes_verbs():
-    words = {"_REDRAFT_COMPLETE": "complete_bash", "COMP_WORDS": "redraft r", "COMP_CWORD": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "redraft"], env={**os.environ, **words}, capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["reward", "recipes"]
+@pytest.mark.parametrize(
+    ("words", "made"),
+    [
+        ("redraft r", ["reward", "recipes"]),
+        ("redraft train qui", ["quickstart"]),
+        ("redraft recipes copy s", ["short_answer"]),
+        ("redraft train ./qui", []),  # where we have nothing to say, the shell completes files
+    ],
+)
+def test_the_shell_completes_verbs_and_recipes(words, made):
+    asked = {"_REDRAFT_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    command = [sys.executable, "-m", "redraft"]
+    done = subprocess.run(command, env={**os.environ, **asked}, capture_output=True, text=True)
+    assert done.stdout.split() == made
