@@ -44,12 +44,12 @@ from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.learner.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
 from redraft.rl.likelihood.routes import earlier_routes, trajectory_routes
 from redraft.rl.likelihood.score import Scores, draft_tokens, path_mismatch, score_view
-from redraft.rl.models.route_tape import RouteTape, routed
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import LogProbs, Normaliser, Policies
 from redraft.rl.protocols import Experience
 from redraft.rl.views import draft_view, draws_mark, make_views
 from redraft.rl.views.canvas import CanvasBatch, collate, redrawn
+from redraft.rollout.engine.route_tape import RouteTape, routed
 from redraft.rollout.trajectory import SpecialTokens
 
 LARGEST_SLOPE = 1e12

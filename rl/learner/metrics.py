@@ -4,8 +4,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from redraft.rl.likelihood.score import Scores
-from redraft.rl.models.route_tape import RouteTape
 from redraft.rl.views import View
+from redraft.rollout.engine.route_tape import RouteTape
 
 MetricSums = dict[str, float]
 

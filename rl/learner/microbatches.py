@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from redraft.rl.models.route_tape import Routes
 from redraft.rl.objective.terms import LogProbs, Terms
 from redraft.rl.protocols import Experience
 from redraft.rl.views import View
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rollout.blocks import padded_length
+from redraft.rollout.engine.route_tape import Routes
 
 
 @dataclass

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from redraft.rl.likelihood.score import composite_layout
-from redraft.rl.models.route_tape import Routes
 from redraft.rl.views.canvas import CanvasBatch
+from redraft.rollout.engine.route_tape import Routes
 
 
 def trajectory_routes(batch: CanvasBatch, step: Int[Tensor, "batch blocks"]) -> Routes:

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from redraft.rl.likelihood.composite import CompositeLayout, composite_mask
 from redraft.rl.likelihood.vocabulary import token_log_probs
 from redraft.rl.models.interface import Mask
-from redraft.rl.models.route_tape import RouteTape, routed
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rl.views.view import View, draw_uniforms, position_counter
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.editing import edit_set, unmask_set
+from redraft.rollout.engine.route_tape import RouteTape, routed
 from redraft.rollout.engine.scores import read, suppress_mask_
 from redraft.rollout.sampling import draw as draw_token
 
@@ -65,7 +65,7 @@ def score_view(
         view: The noisy half and what is scored.
         mask_id: Never written by the decoder: its logit is suppressed here as there.
         temperature: Of the distribution that was sampled from; 1 for an ELBO.
-        tape: Of a `rl.models.route_tape.RoutedPolicy`: notes the routes of the composite input, and may replace them.
+        tape: Of a `RoutedPolicy`: notes the routes of the composite input, and may replace them.
 
     Returns:
         Log-probability and entropy per scored position.

@@ -13,12 +13,12 @@ from redraft.rl.learner.learner import Learner
 from redraft.rl.likelihood.routes import earlier_routes, trajectory_routes
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.models.llada2 import LLaDA2Model, init_weights
-from redraft.rl.models.route_tape import RouteTape
 from redraft.rl.protocols import Experience
 from redraft.rl.views import MaskingScheme, StepSchedule, View, elbo_views, trajectory_views
 from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.blocks import block_causal_mask
 from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.route_tape import RouteTape
 from redraft.rollout.engine.torch_engine import TorchEngine
 
 MASK, BLOCK, LAYERS, K = TOKENS.mask, DECODE.block_length, 2, 2

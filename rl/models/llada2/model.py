@@ -17,9 +17,9 @@ from redraft.rl.models.llada2.attention import (
 )
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rl.models.llada2.moe import GatedMLP, MoE
-from redraft.rl.models.route_tape import Routes, RouteTape
 from redraft.rollout.blocks import block_causal_mask
 from redraft.rollout.engine.paged_cache import CacheShape
+from redraft.rollout.engine.route_tape import Routes, RouteTape
 
 
 class DecoderLayer(nn.Module):

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 
 from redraft.rl.models.llada2.config import LLaDA2Config
-from redraft.rl.models.route_tape import RouteTape
+from redraft.rollout.engine.route_tape import RouteTape
 
 
 class GatedMLP(nn.Module):

@@ -9,8 +9,8 @@ from oracles.llada2_reference import sigmoid_route
 from oracles.tiny_policy import tiny_model
 from redraft.rl.models.llada2 import LLaDA2Model, init_weights
 from redraft.rl.models.llada2.moe import MoE
-from redraft.rl.models.route_tape import RouteTape, routed
 from redraft.rollout.blocks import block_causal_mask
+from redraft.rollout.engine.route_tape import RouteTape, routed
 
 LAYERS, TOKENS, K, EXPERTS = 2, 24, 3, 12
 SIZES = {"num_hidden_layers": 3, "num_experts": EXPERTS, "num_experts_per_tok": K, "n_group": 4, "topk_group": 2}

@@ -10,10 +10,9 @@ Source: rollout routing replay, arXiv 2510.11370; routing replay between passes,
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int, Int16
+from jaxtyping import Bool, Float, Int, Int16
 from torch import Tensor
-
-from redraft.rl.models.interface import Mask
+from torch.nn.attention.flex_attention import BlockMask
 
 Routes = Int16[Tensor, "layers tokens k"]  # expert indices; -1 in all k places: no route known
 
@@ -103,7 +102,7 @@ class RoutedPolicy(Protocol):
         self,
         input_ids: Int[Tensor, "b q"],
         position_ids: Int[Tensor, "b q"],
-        attention_mask: Mask,
+        attention_mask: Bool[Tensor, "#b #q k"] | BlockMask,
         *,
         tape: RouteTape | None,
     ) -> Float[Tensor, "b q hidden"]:
