@@ -49,7 +49,8 @@ from redraft.rl.objective.terms import LogProbs, Normaliser, Policies
 from redraft.rl.protocols import Experience
 from redraft.rl.views import draft_view, draws_mark, make_views
 from redraft.rl.views.canvas import CanvasBatch, collate, redrawn
-from redraft.rollout.engine.route_tape import RouteTape, routed
+from redraft.rollout.engine.protocol import as_routed_model
+from redraft.rollout.engine.route_tape import RouteTape
 from redraft.rollout.trajectory import SpecialTokens
 
 LARGEST_SLOPE = 1e12
@@ -273,7 +274,7 @@ class Learner:
         temperature = self.config.rollout.decode.temperature if drawn_there else 1.0
         tape = None
         if algorithm.route_replay != "none" and model is not self.reference:
-            tape = routed(model).route_tape(micro.routes[number], replay=algorithm.route_replay != "compare")
+            tape = as_routed_model(model).route_tape(micro.routes[number], replay=algorithm.route_replay != "compare")
         return score_view(model, micro.batch, view, self.tokens.mask, temperature, tape), tape
 
     def _normaliser(self, rows: Sequence[Experience], share: float) -> Normaliser:

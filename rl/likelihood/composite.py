@@ -13,7 +13,7 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from redraft.rl.models.interface import Mask
+from redraft.rollout.engine.protocol import AttentionMask
 
 MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 FLEX_LEAST_ROWS = 512
@@ -47,7 +47,7 @@ class CompositeLayout:
         return self.num_noisy + self.clean_length
 
 
-def composite_mask(layout: CompositeLayout, device: torch.device) -> Mask:
+def composite_mask(layout: CompositeLayout, device: torch.device) -> AttentionMask:
     """The attention mask of a composite input: for FlexAttention, and dense for short inputs.
 
     On a CPU the network makes tiles for SDPA of FlexAttention's mask.

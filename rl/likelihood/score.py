@@ -1,6 +1,6 @@
 """Log-probabilities of scored views. The only caller of the network during learning."""
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -8,34 +8,14 @@ from torch import Tensor, nn
 
 from redraft.rl.likelihood.composite import CompositeLayout, composite_mask
 from redraft.rl.likelihood.vocabulary import token_log_probs
-from redraft.rl.models.interface import Mask
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rl.views.view import View, draw_uniforms, position_counter
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.editing import edit_set, unmask_set
-from redraft.rollout.engine.route_tape import RouteTape, routed
+from redraft.rollout.engine.protocol import DiffusionModel, as_diffusion_model, as_routed_model
+from redraft.rollout.engine.route_tape import RouteTape
 from redraft.rollout.engine.scores import read, suppress_mask_
 from redraft.rollout.sampling import draw as draw_token
-
-
-@runtime_checkable
-class ScoredModel(Protocol):
-    """What a policy must offer to be scored."""
-
-    @property
-    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
-        """The language-model head."""
-        ...
-
-    def hidden_states(
-        self, input_ids: Int[Tensor, "b q"], position_ids: Int[Tensor, "b q"], attention_mask: Mask
-    ) -> Float[Tensor, "b q hidden"]:
-        """Hidden states after the final norm."""
-        ...
-
-    def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
-        """The head."""
-        ...
 
 
 class Scores(NamedTuple):
@@ -60,20 +40,21 @@ def score_view(
     vocabulary only.
 
     Args:
-        model: The policy, a `ScoredModel`.
+        model: The policy, a `DiffusionModel`.
         batch: Canvases; the clean half.
         view: The noisy half and what is scored.
         mask_id: Never written by the decoder: its logit is suppressed here as there.
         temperature: Of the distribution that was sampled from; 1 for an ELBO.
-        tape: Of a `RoutedPolicy`: notes the routes of the composite input, and may replace them.
+        tape: Of a `RoutedModel`: notes the routes of the composite input, and may replace them.
 
     Returns:
         Log-probability and entropy per scored position.
 
     Raises:
-        TypeError: The model lacks a part of `ScoredModel`, or is given a tape and is no `RoutedPolicy`.
+        TypeError: The model lacks a part of `DiffusionModel`, or is given a tape and is no `RoutedModel`.
+        ValueError: Its geometry is not supported.
     """
-    policy = _scored_model(model)
+    policy = as_diffusion_model(model, "scored")
     scored = view.scored[:, batch.first_editable :]
     hidden = _noisy_hidden(policy, batch, view, tape)[scored]
     target = view.target[:, batch.first_editable :][scored]
@@ -87,7 +68,7 @@ def draft_tokens(
 ) -> Int[Tensor, "batch length"]:
     """What the policy would write into a view's scored slots, drawn at temperature 1; other positions as they are."""
     scored = view.scored[:, batch.first_editable :]
-    policy = _scored_model(model)
+    policy = as_diffusion_model(model, "scored")
     logits = suppress_mask_(policy.logits(_noisy_hidden(policy, batch, view, None)[scored]), mask_id)
     noise = draw_uniforms(batch, "draft", number, position_counter(batch))[view.scored]
     drafted = batch.tokens.clone()
@@ -104,7 +85,7 @@ def path_mismatch(
     assert view.acted is not None
     start, block_length = batch.first_editable, batch.block_length
     shape = (len(batch.tokens), -1, block_length)
-    policy = _scored_model(model)
+    policy = as_diffusion_model(model, "scored")
     hidden = _noisy_hidden(policy, batch, view, None).unflatten(1, (-1, block_length))
     shown = view.denoising_step[:, start // block_length :] >= 0
     tokens = view.noisy[:, start:].reshape(shape)[shown]
@@ -126,14 +107,8 @@ def composite_layout(batch: CanvasBatch) -> CompositeLayout:
     return CompositeLayout(batch.first_editable, length, length - batch.block_length, batch.block_length)
 
 
-def _scored_model(model: nn.Module) -> ScoredModel:
-    if not isinstance(model, ScoredModel):
-        raise TypeError(f"{type(model).__name__} must have hidden_states, logits and head_weight to be scored")
-    return model
-
-
 def _noisy_hidden(
-    model: ScoredModel, batch: CanvasBatch, view: View, tape: RouteTape | None
+    model: DiffusionModel, batch: CanvasBatch, view: View, tape: RouteTape | None
 ) -> Float[Tensor, "batch noisy hidden"]:
     """Hidden states of the noisy half."""
     layout = composite_layout(batch)
@@ -142,5 +117,5 @@ def _noisy_hidden(
     device = ids.device
     positions = torch.cat([torch.arange(layout.start, layout.length), torch.arange(layout.clean_length)]).to(device)
     inputs = ids, positions.expand_as(ids), composite_mask(layout, device)
-    hidden = model.hidden_states(*inputs) if tape is None else routed(model).hidden_states(*inputs, tape=tape)
+    hidden = model.hidden_states(*inputs) if tape is None else as_routed_model(model).hidden_states(*inputs, tape=tape)
     return hidden[:, : layout.num_noisy]

@@ -7,7 +7,7 @@ and nobody reads what they say.
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,15 +19,8 @@ from redraft.rollout.engine.protocol import Pass
 logger = logging.getLogger(__name__)
 
 Body = Callable[[Pass], Float[Tensor, "entries queries hidden"]]
-
-
-@runtime_checkable
-class Capture(Protocol):
-    """Makes a function of nothing repeatable at once; the function reads and writes fixed memory."""
-
-    def __call__(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """A call that does again what `function` did, and leaves its result in the same place."""
-        ...
+Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+"""Takes a function that reads and writes fixed memory; returns a call that does the same again, result in place."""
 
 
 class CudaCapture:
@@ -37,7 +30,7 @@ class CudaCapture:
         self._device, self._pool = device, torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        """See `Capture`."""
+        """Capture `function` as a graph; return its replay."""
         with torch.cuda.device(self._device):  # whatever thread asks
             return self._capture(function)
 

@@ -7,12 +7,11 @@ are always gathered from the live dense scores, so a router that learns has its 
 Source: rollout routing replay, arXiv 2510.11370; routing replay between passes, GSPO, arXiv 2507.18071.
 """
 
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int, Int16
+from jaxtyping import Int, Int16
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
 
 Routes = Int16[Tensor, "layers tokens k"]  # expert indices; -1 in all k places: no route known
 
@@ -88,37 +87,6 @@ class RouteTape:
         known = (given >= 0).all(-1)
         same = [(_stack(routes).sort(-1).values == given).all(-1) & known for routes in (self._used, self._live)]
         return Agreement(*(float(count.sum()) for count in (known, *same)))
-
-
-@runtime_checkable
-class RoutedPolicy(Protocol):
-    """A network that can record and replay its routes."""
-
-    def route_tape(self, given: Routes | None = None, replay: bool = True) -> RouteTape:
-        """A tape for one forward, see `RouteTape`."""
-        ...
-
-    def hidden_states(
-        self,
-        input_ids: Int[Tensor, "b q"],
-        position_ids: Int[Tensor, "b q"],
-        attention_mask: Bool[Tensor, "#b #q k"] | BlockMask,
-        *,
-        tape: RouteTape | None,
-    ) -> Float[Tensor, "b q hidden"]:
-        """Hidden states after the final norm; the tokens of a tape are the positions, row by row."""
-        ...
-
-
-def routed(model: object) -> RoutedPolicy:
-    """The same model, known to be able.
-
-    Raises:
-        TypeError: It is no `RoutedPolicy`.
-    """
-    if not isinstance(model, RoutedPolicy):
-        raise TypeError(f"{type(model).__name__} can neither record nor replay routes: it has no route_tape")
-    return model
 
 
 def _stack(layers: list[Tensor | None]) -> Tensor:

@@ -54,20 +54,6 @@ class Scores(Protocol):
         ...
 
 
-@runtime_checkable
-class Head(Protocol):
-    """A language-model head without bias: `logits(hidden)` is `hidden head_weight^T`, in fp32 at least."""
-
-    @property
-    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
-        """The matrix."""
-        ...
-
-    def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
-        """Scores of every token."""
-        ...
-
-
 def suppress_mask_(logits: Float[Tensor, "*n vocab"], mask: int) -> Float[Tensor, "*n vocab"]:
     """Sets the mask token's logit to -inf in place: it has no probability and is never written."""
     logits[..., mask] = -torch.inf
@@ -105,12 +91,18 @@ class DenseScores:
 class HeadScores:
     """Scores from hidden states: only the slots that are asked about pass the head."""
 
-    def __init__(self, hidden: Float[Tensor, "rows slots hidden"], head: Head, mask: int, budget_bytes: int) -> None:
+    def __init__(
+        self,
+        hidden: Float[Tensor, "rows slots hidden"],
+        head_weight: Float[Tensor, "vocab hidden"],
+        mask: int,
+        budget_bytes: int,
+    ) -> None:
         """Computes nothing yet.
 
         Args:
             hidden: Hidden states of the active blocks after the final norm.
-            head: The policy's head.
+            head_weight: Matrix of the policy's head.
             mask: Token id of an empty slot.
             budget_bytes: Logits that may exist at a time, their 16-bit originals included; but always one.
 
@@ -119,11 +111,11 @@ class HeadScores:
         """
         if budget_bytes < 1:
             raise ValueError(f"budget_bytes must be at least 1, got {budget_bytes}")
-        self._hidden, self._head, self._mask = hidden, head, mask
+        self._hidden, self._head_weight, self._mask = hidden, head_weight, mask
         self._dtype = torch.promote_types(hidden.dtype, torch.float32)
         original = hidden.dtype.itemsize if hidden.dtype != self._dtype else 0
         self._room = max(budget_bytes // (self._dtype.itemsize + original), 1)  # in logits
-        self._vocab_size = len(head.head_weight)
+        self._vocab_size = len(head_weight)
         self._table = hidden.new_zeros(hidden.shape[:2], dtype=torch.bool), hidden.new_empty(0, self._vocab_size)
 
     def read(self, where: Bool[Tensor, "rows slots"]) -> Reading:
@@ -172,10 +164,7 @@ class HeadScores:
 
     def _slice(self, hidden: Float[Tensor, "n hidden"], start: int, stop: int) -> Float[Tensor, "n columns"]:
         """Logits of the tokens from `start` on and before `stop`."""
-        if start == 0 and stop >= self._vocab_size:
-            logits = self._head.logits(hidden)
-        else:
-            logits = F.linear(hidden, self._head.head_weight[start:stop]).to(self._dtype)
+        logits = F.linear(hidden, self._head_weight[start:stop]).to(self._dtype)
         if start <= self._mask < stop:
             suppress_mask_(logits, self._mask - start)
         return logits

@@ -1,109 +1,27 @@
 """The engine that runs a torch model over pages of keys and values: exact, because blocks are causal."""
 
 import functools
-from collections.abc import Iterator
-from typing import Final, Protocol, runtime_checkable
+from typing import Final
 
 import torch
-from jaxtyping import Bool, Float, Int, Int16
+from jaxtyping import Bool, Float, Int16
 from torch import Tensor, nn
 
 from redraft.rollout.config import LOGITS_BYTES
 from redraft.rollout.engine.graphs import Body, Capture, CudaCapture, GraphedBody, GraphUse
-from redraft.rollout.engine.paged_cache import CacheShape, PagedCache
-from redraft.rollout.engine.protocol import Outcome, Pass
+from redraft.rollout.engine.paged_cache import PagedCache
+from redraft.rollout.engine.protocol import DiffusionModel, Outcome, Pass, as_diffusion_model, as_routed_model
 from redraft.rollout.engine.scores import HeadScores
 
 GRAPHED_TYPES: Final = (torch.bfloat16, torch.float16)  # grouped products in others ask the device for group sizes
 
 
-@runtime_checkable
-class ModelConfig(Protocol):
-    """What the engine reads from a model's config."""
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of token ids."""
-        ...
-
-    @property
-    def max_position_embeddings(self) -> int:
-        """Positions, in tokens."""
-        ...
-
-
-@runtime_checkable
-class BlockModel(Protocol):
-    """A module that maps tokens to hidden states through a cache, and hidden states to logits."""
-
-    @property
-    def config(self) -> ModelConfig:
-        """Sizes."""
-        ...
-
-    @property
-    def cache_shape(self) -> CacheShape:
-        """Keys and values of a token."""
-        ...
-
-    @property
-    def head_weight(self) -> Float[Tensor, "vocab hidden"]:
-        """The head's matrix."""
-        ...
-
-    def hidden_states(
-        self,
-        input_ids: Int[Tensor, "entries query"],
-        position_ids: Int[Tensor, "entries query"],
-        attention_mask: Bool[Tensor, "entries #query key"],
-        cache: PagedCache,
-    ) -> Float[Tensor, "entries query hidden"]:
-        """Hidden states after the final norm; calls ``cache.update`` once per layer."""
-        ...
-
-    def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
-        """The head."""
-        ...
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """As of ``nn.Module``."""
-        ...
-
-
-@runtime_checkable
-class Tape(Protocol):
-    """The routes of one forward."""
-
-    @property
-    def routes(self) -> Int16[Tensor, "layers tokens k"]:
-        """Experts that every token visited in every routed layer."""
-        ...
-
-
-@runtime_checkable
-class RoutedModel(Protocol):
-    """What a block model with a mixture of experts can do besides."""
-
-    def route_tape(self) -> Tape:
-        """A fresh tape for one forward."""
-        ...
-
-    def hidden_states(
-        self,
-        input_ids: Int[Tensor, "entries query"],
-        position_ids: Int[Tensor, "entries query"],
-        attention_mask: Bool[Tensor, "entries #query key"],
-        cache: PagedCache,
-        tape: Tape,
-    ) -> Float[Tensor, "entries query hidden"]:
-        """As `BlockModel.hidden_states`; writes the routes of all positions, entry by entry, to the tape."""
-        ...
-
-
 class TorchSession:
     """Pages on a torch model."""
 
-    def __init__(self, model: BlockModel, cache: PagedCache, block_length: int, mask: int, logits_bytes: int) -> None:
+    def __init__(
+        self, model: DiffusionModel, cache: PagedCache, block_length: int, mask: int, logits_bytes: int
+    ) -> None:
         self._model, self._cache = model, cache
         self._block_length, self._mask, self._logits_bytes = block_length, mask, logits_bytes
         self.body: Body = self._hidden_states
@@ -117,7 +35,7 @@ class TorchSession:
     def forward(self, batch: Pass, num_active: int, record: bool) -> Outcome:
         """See `DecodeSession.forward`."""
         hidden, routes = self._run(batch, record)
-        scores = HeadScores(hidden[:num_active], self._model, self._mask, self._logits_bytes)
+        scores = HeadScores(hidden[:num_active], self._model.head_weight, self._mask, self._logits_bytes)
         if routes is not None:  # of all tokens, entry by entry
             routes = routes[:, : num_active * self._block_length].unflatten(1, (num_active, -1)).transpose(0, 1)
         return Outcome(scores, routes)
@@ -131,7 +49,7 @@ class TorchSession:
     ) -> tuple[Float[Tensor, "entries query hidden"], Int16[Tensor, "layers tokens k"] | None]:
         if not record:
             return self.body(batch), None
-        model = _routed(self._model)
+        model = as_routed_model(self._model)
         tape = model.route_tape()
         hidden = model.hidden_states(batch.tokens, batch.positions, self._aim(batch), self._cache, tape)
         return hidden, tape.routes
@@ -147,7 +65,7 @@ class TorchSession:
 
 
 class TorchEngine:
-    """Decodes with any module that is a `BlockModel`, in its dtype, on its device."""
+    """Decodes with any module that is a `DiffusionModel`, in its dtype, on its device."""
 
     def __init__(
         self,
@@ -166,12 +84,10 @@ class TorchEngine:
             cuda_graphs: Replay forwards from CUDA graphs where the model runs on a GPU in 16 bits.
 
         Raises:
-            TypeError: If the module lacks a part of `BlockModel`.
+            TypeError: The module lacks a part of `DiffusionModel`.
+            ValueError: Its geometry is not supported.
         """
-        if not isinstance(model, BlockModel):
-            parts = "hidden_states, logits, head_weight, cache_shape and config"
-            raise TypeError(f"{type(model).__name__} must have {parts} to be decoded with")
-        self._model = model
+        self._model = as_diffusion_model(model, "decoded")
         self._cache_bytes, self._logits_bytes, self._graphs = cache_bytes, logits_bytes, cuda_graphs
 
     @property
@@ -182,12 +98,12 @@ class TorchEngine:
     @property
     def max_length(self) -> int:
         """Positions that the model can address, in tokens."""
-        return self._model.config.max_position_embeddings
+        return self._model.max_positions
 
     @property
     def vocab_size(self) -> int:
         """Number of token ids."""
-        return self._model.config.vocab_size
+        return self._model.vocab_size
 
     def max_pages(self, block_length: int) -> int | None:
         """See `Engine.max_pages`."""
@@ -216,9 +132,3 @@ class TorchEngine:
     @property
     def _parameter(self) -> nn.Parameter:
         return next(self._model.parameters())
-
-
-def _routed(model: BlockModel) -> RoutedModel:
-    if not isinstance(model, RoutedModel):
-        raise TypeError(f"{type(model).__name__} has no route_tape: its routes cannot be recorded")
-    return model

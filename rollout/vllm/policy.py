@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 import torch
 
 from redraft.rollout.engine.paged_cache import CacheShape
-from redraft.rollout.engine.protocol import DecodeSession, Outcome, Pass
-from redraft.rollout.engine.torch_engine import BlockModel, TorchEngine
+from redraft.rollout.engine.protocol import DecodeSession, DiffusionModel, Outcome, Pass, as_diffusion_model
+from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.vllm.options import WorkerOptions
 from redraft.rollout.weights import PendingWeights
 from redraft.rollout.worker import Policy
@@ -148,10 +148,8 @@ class ResidentPolicy:
             raise RuntimeError("the weights were dropped (sleep level 2); wake_up(tags=['weights']) first")
         return self.policy
 
-    def _model(self) -> BlockModel:
-        model = self._present().model
-        assert isinstance(model, BlockModel)
-        return model
+    def _model(self) -> DiffusionModel:
+        return as_diffusion_model(self._present().model, "decoded")
 
     def _awake_engine(self) -> TorchEngine:
         if self._engine is None:

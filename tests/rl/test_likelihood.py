@@ -10,9 +10,11 @@ from oracles.all_trajectories import Sampler
 from oracles.plain_forward import action_log_probs, block_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, rollouts, tiny_model
 from redraft.rl.likelihood.score import score_view
+from redraft.rl.models.llada2.model import LLaDA2Model
 from redraft.rl.views import StepSchedule, View, trajectory_views
 from redraft.rl.views.canvas import CanvasBatch, collate, pad_to_grid
 from redraft.rollout.decoding.decoder import decode
+from redraft.rollout.engine.protocol import Geometry
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import SpecialTokens
 
@@ -191,8 +193,16 @@ def test_the_network_sees_no_clean_block_that_nothing_attends_to(monkeypatch):
 
 def test_a_model_without_a_head_is_refused():
     batch = random_batch([(3, 1)])
-    with pytest.raises(TypeError, match="Linear must have hidden_states, logits and head_weight"):
+    with pytest.raises(TypeError, match=r"Linear must have hidden_states, logits, head_weight, .* to be scored"):
         score_view(torch.nn.Linear(1, 1), batch, random_view(batch), MASK, 1.0)
+
+
+@pytest.mark.parametrize("geometry", [Geometry("full", 0), Geometry("blocks", 1)])
+def test_a_network_with_another_geometry_is_refused(monkeypatch, geometry):
+    monkeypatch.setattr(LLaDA2Model, "geometry", geometry)
+    batch = random_batch([(3, 1)])
+    with pytest.raises(ValueError, match=r"LLaDA2Model has (attention 'full'|shift 1).* cannot be scored yet; use"):
+        score_view(tiny_model(), batch, random_view(batch), MASK, 1.0)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])

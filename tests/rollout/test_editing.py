@@ -41,16 +41,6 @@ def step(
     return denoise(row, (row == MASK) & ~protected, protected, scores, numbers, step_rules)
 
 
-class Linear:
-    """A head."""
-
-    def __init__(self, weight: torch.Tensor) -> None:
-        self.head_weight = weight
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return hidden @ self.head_weight.T
-
-
 def where(slots: torch.Tensor) -> list[int]:
     return slots[0].nonzero().flatten().tolist()
 
@@ -265,7 +255,7 @@ def test_rows_of_one_step_follow_their_own_rules(budget):
     scores = DenseScores(logits, MASK)
     if budget is not None:
         unit = torch.eye(9, dtype=torch.float64)
-        scores = HeadScores(logits, Linear(unit), MASK, budget)
+        scores = HeadScores(logits, unit, MASK, budget)
     found = denoised(configs, tokens, begins, scores, noise)
     for row, config in enumerate(configs):
         expected = denoise_block(

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from redraft.rollout.engine.scores import DenseScores, Head, HeadScores, Reading, read
+from oracles.head_rows import HeadRows
+from redraft.rollout.engine.scores import DenseScores, HeadScores, Reading, read
 
 VOCAB, MASK = 200, 77
 EVERYWHERE = torch.ones(3, 4, dtype=torch.bool)
@@ -17,17 +18,12 @@ BUDGETS = [1, 12, 12 * 7, 12 * 64, 12 * 65, 12 * 130, 12 * 199, 12 * 200, 24 * 2
 
 
 class MatrixHead:
-    """A head that counts the rows which pass it whole."""
+    """A head, and its whole table of logits."""
 
     def __init__(self, weight: torch.Tensor) -> None:
-        self.weight, self.rows = weight, []
-
-    @property
-    def head_weight(self) -> torch.Tensor:
-        return self.weight
+        self.weight = weight
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        self.rows.append(len(hidden))
         logits = torch.nn.functional.linear(hidden, self.weight)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
@@ -90,7 +86,7 @@ def test_a_table_is_read_without_its_mask_token_and_left_as_it_is():
 def test_slices_of_the_head_read_what_the_whole_table_says(budget, where, mask):
     hidden, head = random_case()
     expected = DenseScores(head.logits(hidden), mask).read(where)
-    found = HeadScores(hidden, head, mask, 8 * budget).read(where)
+    found = HeadScores(hidden, head.weight, mask, 8 * budget).read(where)
     assert_readings_agree(found, expected)
     assert not any(field[~where].any() for field in found)
 
@@ -104,7 +100,7 @@ def test_of_equal_logits_in_any_slices_the_lowest_id_is_read(budget):
     where = torch.ones(1, 12, dtype=torch.bool)
     for mask in (0, MASK, VOCAB - 1):
         rows = [[-1.0 if i == mask else logit for i, logit in enumerate(row)] for row in table.tolist()]
-        top = HeadScores(hidden, head, mask, 8 * budget).read(where).top
+        top = HeadScores(hidden, head.weight, mask, 8 * budget).read(where).top
         assert top.tolist() == [[row.index(max(row)) for row in rows]]
 
 
@@ -113,7 +109,7 @@ def test_a_slice_that_holds_nothing_but_the_mask_token_adds_nothing(budget):
     table = torch.tensor([[50.0, math.log(0.2), math.log(0.8)]], dtype=torch.float64)
     for mask in range(3):
         hidden, head = head_of(table.roll(mask, dims=1))
-        reading = HeadScores(hidden, head, mask, 8 * budget).read(torch.ones(1, 1, dtype=torch.bool))
+        reading = HeadScores(hidden, head.weight, mask, 8 * budget).read(torch.ones(1, 1, dtype=torch.bool))
         assert reading.top.item() == (mask + 2) % 3
         assert reading.top_prob.item() == pytest.approx(0.8, abs=1e-15)
         assert reading.log_normalizer.item() == pytest.approx(0.0, abs=1e-15)
@@ -126,9 +122,9 @@ def test_a_value_that_is_not_finite_is_found_in_any_slice(budget, bad, token):
     hidden, head = random_case()
     head.weight[token, 0] = bad
     with pytest.raises(FloatingPointError, match="row 0, slot 0"):
-        HeadScores(hidden, head, MASK, 8 * budget).read(SOME)
+        HeadScores(hidden, head.weight, MASK, 8 * budget).read(SOME)
     with pytest.raises(FloatingPointError, match="row 2, slot 1"):
-        HeadScores(hidden, head, MASK, 8 * budget).read(SOME & (torch.arange(3) > 0)[:, None])
+        HeadScores(hidden, head.weight, MASK, 8 * budget).read(SOME & (torch.arange(3) > 0)[:, None])
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -137,23 +133,23 @@ def test_slots_are_judged_alone_and_only_if_they_are_asked_about(budget):
     hidden[0, 1] = math.nan
     hidden[2, 3] = math.nan
     with pytest.raises(FloatingPointError, match="row 2, slot 3"):
-        HeadScores(hidden, head, MASK, 8 * budget).read(SOME)
+        HeadScores(hidden, head.weight, MASK, 8 * budget).read(SOME)
     where = SOME & (torch.arange(3) < 2)[:, None]
-    assert HeadScores(hidden, head, MASK, 8 * budget).read(where).top_prob[where].isfinite().all()
+    assert HeadScores(hidden, head.weight, MASK, 8 * budget).read(where).top_prob[where].isfinite().all()
 
 
 def test_logits_that_are_minus_infinity_everywhere_are_an_error():
     hidden, head = torch.ones(1, 1, 1), MatrixHead(torch.full((VOCAB, 1), -math.inf))
     for budget in (4, 4 * 65, 4 * VOCAB, 8 * VOCAB):
         with pytest.raises(FloatingPointError, match="row 0, slot 0"):
-            HeadScores(hidden, head, MASK, budget).read(torch.ones(1, 1, dtype=torch.bool))
+            HeadScores(hidden, head.weight, MASK, budget).read(torch.ones(1, 1, dtype=torch.bool))
 
 
 def test_a_logit_of_minus_infinity_is_a_token_without_probability():
     table = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, 9.0]], dtype=torch.float64)
     for budget in (1, 2, 5, 10):
         hidden, head = torch.ones(1, 1, 1, dtype=torch.float64), MatrixHead(table.T.contiguous())
-        reading = HeadScores(hidden, head, 4, 8 * budget).read(torch.ones(1, 1, dtype=torch.bool))
+        reading = HeadScores(hidden, head.weight, 4, 8 * budget).read(torch.ones(1, 1, dtype=torch.bool))
         assert (reading.top.item(), reading.top_prob.item()) == (1, 0.5)
 
 
@@ -162,7 +158,7 @@ def test_pieces_hold_the_logits_of_the_slots_in_order_without_the_mask_token(bud
     hidden, head = random_case()
     table = head.logits(hidden)
     table[..., MASK] = -math.inf
-    for scores in (HeadScores(hidden, head, MASK, 8 * budget), DenseScores(head.logits(hidden), MASK)):
+    for scores in (HeadScores(hidden, head.weight, MASK, 8 * budget), DenseScores(head.logits(hidden), MASK)):
         for read_before in (SOME, EVERYWHERE, SOME & False):  # what a reading may have kept is used or left alone
             scores.read(read_before)
             row, slot, logits = (torch.cat(parts) for parts in zip(*scores.pieces(SOME), strict=True))
@@ -173,7 +169,7 @@ def test_pieces_hold_the_logits_of_the_slots_in_order_without_the_mask_token(bud
 def test_pieces_are_as_long_as_the_budget_allows():
     hidden, head = random_case()
     sizes = [
-        [len(row) for row, _, _ in HeadScores(hidden, head, MASK, budget).pieces(EVERYWHERE)]
+        [len(row) for row, _, _ in HeadScores(hidden, head.weight, MASK, budget).pieces(EVERYWHERE)]
         for budget in (1, 8 * 2 * VOCAB - 1, 8 * 5 * VOCAB, 8 * 12 * VOCAB)
     ]
     assert sizes == [[1] * 12, [1] * 12, [5, 5, 2], [12]]
@@ -181,23 +177,26 @@ def test_pieces_are_as_long_as_the_budget_allows():
 
 def test_logits_of_a_small_reading_are_kept_for_its_pieces():
     hidden, head = random_case()
-    scores = HeadScores(hidden, head, MASK, 8 * 9 * 12 * VOCAB)  # float64; a draw makes nine tables
-    scores.read(EVERYWHERE)
-    assert sum(len(row) for row, _, _ in scores.pieces(SOME)) == 5
-    assert sum(len(row) for row, _, _ in scores.pieces(EVERYWHERE)) == 12
-    assert head.rows == [12]
+    scores = HeadScores(hidden, head.weight, MASK, 8 * 9 * 12 * VOCAB)  # float64; a draw makes nine tables
+    with HeadRows(head.weight) as made:
+        scores.read(EVERYWHERE)
+        assert sum(len(row) for row, _, _ in scores.pieces(SOME)) == 5
+        assert sum(len(row) for row, _, _ in scores.pieces(EVERYWHERE)) == 12
+    assert made.rows == [12]
 
 
 def test_nothing_is_computed_for_no_slots():
     hidden, head = random_case()
     head.weight.fill_(math.nan)
-    for scores in (HeadScores(hidden, head, MASK, 64), HeadScores(hidden, head, MASK, 1 << 20)):
-        reading = scores.read(SOME & False)
+    for budget in (64, 1 << 20):
+        scores = HeadScores(hidden, head.weight, MASK, budget)
+        with HeadRows(head.weight) as made:
+            reading = scores.read(SOME & False)
         assert [field.shape for field in reading] == [(3, 4)] * 4
         assert not any(field.any() for field in reading)
         assert list(scores.pieces(SOME & False)) == []
+        assert sum(made.rows) == 0
     assert list(DenseScores(torch.zeros(3, 4, 5), 0).pieces(SOME & False)) == []
-    assert sum(head.rows) == 0
 
 
 class LargestTensor(TorchDispatchMode):
@@ -226,7 +225,7 @@ def test_no_table_of_logits_is_larger_than_the_budget(dtype, made_of, share):
     with torch.no_grad():
         for columns in (20, 50, 130, 200, 400):
             budget = int(columns * 12 * made_of / share)
-            scores = HeadScores(hidden, head, MASK, budget)
+            scores = HeadScores(hidden, head.weight, MASK, budget)
             with LargestTensor(hidden, head.weight) as made:
                 scores.read(EVERYWHERE)
                 for _ in scores.pieces(EVERYWHERE):
@@ -238,10 +237,10 @@ def test_no_table_of_logits_is_larger_than_the_budget(dtype, made_of, share):
 
 def test_sixteen_bit_logits_are_products_of_sixteen_bits_whatever_the_slices():
     hidden, head = random_case(torch.bfloat16, size=64)
-    whole = HeadScores(hidden, head, MASK, 1 << 20).read(EVERYWHERE)
+    whole = HeadScores(hidden, head.weight, MASK, 1 << 20).read(EVERYWHERE)
     expected = DenseScores(head.logits(hidden), MASK).read(EVERYWHERE)
     assert all(torch.equal(a, b) for a, b in zip(whole, expected, strict=True))
-    sliced = HeadScores(hidden, head, MASK, 6 * 12 * 64).read(EVERYWHERE)
+    sliced = HeadScores(hidden, head.weight, MASK, 6 * 12 * 64).read(EVERYWHERE)
     assert sliced.log_normalizer.dtype == torch.float32
     assert torch.equal(sliced.top, expected.top)
     torch.testing.assert_close(sliced.log_normalizer, expected.log_normalizer, rtol=0, atol=1e-5)
@@ -249,6 +248,5 @@ def test_sixteen_bit_logits_are_products_of_sixteen_bits_whatever_the_slices():
 
 def test_a_budget_of_nothing_is_refused():
     hidden, head = random_case()
-    assert isinstance(head, Head)
     with pytest.raises(ValueError, match="budget_bytes must be at least 1, got 0"):
-        HeadScores(hidden, head, MASK, 0)
+        HeadScores(hidden, head.weight, MASK, 0)

@@ -1,13 +1,13 @@
 """The torch engine: the block cache against full recomputation, and what a pass computes."""
 
 import pickle
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from oracles.head_rows import HeadRows
 from oracles.plain_forward import states_before
 from oracles.small_moe import SAMPLED, SHAPE, TOKENS
 from redraft.rl.models.llada2.config import LLaDA2Config
@@ -17,7 +17,7 @@ from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.decoding.slots import Slots
 from redraft.rollout.engine.paged_cache import CacheShape
-from redraft.rollout.engine.protocol import Outcome, Pass
+from redraft.rollout.engine.protocol import BLOCK_CAUSAL, Geometry, Outcome, Pass
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
@@ -134,30 +134,23 @@ def test_a_completion_does_not_depend_on_its_batch(temperature):
     assert [completion.canvas_ids for completion in chunked] == [completion.canvas_ids for completion in together]
 
 
-@dataclass
-class TinyConfig:
-    vocab_size: int = 24
-    max_position_embeddings: int = 64
-
-
 class TinyModel(nn.Module):
     """One attention layer: a block model that has nothing to do with LLaDA2."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = TinyConfig()
+        self.vocab_size, self.max_positions, self.geometry = 24, 64, BLOCK_CAUSAL
         self.embed = nn.Embedding(24, 8)
         self.project = nn.Linear(8, 24, bias=False)
         self.head = nn.Linear(8, 24, bias=False)
         self.cache_shape = CacheShape(layers=1, heads=1, head_dim=8)
         self.slots_run = 0
-        self.slots_scored = 0
 
     @property
     def head_weight(self) -> Tensor:
         return self.head.weight
 
-    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, cache) -> Tensor:
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor, cache=None) -> Tensor:
         self.slots_run += input_ids.numel()
         hidden = self.embed(input_ids) + torch.sin(position_ids[..., None].to(self.head.weight.dtype))
         query, key, value = self.project(hidden)[:, None].split(8, dim=-1)
@@ -166,8 +159,7 @@ class TinyModel(nn.Module):
         return hidden + mixed[:, 0]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        self.slots_scored += hidden[..., 0].numel()
-        return 4.0 * self.head(hidden)
+        return self.head(hidden)
 
 
 def test_any_block_model_is_decoded_and_no_slot_is_run_for_padding():
@@ -175,11 +167,12 @@ def test_any_block_model_is_decoded_and_no_slot_is_run_for_padding():
     model = TinyModel().double()
     config = DecodeConfig(block_length=4, threshold=0.0, editing_threshold=1.0, max_completion_length=8)
     prompts = [Prompt("long", (3,) * 16, seed=0), Prompt("short", (), seed=0)]
-    completions = decode(TorchEngine(model), prompts, config, SpecialTokens(mask=1, pad=0, stops=()))
+    with HeadRows(model.head_weight) as scored:
+        completions = decode(TorchEngine(model), prompts, config, SpecialTokens(mask=1, pad=0, stops=()))
     assert [completion.num_forwards for completion in completions] == [2, 2]
     # Per row: each generated block once as active, each but the last once more to commit it; the prompt once.
     assert model.slots_run == (2 * 4 + 4 + 16) + (2 * 4 + 4)
-    assert model.slots_scored == 4 * 4  # the head sees active blocks only
+    assert sum(scored.rows) == 4 * 4  # the head sees active blocks only
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -208,8 +201,23 @@ def test_a_model_can_be_trained_after_a_decode():
 
 
 def test_a_module_that_is_no_block_model_is_refused():
-    with pytest.raises(TypeError, match="Linear must have hidden_states, logits, head_weight, cache_shape and config"):
+    parts = "hidden_states, logits, head_weight, cache_shape, geometry, vocab_size and max_positions"
+    with pytest.raises(TypeError, match=f"Linear must have {parts} to be decoded"):
         TorchEngine(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize(
+    ("geometry", "error"),
+    [
+        (Geometry("full", 0), "TinyModel has attention 'full' and cannot be decoded yet; use .* 'blocks'"),
+        (Geometry("blocks", 1), "TinyModel has shift 1, .* and cannot be decoded yet; use a network with shift 0"),
+    ],
+)
+def test_a_network_with_another_geometry_is_refused(geometry, error):
+    model = TinyModel()
+    model.geometry = geometry
+    with pytest.raises(ValueError, match=error):
+        TorchEngine(model)
 
 
 # --- routes of a mixture of experts -------------------------------------------------------------------------------
@@ -276,5 +284,5 @@ def test_a_model_without_routers_is_decoded_but_records_no_routes():
     engine, tokens = TorchEngine(TinyModel().double()), SpecialTokens(mask=1, pad=0, stops=())
     config = DecodeConfig(block_length=4, threshold=0.0, max_completion_length=4)
     assert decode(engine, [Prompt("p", (3,), seed=0)], config, tokens)[0].trace.routes is None
-    with pytest.raises(TypeError, match="TinyModel has no route_tape: its routes cannot be recorded"):
+    with pytest.raises(TypeError, match="TinyModel can neither record nor replay routes: it has no route_tape"):
         decode(engine, [Prompt("p", (3,), seed=0)], config.model_copy(update={"record_routes": True}), tokens)

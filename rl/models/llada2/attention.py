@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_attention
 
 from redraft.rl.models.llada2.config import LLaDA2Config
-
-Mask = Bool[Tensor, "#b #q k"] | BlockMask
+from redraft.rollout.engine.paged_cache import PagedCache
+from redraft.rollout.engine.protocol import AttentionMask
 
 
 class MaskTile(NamedTuple):
@@ -23,17 +23,8 @@ class MaskTile(NamedTuple):
     allowed: Bool[Tensor, "#b q k"]
 
 
-UsableMask = Mask | tuple[MaskTile, ...]
+UsableMask = AttentionMask | tuple[MaskTile, ...]
 Tables = tuple[Float[Tensor, "#b 1 q half"], Float[Tensor, "#b 1 q half"]]
-
-
-@runtime_checkable
-class KeyValueCache(Protocol):
-    """What attention asks of a cache: remember the new keys and values, answer with all that may be attended."""
-
-    def update(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Add ``[batch, key heads, queries, head_dim]`` of one layer; return the same with every cached position."""
-        ...
 
 
 def rotary_tables(position_ids: Int[Tensor, "#b q"], config: LLaDA2Config) -> Tables:
@@ -90,7 +81,7 @@ def _compiled_flex_attention() -> Callable[..., Tensor]:
     return torch.compile(flex_attention)
 
 
-def usable_mask(mask: Mask, device: torch.device) -> UsableMask:
+def usable_mask(mask: AttentionMask, device: torch.device) -> UsableMask:
     """A mask that `attend` can use on ``device``: FlexAttention has no backward on CPU, so its masks become tiles.
 
     Raises:
@@ -133,7 +124,7 @@ class Attention(nn.Module):
         self.dense = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
 
     def forward(
-        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: UsableMask, cache: KeyValueCache | None = None
+        self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: UsableMask, cache: PagedCache | None = None
     ) -> Float[Tensor, "b q hidden"]:
         """Attend from the given positions to themselves and, with a cache, to everything it holds."""
         heads = self.query_key_value(hidden).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ from torch import Tensor
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
 from redraft.rl.models.llada2.config import CONFIG_FILE, LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model
+from redraft.rollout.chat import Tokenizer
 
 WEIGHTS_FILE = "model.safetensors"
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -26,15 +27,6 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 class CheckpointError(ValueError):
     """The files of a checkpoint folder do not hold the network that its config describes."""
-
-
-@runtime_checkable
-class SavesPretrained(Protocol):
-    """A tokenizer, as far as saving is concerned."""
-
-    def save_pretrained(self, save_directory: str) -> object:
-        """Write the tokenizer's files into a folder."""
-        ...
 
 
 def published_tensors(model: LLaDA2Model) -> Iterator[tuple[str, Tensor]]:
@@ -56,7 +48,7 @@ def published_tensors(model: LLaDA2Model) -> Iterator[tuple[str, Tensor]]:
 def save_pretrained(
     model: LLaDA2Model,
     path: str | Path,
-    tokenizer: SavesPretrained | None = None,
+    tokenizer: Tokenizer | None = None,
     max_shard_bytes: int = 5_000_000_000,
 ) -> None:
     """Write the folder ``path``; all files are complete before the first one appears under its name.

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from redraft.rl.models.llada2.attention import (
     Attention,
-    KeyValueCache,
-    Mask,
     Tables,
     UsableMask,
     rotary_tables,
@@ -18,7 +16,8 @@ from redraft.rl.models.llada2.attention import (
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rl.models.llada2.moe import GatedMLP, MoE
 from redraft.rollout.blocks import block_causal_mask
-from redraft.rollout.engine.paged_cache import CacheShape
+from redraft.rollout.engine.paged_cache import CacheShape, PagedCache
+from redraft.rollout.engine.protocol import BLOCK_CAUSAL, AttentionMask, Geometry
 from redraft.rollout.engine.route_tape import Routes, RouteTape
 
 
@@ -38,7 +37,7 @@ class DecoderLayer(nn.Module):
         hidden: Float[Tensor, "b q hidden"],
         tables: Tables,
         mask: UsableMask,
-        cache: KeyValueCache | None = None,
+        cache: PagedCache | None = None,
         tape: RouteTape | None = None,
     ) -> Float[Tensor, "b q hidden"]:
         """Add both branches to the residual stream."""
@@ -77,8 +76,8 @@ class LLaDA2Model(nn.Module):
         self,
         input_ids: Int[Tensor, "b q"],
         position_ids: Int[Tensor, "b q"],
-        attention_mask: Mask,
-        cache: KeyValueCache | None = None,
+        attention_mask: AttentionMask,
+        cache: PagedCache | None = None,
         tape: RouteTape | None = None,
     ) -> Float[Tensor, "b q hidden"]:
         """Final hidden states (after the last norm) of the given positions.
@@ -116,6 +115,21 @@ class LLaDA2Model(nn.Module):
         if given is not None and given.numel() and (last := int(given.max())) >= config.num_experts:
             raise ValueError(f"a given route holds expert {last}; valid: 0 to {config.num_experts - 1}, or -1 for live")
         return RouteTape(routed, given, replay)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.config.vocab_size
+
+    @property
+    def max_positions(self) -> int:
+        """Positions that the network can address, in tokens."""
+        return self.config.max_position_embeddings
+
+    @property
+    def geometry(self) -> Geometry:
+        """Block-causal attention; a hidden state predicts the token of its own position."""
+        return BLOCK_CAUSAL
 
     @property
     def cache_shape(self) -> CacheShape:

@@ -13,6 +13,7 @@ from redraft.rl.models.llada2 import LLADA2_FLASH, LLADA2_MINI, LLaDA2Config, LL
 from redraft.rl.models.llada2 import attention as attention_module
 from redraft.rl.models.llada2.attention import attend, mask_tiles, rotary_tables, rotate
 from redraft.rollout.blocks import block_causal_mask
+from redraft.rollout.engine.paged_cache import PagedCache
 
 GOLDEN = Path(os.environ.get("REDRAFT_GOLDEN", Path(__file__).parents[4] / "shared" / "golden")) / "llada2_tiny"
 needs_golden = pytest.mark.skipif(
@@ -47,7 +48,7 @@ def random_ids(*shape: int) -> torch.Tensor:
     return torch.randint(0, TINY.vocab_size, shape, generator=torch.Generator().manual_seed(1))
 
 
-class GrowingCache:
+class GrowingCache(PagedCache):
     """Keeps finished blocks; the keys of the active block are offered each time and stored on `commit`."""
 
     def __init__(self) -> None:

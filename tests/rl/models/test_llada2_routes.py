@@ -10,7 +10,8 @@ from oracles.tiny_policy import tiny_model
 from redraft.rl.models.llada2 import LLaDA2Model, init_weights
 from redraft.rl.models.llada2.moe import MoE
 from redraft.rollout.blocks import block_causal_mask
-from redraft.rollout.engine.route_tape import RouteTape, routed
+from redraft.rollout.engine.protocol import as_routed_model
+from redraft.rollout.engine.route_tape import RouteTape
 
 LAYERS, TOKENS, K, EXPERTS = 2, 24, 3, 12
 SIZES = {"num_hidden_layers": 3, "num_experts": EXPERTS, "num_experts_per_tok": K, "n_group": 4, "topk_group": 2}
@@ -264,6 +265,6 @@ def test_wrong_tapes_are_refused_with_what_is_wrong():
 
 def test_a_model_without_routers_is_refused_by_name():
     model = routed_model()
-    assert routed(model) is model
+    assert as_routed_model(model) is model
     with pytest.raises(TypeError, match="Linear can neither record nor replay routes: it has no route_tape"):
-        routed(torch.nn.Linear(2, 2))
+        as_routed_model(torch.nn.Linear(2, 2))
