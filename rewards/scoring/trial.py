@@ -99,7 +99,7 @@ def _score(term: RewardTerm, answers: Sequence[_Answer], rows: Sequence[Mapping[
     ]
     with contextlib.closing(ConfiguredReward(term.model_copy(update={"on_error": "mask"}))) as reward:
         reward.start()
-        return reward.score(batch, range(len(answers)))
+        return reward.score(as_batch(samples), range(len(samples)))
 
 
 def audit_rows(term: RewardTerm, rows: Sequence[Mapping[str, Any]]) -> dict[int, str]:
