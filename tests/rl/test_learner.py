@@ -6,6 +6,7 @@ gradients (eq 46) against one graph; sampled steps (eq 15) and trajectories (eq 
 
 import copy
 import dataclasses
+from typing import get_args
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from oracles.elbo import enumerated, mask_table
 from oracles.losses import Batch, Row, Scored, loss
 from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, nudge, rollouts, run_config, tiny_model
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.learner import Learner
@@ -55,8 +57,19 @@ ALGORITHMS = {
     "KL in the reward": {"estimator": "trajectory", "beta": 0.3, "kl": "k1_reward"},
     **{f"preset {name}": {"preset": name} for name in PRESETS},
 }  # fmt: skip
+COVERING = (
+    "KL in the reward",
+    "trajectory, anchor, CISPO",
+    "sampled trajectory, sequence ratio, KL",
+    *(
+        f"preset {name}"
+        for name in ("justgrpo", "unigrpo", "diffu_grpo", "coupled_grpo", "spg", "bgpo", "vrpo", "stabledrl", "gdsd")
+    ),
+)
+"""Algorithms among which each estimator, ratio, loss, normaliser and KL occurs; presets are settings of these."""
 ONE_STEP = {"num_iterations": 1, "num_minibatches": 1, "target_drift": 0}
 every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+every_choice = pytest.mark.parametrize("algorithm", [ALGORITHMS[name] for name in COVERING], ids=COVERING)
 
 
 def make_learner(algorithm: dict, **trainer) -> Learner:
@@ -81,6 +94,20 @@ def rows() -> list[Experience]:
     assert sum(row.completion.trace.num_edits for row in made) > 2
     pairs = [dataclasses.replace(row.prompt, group=index // 2) for index, row in enumerate(made)]
     return [dataclasses.replace(row, prompt=prompt) for row, prompt in zip(made, pairs, strict=True)]
+
+
+def choices(algorithm: dict) -> set[tuple[str, str]]:
+    """What of the kinds of choices an algorithm takes."""
+    config = run_config(algorithm).algorithm
+    kinds = ("estimator", "ratio", "loss_type", "loss_normaliser", *["kl"] * (config.beta > 0))
+    return {(kind, getattr(config, kind)) for kind in kinds}
+
+
+def test_the_covering_algorithms_take_every_choice_that_any_takes():
+    every = set.union(*map(choices, ALGORITHMS.values()))
+    assert every == set.union(*(choices(ALGORITHMS[name]) for name in COVERING))
+    kinds = {name: field.annotation for name, field in AlgorithmConfig.model_fields.items()}
+    assert every == {(kind, choice) for kind in {kind for kind, _ in every} for choice in get_args(kinds[kind])}
 
 
 # --- the loss and its gradient ------------------------------------------------------------------------------------
@@ -132,7 +159,7 @@ class PlainTrainer:
         self.optimizer.step()
 
 
-@every_algorithm
+@every_choice
 def test_the_gradient_by_proxy_is_that_of_the_full_graph(algorithm, rows):
     rows = [*rows[:3], dataclasses.replace(rows[3], advantage=0.0)]
     learner = make_learner({**algorithm, "num_iterations": 1}, freeze_router=False)
@@ -185,7 +212,7 @@ def test_the_drift_is_half_the_mean_squared_log_ratio_of_the_last_step(rows):
     assert found == pytest.approx((torch.cat(gaps) ** 2 / 2).mean().item(), rel=1e-6)
 
 
-@every_algorithm
+@every_choice
 @pytest.mark.parametrize("tokens", [1, 60])
 def test_the_gradient_does_not_depend_on_the_micro_batches_or_the_order_of_rows(algorithm, tokens, rows):
     algorithm = {**algorithm, **ONE_STEP}  # minibatches follow the order of rows
@@ -229,7 +256,7 @@ def test_a_batch_without_any_advantage_changes_nothing_but_the_version(rows):
 # --- ratios -------------------------------------------------------------------------------------------------------
 
 
-@every_algorithm
+@every_choice
 def test_two_scorings_of_one_policy_are_equal_bit_for_bit(algorithm, rows):
     config, model = run_config(algorithm, decode_config=SHORT), tiny_model(dtype=torch.float32)
     batch = collate(rows, 4, TOKENS.pad, "cpu")
@@ -250,7 +277,7 @@ def test_the_anchors_value_is_reported_whether_or_not_the_first_step_scores_befo
     assert metrics[0]["objective/anchor"] == pytest.approx(metrics[1]["objective/anchor"], abs=1e-9)
 
 
-@every_algorithm
+@every_choice
 def test_every_ratio_is_exactly_one_before_the_first_update(algorithm, rows):
     metrics = make_learner({**algorithm, **ONE_STEP}).update(rows)
     assert metrics["objective/log_ratio_abs"] == 0.0
