@@ -8,22 +8,9 @@ from typing import Any
 
 import yaml
 
-SHAPE = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 8,
-    "n_group": 2,
-    "topk_group": 1,
-    "rope_theta": 10000.0,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.2,
-}
+from shapes import small_shape
+
+SHAPE = small_shape()
 DECODE = {
     "block_length": 8,
     "threshold": 0.5,

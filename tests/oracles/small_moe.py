@@ -2,28 +2,20 @@
 
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.trajectory import SpecialTokens
+from shapes import small_shape
 
 TOKENS = SpecialTokens(mask=1, pad=0, stops=(2,))
-SHAPE = {
-    "vocab_size": 24,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "n_group": 2,
-    "topk_group": 1,
-    "moe_intermediate_size": 8,
-    "max_position_embeddings": 64,
-    "rope_theta": 10000.0,
-    "initializer_range": 0.5,
-    "pad_token_id": 0,
-    "mask_token_id": 1,
-    "eos_token_id": 2,
-}
+SHAPE = small_shape(
+    vocab_size=24,
+    intermediate_size=24,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    initializer_range=0.5,
+    pad_token_id=0,
+    mask_token_id=1,
+    eos_token_id=2,
+)
 SAMPLED = DecodeConfig(
     block_length=4,
     threshold=0.3,

@@ -10,6 +10,7 @@ from redraft.rl.protocols import Experience
 from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt, SpecialTokens
+from shapes import small_shape
 
 TOKENS = SpecialTokens(mask=7, pad=0, stops=(1,))
 DECODE = RolloutDecode(block_length=4, threshold=0.5, editing_threshold=0.3, max_post_steps=3, max_completion_length=9)
@@ -18,23 +19,8 @@ DECODE = RolloutDecode(block_length=4, threshold=0.5, editing_threshold=0.3, max
 
 def tiny_model(vocab_size: int = 8, seed: int = 0, dtype: torch.dtype = torch.float64) -> LLaDA2Model:
     """Dense first layer, routed second one; weights large enough for peaked, context-dependent predictions."""
-    config = LLaDA2Config(
-        vocab_size=vocab_size,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=8,
-        n_group=2,
-        topk_group=2,
-        rope_theta=100.0,
-        max_position_embeddings=64,
-        initializer_range=0.4,
-    )
+    shape = small_shape(intermediate_size=16, topk_group=2, rope_theta=100.0, initializer_range=0.4)
+    config = LLaDA2Config(vocab_size=vocab_size, **shape)
     model = LLaDA2Model(config, dtype=dtype)
     init_weights(model, torch.Generator().manual_seed(seed))
     return model

@@ -18,26 +18,19 @@ from redraft.rl.models.llada2 import (
     published_tensors,
     save_pretrained,
 )
+from shapes import small_shape
 
 CONFIG = LLaDA2Config.from_dict(
-    {
-        "vocab_size": 40,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 8,
-        "n_group": 2,
-        "topk_group": 1,
-        "rope_theta": 10000.0,
-        "max_position_embeddings": 64,
-        "mask_token_id": 39,
-        "something_new": [1, 2],
-    }
+    small_shape(
+        vocab_size=40,
+        intermediate_size=24,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.02,
+        mask_token_id=39,
+        something_new=[1, 2],
+    )
 )
 EXPERT = "model.layers.1.mlp.experts.3.up_proj.weight"
 
