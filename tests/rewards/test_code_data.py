@@ -9,6 +9,7 @@ from code_rows import KINDS, fenced, human_eval, human_eval_plus, mbpp, require
 from redraft.rewards.library.code.audit import audit
 from redraft.rewards.library.code.options import CodeOptions
 from redraft.rewards.library.code.reward import code_tests
+from tiers import every
 
 UNSAFE = {"sandbox": "unsafe", "allow_unsafe": True, "num_workers": 2}
 INPUTS = None if os.environ.get("REDRAFT_FULL") else 100  # of each HumanEval+ problem; all of them take minutes
@@ -25,6 +26,7 @@ def failures(rows, completions, columns, **kwargs):
     return {row["task_id"]: v.detail for row, v in zip(rows, verdicts, strict=True) if v.score != 1.0}
 
 
+@pytest.mark.witness  # the default run takes one in 8, in every sandbox
 def test_all_164_human_eval_solutions_score_one(shared_data):
     rows = list(human_eval(shared_data).values())
     assert len(rows) == 164
@@ -41,19 +43,24 @@ def test_human_eval_solutions_score_one_in_every_sandbox(kind, shared_data):
     assert failures(rows, whole, ["test", "entry_point"], **options) == {}
 
 
-def test_424_of_427_mbpp_solutions_score_one_and_the_others_are_known(shared_data):
-    rows = list(mbpp(shared_data).values())
+@every(12)
+def test_424_of_427_mbpp_solutions_score_one_and_the_others_are_known(shared_data, part):
+    rows = mbpp(shared_data)
     assert len(rows) == 427
+    tasks = {*list(rows)[part], *MBPP_RETURNS_A_MATCH}
+    rows = [row for task, row in rows.items() if task in tasks]
     codes = [fenced(row["code"]) for row in rows]
     failed = failures(rows, codes, ["test_list", "test_imports"], **UNSAFE, timeout_s=20)  # 123 needs seconds
     assert set(failed) == MBPP_RETURNS_A_MATCH, failed
 
 
-def test_human_eval_plus_solutions_return_through_the_sandbox_what_they_return_here(shared_data):
-    rows = [_expected(row) for row in human_eval_plus(shared_data).values()]
+@every(8)
+def test_human_eval_plus_solutions_return_through_the_sandbox_what_they_return_here(shared_data, part):
+    rows = list(human_eval_plus(shared_data).values())
     assert len(rows) == 164
+    rows = [_expected(row) for row in rows[part]]
     bodies = [row["canonical_solution"] for row in rows]
-    known = set() if INPUTS else PLUS_TOO_LARGE
+    known = set() if INPUTS else PLUS_TOO_LARGE & {row["task_id"] for row in rows}
     assert set(failures(rows, bodies, ["fn_name", "inputs", "outputs"], **UNSAFE, timeout_s=20)) == known
 
 
@@ -73,10 +80,11 @@ def _expected(row, part=slice(INPUTS)):
     return {**row, "fn_name": row["entry_point"], "inputs": inputs, "outputs": outputs}
 
 
-def test_no_stub_passes_human_eval_and_every_row_survives_the_audit(shared_data):
+@every(8)
+def test_no_stub_passes_human_eval_and_every_row_survives_the_audit(shared_data, part):
     rows = list(human_eval(shared_data).values())
     assert len(rows) == 164
-    assert audit(rows, CodeOptions(sandbox="unsafe", allow_unsafe=True, num_workers=2)) == {}
+    assert audit(rows[part], CodeOptions(sandbox="unsafe", allow_unsafe=True, num_workers=2)) == {}
 
 
 def test_the_audit_of_mbpp_quarantines_rows_by_name_with_a_kind(shared_data):

@@ -8,6 +8,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
 import ray
 
 from redraft.rewards.library.math import _pool, math_verdicts
@@ -124,11 +125,13 @@ def test_hostile_predictions_score_zero_and_cost_their_neighbours_nothing_from_t
     check(attack())
 
 
+@pytest.mark.heavy
 def test_hostile_predictions_are_handled_from_a_plain_thread():
     with ThreadPoolExecutor(1) as thread:
         check(thread.submit(attack).result())
 
 
+@pytest.mark.heavy
 def test_hostile_predictions_are_handled_inside_an_async_ray_actor(monkeypatch):
     class Scorer:
         async def attack(self):

@@ -13,6 +13,8 @@ import pytest
 from redraft.rl.run_folder.checkpoint import newest_checkpoint
 from tiny import make_policy, write_recipe
 
+pytestmark = pytest.mark.usefixtures("signals_of_a_terminal")
+
 COMMAND = [sys.executable, "-m", "redraft.rl.cli.main", "train"]
 DEADLINE_S = 240
 CHANGING = ("time/", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")
@@ -51,7 +53,7 @@ def learned_bytes(run):
     return {path.name: path.read_bytes() for path in sorted((newest / "hf").iterdir())}
 
 
-@pytest.mark.parametrize("backend", ["inprocess", "ray"])
+@pytest.mark.parametrize("backend", ["inprocess", pytest.param("ray", marks=pytest.mark.heavy)])
 def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(tmp_path, backend):
     make_policy(tmp_path / "policy")
     trainer = {"total_steps": 12, "learning_rate": 1e-2, "save_steps": 4}
@@ -73,7 +75,11 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(tmp_path, bac
 
 @pytest.mark.parametrize(
     ("backend", "number"),
-    [("inprocess", signal.SIGTERM), ("inprocess", signal.SIGHUP), ("ray", signal.SIGINT)],
+    [
+        pytest.param("inprocess", signal.SIGTERM, marks=pytest.mark.heavy),
+        pytest.param("inprocess", signal.SIGHUP, marks=pytest.mark.heavy),
+        ("ray", signal.SIGINT),
+    ],
 )
 def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path, backend, number):
     make_policy(tmp_path / "policy")
@@ -114,6 +120,7 @@ def ray_head(tmp_path, monkeypatch):
     head.communicate(timeout=DEADLINE_S)
 
 
+@pytest.mark.heavy
 def test_a_run_joins_the_cluster_that_ray_address_names(tmp_path, ray_head, monkeypatch):
     from tiny import SHAPE
 

@@ -26,7 +26,11 @@ def test_only_variables_of_launchers_are_forgotten():
 
 
 @pytest.mark.parametrize(
-    ("verb", "left"), [("train", LEFT | MPI | {"WORLD_SIZE": "2"}), ("sft", LEFT | ACCELERATE | {"WORLD_SIZE": "1"})]
+    ("verb", "left"),
+    [
+        pytest.param("train", LEFT | MPI | {"WORLD_SIZE": "2"}, marks=pytest.mark.heavy),
+        ("sft", LEFT | ACCELERATE | {"WORLD_SIZE": "1"}),
+    ],
 )
 def test_a_command_is_one_process_whatever_a_launcher_left(tmp_path, verb, left):
     sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 1, "batch_size": 2}

@@ -1,5 +1,7 @@
 """A run that goes on from its checkpoint is the run that was never stopped: for each preset and each stateful setting.
 
+The default run takes one preset per estimator; the others are heavy.
+
 The checkpoint is one that the undisturbed run wrote itself, in a copy of its folder without what came after.
 """
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.run import run_training
@@ -103,7 +106,16 @@ def recipe(tmp_path_factory):
     return write_recipe(folder, evaluation=None)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+def one_per_estimator():
+    """Every preset; all but the first of each estimator are heavy."""
+    seen = set()
+    for name in PRESETS:
+        estimator = AlgorithmConfig(preset=name).estimator
+        yield pytest.param(name, marks=[pytest.mark.heavy] * (estimator in seen))
+        seen.add(estimator)
+
+
+@pytest.mark.parametrize("preset", [*one_per_estimator()])
 def test_a_preset_goes_on_as_if_nothing_had_happened(recipe, tmp_path, preset):
     whole = assert_goes_on(recipe, tmp_path, f"algorithm.preset={preset}")
     if preset == "vrbpo":  # a trust region that was never cut would prove nothing
@@ -131,6 +143,7 @@ def test_a_full_disk_in_mid_run_keeps_the_step_and_the_resumed_run_is_whole(reci
     assert saved(full) == saved(whole)
 
 
+@pytest.mark.heavy
 def test_on_ray_every_kind_of_state_goes_on_too(tmp_path):
     make_policy(tmp_path / "policy")
     settings = {**SETTINGS["everything drawn by the step"], **SETTINGS["a reference, decay, several passes"]}
