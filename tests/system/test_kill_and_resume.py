@@ -96,6 +96,7 @@ def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path, backend, n
     assert f"stopped after step {done}; continue with: redraft train {recipe} {' '.join(words)} --resume" in output
     finish(start(recipe, *words, "--resume", f"trainer.total_steps={done + 1}"))
     assert newest_checkpoint(run).name == f"step_{done + 1:06d}"
+    assert [row["policy_version"] for row in metrics(run) if row["stage"] == "train"][-1] == done + 1
 
 
 @pytest.fixture
@@ -120,7 +121,6 @@ def ray_head(tmp_path, monkeypatch):
     head.communicate(timeout=DEADLINE_S)
 
 
-@pytest.mark.heavy
 def test_a_run_joins_the_cluster_that_ray_address_names(tmp_path, ray_head, monkeypatch):
     from tiny import SHAPE
 

@@ -143,7 +143,6 @@ def test_a_full_disk_in_mid_run_keeps_the_step_and_the_resumed_run_is_whole(reci
     assert saved(full) == saved(whole)
 
 
-@pytest.mark.heavy
 def test_on_ray_every_kind_of_state_goes_on_too(tmp_path):
     make_policy(tmp_path / "policy")
     settings = {**SETTINGS["everything drawn by the step"], **SETTINGS["a reference, decay, several passes"]}
