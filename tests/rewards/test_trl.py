@@ -99,7 +99,7 @@ def rewards_file(tmp_path_factory):
     return path
 
 
-def scored(completions, kwargs, ids=None, prompts=None, **columns):
+def scored(completions, kwargs, ids=None, prompts=None, isolation="process", **columns):
     samples = [
         Sample(
             prompts[row] if prompts else f"prompt {row}",
@@ -109,7 +109,8 @@ def scored(completions, kwargs, ids=None, prompts=None, **columns):
         )
         for row, completion in enumerate(completions)
     ]
-    with contextlib.closing(RewardMixture([RewardTerm(fn="trl_reward", kwargs=kwargs)])) as mixture:
+    term = RewardTerm(fn="trl_reward", kwargs=kwargs, isolation=isolation)
+    with contextlib.closing(RewardMixture([term])) as mixture:
         return mixture.score(samples)
 
 
@@ -137,7 +138,9 @@ def test_every_reward_of_trl_scores_as_in_a_direct_call(name, arguments):
     else:
         expected = function(completions=MESSAGES, solution=GOLDS, **arguments)
     assert len(set(expected)) > 1  # the witness can tell rewards apart
-    results = scored(COMPLETIONS, {"function": name, "arguments": arguments}, ids=IDS, ground_truth=GOLDS)
+    # Here, because every worker process would import TRL anew; the other tests have workers.
+    kwargs = {"function": name, "arguments": arguments}
+    results = scored(COMPLETIONS, kwargs, ids=IDS, isolation="inline", ground_truth=GOLDS)
     assert totals(results) == expected
     masked = [result.status["trl_reward"] == "masked" for result in results]
     assert masked == [score is None for score in expected]
@@ -158,12 +161,23 @@ def test_the_known_scores_of_trls_accuracy_reward():
 
 def test_columns_go_by_the_names_that_the_function_reads():
     kwargs = {"function": "accuracy_reward", "columns": {"solution": "gold"}}
-    assert totals(scored(COMPLETIONS[:2], kwargs, gold=GOLDS[:2], ground_truth=["1", "1"])) == [1.0, 0.0]
-    assert totals(scored(COMPLETIONS[:2], {"function": "accuracy_reward"}, solution=GOLDS[:2])) == [1.0, 0.0]
+    assert totals(scored(COMPLETIONS[:2], kwargs, isolation="inline", gold=GOLDS[:2], ground_truth=["1", "1"])) == [
+        1.0,
+        0.0,
+    ]
+    assert totals(scored(COMPLETIONS[:2], {"function": "accuracy_reward"}, isolation="inline", solution=GOLDS[:2])) == [
+        1.0,
+        0.0,
+    ]
     with pytest.raises(RewardError, match=r"columns\.solution: the data has no column 'glod'; valid: gold"):
-        scored(COMPLETIONS[:1], {"function": "accuracy_reward", "columns": {"solution": "glod"}}, gold=GOLDS[:1])
+        scored(
+            COMPLETIONS[:1],
+            {"function": "accuracy_reward", "columns": {"solution": "glod"}},
+            isolation="inline",
+            gold=GOLDS[:1],
+        )
     with pytest.raises(RewardError, match=r"needs 'solution'; the data has the columns: gold$"):
-        scored(COMPLETIONS[:1], {"function": "accuracy_reward"}, gold=GOLDS[:1])
+        scored(COMPLETIONS[:1], {"function": "accuracy_reward"}, isolation="inline", gold=GOLDS[:1])
 
 
 def test_a_function_of_ones_own_gets_text_for_text_and_messages_for_messages(rewards_file):
@@ -249,14 +263,14 @@ def test_a_class_is_built_once_with_its_arguments(rewards_file):
 def test_a_wrong_name_argument_or_result_is_one_clear_error(rewards_file, function, arguments, message):
     kwargs = {"function": function.replace("FILE", str(rewards_file)), "arguments": arguments}
     with pytest.raises(RewardError, match=f"^reward 'trl_reward'.*{message}"):
-        scored(["a"], kwargs)
+        scored(["a"], kwargs, isolation="inline")
 
 
 def test_arguments_and_columns_are_mappings():
     with pytest.raises(RewardError, match=r"arguments must be a mapping of names, got \['x'\]"):
-        scored(["a"], {"function": "think_format_reward", "arguments": ["x"]})
+        scored(["a"], {"function": "think_format_reward", "arguments": ["x"]}, isolation="inline")
     with pytest.raises(RewardError, match="columns must be a mapping"):
-        scored(["a"], {"function": "think_format_reward", "columns": "solution"})
+        scored(["a"], {"function": "think_format_reward", "columns": "solution"}, isolation="inline")
 
 
 def test_the_adapter_works_in_a_thread_of_this_process_too():
