@@ -1,6 +1,11 @@
-"""Tests of whole data sets that the default run takes a sample of."""
+"""What the default run takes of many siblings, and of whole data sets."""
+
+from typing import Any
 
 import pytest
+
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.presets import PRESETS
 
 
 def every(step: int) -> pytest.MarkDecorator:
@@ -8,3 +13,14 @@ def every(step: int) -> pytest.MarkDecorator:
     sample = pytest.param(slice(None, None, step), id=f"one in {step}")
     whole = pytest.param(slice(None), marks=pytest.mark.witness, id="all")
     return pytest.mark.parametrize("part", [sample, whole])
+
+
+def one_per_estimator() -> list[Any]:
+    """Every preset as a parameter; all but the first of each estimator are heavy."""
+    seen: set[str] = set()
+    presets = []
+    for name in PRESETS:
+        estimator = AlgorithmConfig(preset=name).estimator
+        presets.append(pytest.param(name, marks=[pytest.mark.heavy] * (estimator in seen)))
+        seen.add(estimator)
+    return presets

@@ -12,13 +12,12 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from redraft.rl.config.algorithm import AlgorithmConfig
-from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.run import run_training
 from redraft.rl.run_folder.checkpoint import complete_checkpoints
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.recorder import Recorder
+from tiers import one_per_estimator
 from tiny import largest_file, make_policy, write_recipe
 
 CHANGING = ("time/", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")
@@ -106,16 +105,7 @@ def recipe(tmp_path_factory):
     return write_recipe(folder, evaluation=None)
 
 
-def one_per_estimator():
-    """Every preset; all but the first of each estimator are heavy."""
-    seen = set()
-    for name in PRESETS:
-        estimator = AlgorithmConfig(preset=name).estimator
-        yield pytest.param(name, marks=[pytest.mark.heavy] * (estimator in seen))
-        seen.add(estimator)
-
-
-@pytest.mark.parametrize("preset", [*one_per_estimator()])
+@pytest.mark.parametrize("preset", one_per_estimator())
 def test_a_preset_goes_on_as_if_nothing_had_happened(recipe, tmp_path, preset):
     whole = assert_goes_on(recipe, tmp_path, f"algorithm.preset={preset}")
     if preset == "vrbpo":  # a trust region that was never cut would prove nothing
