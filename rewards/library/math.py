@@ -29,13 +29,22 @@ def math_accuracy(
     prompts: Sequence[object],
     completions: Sequence[object],
     ground_truth: Sequence[object],
+    *,
     extract: Sequence[str] = ("boxed_last",),
     timeout_s: float = 5.0,
     num_workers: int | None = None,
     strict_form: bool = False,
 ) -> list[float | None]:
     """Score 1.0 for the gold answer, 0.0 for another or none, None where the machinery failed; see `math_verdicts`."""
-    verdicts = math_verdicts(prompts, completions, ground_truth, extract, timeout_s, num_workers, strict_form)
+    verdicts = math_verdicts(
+        prompts,
+        completions,
+        ground_truth,
+        extract=extract,
+        timeout_s=timeout_s,
+        num_workers=num_workers,
+        strict_form=strict_form,
+    )
     return [verdict.score for verdict in verdicts]
 
 
@@ -44,6 +53,7 @@ def math_verdicts(
     prompts: Sequence[object],
     completions: Sequence[object],
     ground_truth: Sequence[object],
+    *,
     extract: Sequence[str] = ("boxed_last",),
     timeout_s: float = 5.0,
     num_workers: int | None = None,

@@ -53,7 +53,9 @@ def as_completion(text):
 
 def verdicts(cases, extract):
     completions = [as_completion(case["pred"]) for case in cases]
-    return math_verdicts([""] * len(cases), completions, [case["gold"] for case in cases], extract, num_workers=2)
+    return math_verdicts(
+        [""] * len(cases), completions, [case["gold"] for case in cases], extract=extract, num_workers=2
+    )
 
 
 def test_all_262_cases_of_math_verify_hold_but_for_the_listed_ones(cases):
