@@ -12,7 +12,7 @@ from redraft.rewards.result import RewardError, Status, Verdict
 from redraft.rewards.reward import ATTACKS, registered, resolve
 from redraft.rewards.scoring.combine import is_failure
 from redraft.rewards.scoring.configured import ConfiguredReward
-from redraft.rewards.scoring.mixture import Sample
+from redraft.rewards.scoring.mixture import Sample, as_batch
 from redraft.rewards.term import RewardTerm
 
 GOLD = "gold"
