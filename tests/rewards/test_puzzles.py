@@ -18,7 +18,7 @@ def answers(*texts):
 
 
 def verdict(reward, text, **columns):
-    (found,) = reward(["p"], answers(text), **{name: [value] for name, value in columns.items()})
+    (found,) = reward(answers(text), **{name: [value] for name, value in columns.items()})
     return found
 
 
