@@ -7,6 +7,7 @@ in every working directory.
 """
 
 import shutil
+from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from redraft.words import did_you_mean, guess_and_valid
 
 GROUPS = ("recipes", "examples")
 ENDINGS = (".yaml", ".yml")
+# Keys that may be paths inside these sections; of a reward's arguments, only `function` of the adapters is known to be.
+_INSIDE: Mapping[str, Set[str]] = {"kwargs": {"function"}, "when": set(), "init": set()}
 
 
 def built_in(group: str) -> dict[str, Path]:
@@ -117,7 +120,7 @@ def companions(content: Any, recipe: Path) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _rewritten(content: Any, change: Any, keys: frozenset[str] = frozenset({"fn", "path"})) -> Any:
+def _rewritten(content: Any, change: Callable[[str, str], str], keys: Set[str] = frozenset({"fn", "path"})) -> Any:
     """Replace every value that names a relative file with `change(value, relative path in it)`."""
     if isinstance(content, list):
         return [_rewritten(item, change, keys) for item in content]
@@ -126,9 +129,7 @@ def _rewritten(content: Any, change: Any, keys: frozenset[str] = frozenset({"fn"
     made = {}
     for key, value in content.items():
         place = _relative_place(str(key), value) if key in keys else ""
-        # Which arguments of a reward are paths is not known, except `function` of the adapters.
-        inner = frozenset({"function"}) if key == "kwargs" else keys
-        made[key] = change(value, place) if place else _rewritten(value, change, inner)
+        made[key] = change(value, place) if place else _rewritten(value, change, _INSIDE.get(str(key), keys))
     return made
 
 

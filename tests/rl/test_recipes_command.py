@@ -119,11 +119,14 @@ def test_a_recipe_finds_what_lies_beside_it_after_what_lies_in_the_working_direc
     beside.mkdir()
     for name in ("mine.py", "rows.jsonl"):
         (beside / name).write_text("")
-    rewards = [{"fn": "mine.py:f"}, {"fn": "trl_reward", "kwargs": {"function": "mine.py:f", "path": "mine.py"}}]
+    rewards = [
+        {"fn": "mine.py:f", "when": {"path": "mine.py"}},
+        {"fn": "trl_reward", "kwargs": {"function": "mine.py:f", "path": "mine.py"}},
+    ]
     recipe = write_recipe(tmp_path, data={"path": "./rows.jsonl"}, rewards=rewards).replace(beside / "own.yaml")
     config = load_words([recipe])
     assert config.data.path == f"{beside}/rows.jsonl"
-    assert config.rewards[0].fn == f"{beside}/mine.py:f"
+    assert (config.rewards[0].fn, config.rewards[0].when) == (f"{beside}/mine.py:f", {"path": "mine.py"})
     assert config.rewards[1].kwargs == {"function": f"{beside}/mine.py:f", "path": "mine.py"}
     for name in ("mine.py", "rows.jsonl"):
         (elsewhere / name).write_text("")
