@@ -26,10 +26,11 @@ def tell(value):
 
 @dataclass(frozen=True)
 class Reached:
-    """What a program told, line by line, and its end."""
+    """What a program told, line by line, its end, and whether that came before its time was over."""
 
     told: list[Any]
     ended: ProgramExit
+    silent: bool
 
 
 def usable(layer: str) -> Sandbox:
@@ -53,7 +54,7 @@ def run(sandbox: Sandbox, source: str, wall_s: float = 5.0, limits: ProgramLimit
         ended = program.end()
         assert gone(watch, 3.0), "a process of the program still holds the channel"
     assert left(sandbox) == []
-    return Reached([json.loads(line) for line in text.rstrip(b"\0").splitlines()], ended)
+    return Reached([json.loads(line) for line in text.rstrip(b"\0").splitlines()], ended, silent)
 
 
 def read(channel: socket.socket, until: float) -> bytes:

@@ -15,6 +15,8 @@ import pytest
 from redraft.rewards.sandbox.program import ProgramLimits
 from sandboxes import LAYERS, LIMITS, command, processes, run, started, usable
 
+PATIENCE_S = 120.0  # for one CPU second on a busy machine
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
 
 
@@ -44,16 +46,18 @@ def peak_mb(sandbox):
 
 
 def test_an_infinite_loop_ends_with_its_cpu_time(sandbox):
-    reached = run(sandbox, "while True: pass", 20.0, ProgramLimits(cpu_s=1))
+    reached = run(sandbox, "while True: pass", PATIENCE_S, ProgramLimits(cpu_s=1))
     assert reached.ended.signal == signal.SIGKILL
-    assert 0.9 < reached.ended.wall_s < 15
+    assert reached.silent
+    assert reached.ended.wall_s > 0.9
 
 
 def test_catching_the_cpu_limit_gains_nothing(sandbox):
     source = "import signal\nsignal.signal(signal.SIGXCPU, lambda *_: tell('caught'))\nwhile True: pass"
-    reached = run(sandbox, source, 20.0, ProgramLimits(cpu_s=1))
+    reached = run(sandbox, source, PATIENCE_S, ProgramLimits(cpu_s=1))
     assert reached.ended.signal == signal.SIGKILL
-    assert 0.9 < reached.ended.wall_s < 15
+    assert reached.silent
+    assert reached.ended.wall_s > 0.9
 
 
 def test_a_sleeper_is_killed_at_the_deadline(sandbox):
@@ -244,7 +248,7 @@ except (OSError, MemoryError):
     tell(count)
 """
     limits = ProgramLimits(memory_mb=32, disk_mb=4)
-    reached = run(sandbox, source, 20.0, limits)
+    reached = run(sandbox, source, PATIENCE_S, limits)
     if sandbox.name == "landlock":
         assert reached.told == [0]
     else:
@@ -252,7 +256,7 @@ except (OSError, MemoryError):
         assert peak_mb(sandbox) > 0
         assert 1000 <= reached.told[-1] < (limits.memory_mb + limits.disk_mb) << 10
         assert reached.ended.signal == signal.SIGKILL
-        assert reached.ended.wall_s < 15
+        assert reached.silent
 
 
 @pytest.mark.parametrize("folder", ["/dev/shm", "/dev", "/", "/usr/lib", "/var/tmp", "/run", "/tmp/.."])
