@@ -1,5 +1,21 @@
-"""Weights on their way from the learner to a rollout engine: an object, or a file between processes."""
+"""Weights on their way from the learner to a rollout engine: packed, carried, installed and checked.
 
+`snapshot` is the sender's end, `install` the receiver's. In between an update is an object inside one process, a
+reference in an object store, or a file between processes (`weights_file`, `PendingWeights`).
+
+Guarantees:
+    * What is installed is bit for bit what was sent, or `install` raises `WeightSyncError`.
+    * An update holds all tensors of one version: parts of different versions are never mixed.
+
+Assumes:
+    * Sender and receiver build the same network, so their tensors have the same names, shapes and types.
+
+Rejected alternatives:
+    * A plain or weighted sum as the checksum: exchanged values and changes that cancel pass unseen.
+    * A cryptographic hash of the bytes: large weights on a GPU would have to be copied to the host.
+"""
+
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -8,11 +24,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from redraft.rollout.sampling import mix
 
 SHARED_MEMORY = Path("/dev/shm")
+
+
+class WeightSyncError(RuntimeError):
+    """The weights that arrived are not the weights that were sent."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +44,7 @@ class WeightUpdate:
 
     Attributes:
         version: Policy version: the number of learner updates behind these weights.
-        fingerprint: Of the sender's tensors, compared after installation.
+        fingerprint: Of the sender's tensors, see `fingerprint`; compared after installation.
         tensors: Name -> tensor, or a reference to that dictionary in an object store.
     """
 
@@ -30,8 +53,58 @@ class WeightUpdate:
     tensors: Any
 
 
+def snapshot(model: nn.Module, version: int) -> WeightUpdate:
+    """Copy all weights and buffers, so that later updates of the model do not change them."""
+    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return WeightUpdate(version, fingerprint(tensors), tensors)
+
+
+def install(model: nn.Module, update: WeightUpdate) -> None:
+    """Copy an update's weights into a model and check what arrived.
+
+    Raises:
+        WeightSyncError: A tensor is missing, unknown or misshapen, or the fingerprints differ.
+    """
+    own = model.state_dict()
+    wrong = sorted(own.keys() ^ update.tensors.keys())
+    wrong += [name for name in own.keys() & update.tensors.keys() if own[name].shape != update.tensors[name].shape]
+    if wrong:
+        raise WeightSyncError(f"weights of version {update.version} do not fit the policy: {', '.join(wrong[:5])}")
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(update.tensors[name])
+    found = fingerprint(own)
+    if found != update.fingerprint:
+        raise WeightSyncError(f"weights of version {update.version}: sent {update.fingerprint}, installed {found}")
+
+
+def fingerprint(tensors: dict[str, Tensor]) -> str:
+    """Hash names, types, shapes and a position-keyed checksum of every tensor's bits.
+
+    The checksum is computed where the tensor lives, so large weights on a GPU need no copy to the host.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:{_checksum(tensor)}".encode())
+    return digest.hexdigest()
+
+
+def _checksum(tensor: Tensor, chunk: int = 1 << 24) -> int:
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    bits = tensor.detach().contiguous().view(-1).view(integers)
+    total = 0
+    for start in range(0, len(bits), chunk):
+        part = bits[start : start + chunk].to(torch.int64)
+        # Every value is hashed together with its place before the (wrapping) sum: a plain or weighted sum would miss
+        # exchanged values and small changes that cancel.
+        place = torch.arange(start, start + len(part), device=part.device)
+        total = (total + int(mix(part ^ mix(place)).sum())) & (2**64 - 1)
+    return total
+
+
 class PendingWeights:
-    """What has come of an update that is not finished."""
+    """Collect the parts of an update until it is complete."""
 
     def __init__(self) -> None:
         self._object: WeightUpdate | None = None
@@ -39,14 +112,14 @@ class PendingWeights:
         self._label: tuple[int, str] | None = None
 
     def add(self, info: Mapping[str, Any]) -> None:
-        """Takes a part.
+        """Add a part.
 
         Args:
-            info: `{"update": WeightUpdate}` with all of it, inside one process; or `{"path": file}`,
+            info: `{"update": WeightUpdate}` with the whole update, inside one process; or `{"path": file}`,
                 a safetensors file whose metadata holds `version` and `fingerprint` (of all parts together).
 
         Raises:
-            ValueError: It is neither, or parts of different updates are mixed.
+            ValueError: `info` is neither, or its part belongs to another update than the parts before.
         """
         if info.keys() == {"update"} and self._label is None and self._object is None:
             self._object = info["update"]
@@ -58,10 +131,10 @@ class PendingWeights:
             )
 
     def update(self) -> WeightUpdate:
-        """All of it.
+        """Return the update that the parts make up.
 
         Raises:
-            RuntimeError: Nothing has come.
+            RuntimeError: No part was added.
         """
         if self._object is not None:
             return self._object
@@ -84,10 +157,10 @@ class PendingWeights:
 
 @contextmanager
 def weights_file(update: WeightUpdate) -> Iterator[str]:
-    """A file with an update that lasts as long as the context.
+    """Write an update into a file, in shared memory where there is some, and delete the file at the end.
 
     Yields:
-        Its path, for `PendingWeights.add`.
+        The file's path, for `PendingWeights.add`.
     """
     folder = SHARED_MEMORY if SHARED_MEMORY.is_dir() and os.access(SHARED_MEMORY, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="redraft-weights-", dir=folder) as made:

@@ -19,7 +19,7 @@ FLOORS = {
         *(["config", "protocols"], ["seeding", "files"]),
     ],
     "rollout": [
-        *(["vllm"], ["worker"], ["decoding"], ["engine", "weight_sync"], ["weights", "request", "chat"]),
+        *(["vllm"], ["worker"], ["decoding"], ["engine"], ["weights", "request", "chat"]),
         *(["special_ids", "config", "sampling", "watchdog"], ["trajectory", "blocks"]),
     ],
     "rewards": [

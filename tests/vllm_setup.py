@@ -50,7 +50,7 @@ def make_policy(folder: Path, seed: int = 0) -> str:
 
 def options_for(path: str, decode: DecodeConfig = SAMPLED, tokens: SpecialTokens = TOKENS) -> WorkerOptions:
     return WorkerOptions(
-        make_policy="redraft.rl.models.registry:load_rollout_policy",
+        load_model="redraft.rl.models.registry:load_policy",
         path=path,
         dtype="float64",
         device="cpu",

@@ -36,7 +36,7 @@ def _decode(workload: Workload, prompts: Sequence[Prompt], folder: str, slots: i
     config, parameter = workload.config, next(workload.model.parameters())
     longest = max(len(prompt.token_ids) for prompt in prompts) + config.max_completion_length
     options = WorkerOptions(
-        make_policy="redraft.rl.models.registry:load_rollout_policy",
+        load_model="redraft.rl.models.registry:load_policy",
         path=folder,
         dtype=str(parameter.dtype).removeprefix("torch."),
         device=str(parameter.device),

@@ -10,9 +10,10 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from redraft.rl.models.registry import build_bare_policy, lay_out_for_cpu, load_policy
+from redraft.rl.models.registry import build_bare_policy, load_policy
 from redraft.rl.seeding import derive_seed, make_generator
 from redraft.rollout.config import DecodeConfig
+from redraft.rollout.engine.torch_engine import lay_out_for_cpu
 from redraft.rollout.trajectory import Prompt, SpecialTokens
 
 BLOCK: Final = 32

@@ -3,11 +3,11 @@
 from functools import partial
 
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.models.registry import load_rollout_policy
+from redraft.rl.models.registry import load_policy
 from redraft.rollout.trajectory import SpecialTokens
 from redraft.rollout.vllm.engine import VLLMRolloutWorker, require_vllm
 from redraft.rollout.vllm.options import WorkerOptions
-from redraft.rollout.worker import RolloutWorker
+from redraft.rollout.worker import RolloutWorker, load_rollout_policy
 
 
 def rollout_worker(
@@ -26,11 +26,11 @@ def rollout_worker(
     """
     model, rollout = config.model, config.rollout
     if rollout.engine == "torch":
-        make_policy = partial(load_rollout_policy, path, model.dtype, model.device)
+        make_policy = partial(load_rollout_policy, load_policy, path, model.dtype, model.device)
         return partial(RolloutWorker, make_policy, tokens, rollout.limits, threads)
     require_vllm()
     options = WorkerOptions(
-        make_policy=f"{load_rollout_policy.__module__}:{load_rollout_policy.__name__}",
+        load_model=f"{load_policy.__module__}:{load_policy.__name__}",
         path=path,
         dtype=model.dtype,
         device=model.device,

@@ -22,7 +22,7 @@ from redraft.rl.learner.learner import Learner
 from redraft.rl.models.registry import load_policy, save_policy
 from redraft.rl.protocols import Experience
 from redraft.rollout.trajectory import SpecialTokens
-from redraft.rollout.weight_sync import WeightUpdate, snapshot
+from redraft.rollout.weights import WeightUpdate, snapshot
 
 _OTHER_VERSION = "it was written by another version of redraft: resume with that one, or start anew elsewhere"
 

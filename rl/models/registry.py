@@ -21,7 +21,6 @@ from redraft.rl.seeding import make_generator
 from redraft.rollout.chat import Tokenizer, load_tokenizer
 from redraft.rollout.special_ids import special_tokens
 from redraft.rollout.trajectory import SpecialTokens
-from redraft.rollout.weight_sync import WeightUpdate, install
 from redraft.words import guess_or_valid, problem_lines
 
 TOKENIZER_FILE = "tokenizer_config.json"
@@ -215,35 +214,3 @@ def save_policy(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None)
     """Write the published Hugging Face layout."""
     assert isinstance(model, LLaDA2Model)
     save_pretrained(model, path, tokenizer)
-
-
-@dataclass
-class RolloutPolicy:
-    """A policy inside a rollout worker: follows the learner's weights."""
-
-    model: nn.Module
-    version: int = -1
-
-    def install(self, update: WeightUpdate) -> None:
-        """Take over one version of the weights; without a version while they are neither old nor new."""
-        self.version = -1
-        install(self.model, update)
-        self.version = update.version
-
-
-def load_rollout_policy(path: str, dtype: str, device: str) -> RolloutPolicy:
-    """Start from a checkpoint; `install` brings the current weights before any work."""
-    return RolloutPolicy(lay_out_for_cpu(load_policy(path, dtype, device)))
-
-
-def lay_out_for_cpu(model: nn.Module) -> nn.Module:
-    """Stores matrices on a CPU by input and not by output, as products with few rows read them; shapes are the same.
-
-    Such products, one block or a few tokens of an expert, take two thirds of the time (benchmarks/NOTES.md); those of
-    training have many rows and gain nothing.
-    """
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            if parameter.dim() >= 2 and parameter.device.type == "cpu" and not isinstance(module, nn.Embedding):
-                parameter.data = parameter.data.mT.contiguous().mT
-    return model

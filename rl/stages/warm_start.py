@@ -18,7 +18,7 @@ from redraft.rl.data.load import load_rows, rows_fingerprint, source_name
 from redraft.rl.data.reading import Reader
 from redraft.rl.data.tasks import Row
 from redraft.rl.experience.pipeline import Pipeline
-from redraft.rl.models.registry import RolloutPolicy, build_policy, load_policy, load_text_side, save_policy
+from redraft.rl.models.registry import build_policy, load_policy, load_text_side, save_policy
 from redraft.rl.run_folder.checkpoint import complete_checkpoints
 from redraft.rl.run_folder.files import read_json, write_whole, writing
 from redraft.rl.run_folder.inputs import policy_fingerprint
@@ -27,7 +27,7 @@ from redraft.rl.stages.evaluate import evaluate
 from redraft.rl.stages.sft import Demonstration, TrainOptions, encode_rows, train_supervised
 from redraft.rollout.chat import Tokenizer
 from redraft.rollout.trajectory import SpecialTokens
-from redraft.rollout.worker import RolloutWorker
+from redraft.rollout.worker import RolloutPolicy, RolloutWorker
 
 SETTINGS = "settings.json"  # beside hf/: what the warm start was made with
 

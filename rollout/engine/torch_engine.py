@@ -132,3 +132,16 @@ class TorchEngine:
     @property
     def _parameter(self) -> nn.Parameter:
         return next(self._model.parameters())
+
+
+def lay_out_for_cpu(model: nn.Module) -> nn.Module:
+    """Store matrices on a CPU by input and not by output, as products with few rows read them; shapes are the same.
+
+    Such products, one block or a few tokens of an expert, take two thirds of the time (benchmarks/NOTES.md); those of
+    training have many rows and gain nothing.
+    """
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter.dim() >= 2 and parameter.device.type == "cpu" and not isinstance(module, nn.Embedding):
+                parameter.data = parameter.data.mT.contiguous().mT
+    return model

@@ -186,7 +186,7 @@ class VLLMEngine:
             The version that is now in place.
 
         Raises:
-            Exception: What `Policy.install` raises if what arrives is not what was sent.
+            Exception: What `RolloutPolicy.install` raises if what arrives is not what was sent.
         """
         self.llm.start_weight_update()
         with weights_file(weights) if self.multiprocess else nullcontext() as path:

@@ -16,8 +16,8 @@ class WorkerOptions(BaseModel):
     """The worker's part of vLLM's configuration.
 
     Attributes:
-        make_policy: Dotted name, `package.module:function`, of what makes the policy; called with `path`, `dtype` and
-            `device`, it returns a `rollout.worker.Policy`.
+        load_model: Dotted name, `package.module:function`, of a `rollout.worker.LoadModel`; called with `path`, `dtype`
+            and `device`.
         path: Folder of the policy.
         dtype: Of its weights, and so of the keys and values.
         device: Where it runs.
@@ -29,7 +29,7 @@ class WorkerOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    make_policy: str
+    load_model: str
     path: str
     dtype: str
     device: str

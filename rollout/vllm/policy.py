@@ -12,7 +12,7 @@ from redraft.rollout.engine.protocol import DecodeSession, DiffusionModel, Outco
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.vllm.options import WorkerOptions
 from redraft.rollout.weights import PendingWeights
-from redraft.rollout.worker import Policy
+from redraft.rollout.worker import RolloutPolicy, load_rollout_policy
 
 
 def free_host_bytes() -> int:
@@ -45,7 +45,7 @@ class ResidentPolicy:
     def __init__(self, options: WorkerOptions) -> None:
         """Makes it."""
         self.options = options
-        self.policy: Policy | None = None
+        self.policy: RolloutPolicy | None = None
         self._engine: TorchEngine | None = None
         self._incoming: PendingWeights | None = None
         self.wake_weights()
@@ -99,10 +99,11 @@ class ResidentPolicy:
             torch.cuda.empty_cache()
 
     def wake_weights(self) -> None:
-        """Brings the weights back; where they were dropped, they are what the policy's maker makes again."""
+        """Brings the weights back; where they were dropped, the folder's weights are loaded again."""
         options = self.options
         if self.policy is None:
-            self.policy = resolve_name(options.make_policy)(options.path, options.dtype, options.device)
+            load_model = resolve_name(options.load_model)
+            self.policy = load_rollout_policy(load_model, options.path, options.dtype, options.device)
         else:
             self.policy.model.to(self.device)
         self._engine = TorchEngine(self._present().model, logits_bytes=options.logits_bytes)
@@ -133,7 +134,7 @@ class ResidentPolicy:
 
         Raises:
             RuntimeError: No update has begun, or nothing came.
-            Exception: What `Policy.install` raises if these are not the weights that were sent.
+            Exception: What `RolloutPolicy.install` raises if these are not the weights that were sent.
         """
         self._present().install(self._taken("finish_weight_update").update())
 
@@ -143,7 +144,7 @@ class ResidentPolicy:
             raise RuntimeError(f"{verb}: call start_weight_update first")
         return incoming
 
-    def _present(self) -> Policy:
+    def _present(self) -> RolloutPolicy:
         if self.policy is None:
             raise RuntimeError("the weights were dropped (sleep level 2); wake_up(tags=['weights']) first")
         return self.policy

@@ -4,8 +4,10 @@ import torch
 from torch import nn
 
 from oracles.tiny_policy import tiny_model
-from redraft.rl.models.registry import lay_out_for_cpu, load_rollout_policy, save_policy
-from redraft.rollout.weight_sync import fingerprint, snapshot
+from redraft.rl.models.registry import load_policy, save_policy
+from redraft.rollout.engine.torch_engine import lay_out_for_cpu
+from redraft.rollout.weights import fingerprint, snapshot
+from redraft.rollout.worker import load_rollout_policy
 from tiny import make_policy
 
 
@@ -28,9 +30,9 @@ def test_a_policy_in_this_layout_is_saved_as_any_other(tmp_path):
 
 
 def test_new_weights_keep_the_layout_of_a_rollout_policy(tmp_path):
-    policy = load_rollout_policy(str(make_policy(tmp_path / "policy")), "float32", "cpu")
+    policy = load_rollout_policy(load_policy, str(make_policy(tmp_path / "policy")), "float32", "cpu")
     strides = [parameter.stride() for parameter in policy.model.parameters()]
-    newer = load_rollout_policy(str(make_policy(tmp_path / "newer", seed=1)), "float32", "cpu")
+    newer = load_rollout_policy(load_policy, str(make_policy(tmp_path / "newer", seed=1)), "float32", "cpu")
     policy.install(snapshot(newer.model, version=3))
     assert [parameter.stride() for parameter in policy.model.parameters()] == strides
     assert policy.model.lm_head.weight.stride(0) == 1

@@ -34,7 +34,7 @@ def test_a_vllm_worker_is_told_how_to_make_the_policy(monkeypatch):
     assert worker.func is VLLMRolloutWorker
     assert (limits.slots, threads) == (5, None)
     assert WorkerOptions.read(options.model_dump(mode="json")) == WorkerOptions(
-        make_policy="redraft.rl.models.registry:load_rollout_policy",
+        load_model="redraft.rl.models.registry:load_policy",
         path="folder",
         dtype=config.model.dtype,
         device=config.model.device,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from oracles.tiny_policy import tiny_model
-from redraft.rollout.weight_sync import WeightSyncError, fingerprint, install, snapshot
+from redraft.rollout.weights import WeightSyncError, fingerprint, install, snapshot
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from alike import assert_alike
-from redraft.rl.models.registry import build_bare_policy, load_rollout_policy
+from redraft.rl.models.registry import build_bare_policy, load_policy
 from redraft.rollout.config import DecodeConfig, Limits
 from redraft.rollout.request import Request
 from redraft.rollout.trajectory import Completion, Prompt
 from redraft.rollout.vllm.engine import VLLMEngine, VLLMRolloutWorker, fetch_traces
 from redraft.rollout.watchdog import StepTimeout
-from redraft.rollout.weight_sync import WeightSyncError, WeightUpdate, snapshot
-from redraft.rollout.worker import RolloutWorker
+from redraft.rollout.weights import WeightSyncError, WeightUpdate, snapshot
+from redraft.rollout.worker import RolloutWorker, load_rollout_policy
 from vllm_setup import (
     MARKS,
     SAMPLED,
@@ -258,7 +258,7 @@ def test_requests_that_are_kept_through_sleep_go_on_where_they_were(engine, path
 def test_the_rollout_worker_does_what_the_torch_one_does(path):
     limits = Limits(slots=4)
     ours = VLLMRolloutWorker(options_for(path), limits, threads=1)
-    theirs = RolloutWorker(lambda: load_rollout_policy(path, "float64", "cpu"), TOKENS, limits)
+    theirs = RolloutWorker(lambda: load_rollout_policy(load_policy, path, "float64", "cpu"), TOKENS, limits)
     with pytest.raises(RuntimeError, match="asked for completions before any weights arrived: sync first"):
         next(ours.stream(PROMPTS, SAMPLED))
     for update in (update_of(seed=5, version=0), update_of(seed=6, version=1)):

@@ -18,8 +18,7 @@ from redraft.rollout.trajectory import Prompt
 from redraft.rollout.vllm.engine import VLLMEngine, VLLMRolloutWorker, engine_arguments
 from redraft.rollout.vllm.options import WorkerOptions
 from redraft.rollout.vllm.policy import Asleep, ResidentPolicy
-from redraft.rollout.weight_sync import WeightSyncError, WeightUpdate, snapshot
-from redraft.rollout.weights import PendingWeights, weights_file
+from redraft.rollout.weights import PendingWeights, WeightSyncError, WeightUpdate, snapshot, weights_file
 from vllm_setup import LIMITS, SAMPLED, SHAPE, TOKENS, make_policy, options_for
 
 
@@ -68,7 +67,7 @@ def test_options_survive_the_way_through_vllms_configuration(path):
     options = options_for(path)
     sent = engine_arguments(options, Limits(logits_bytes=12345))["additional_config"]
     assert WorkerOptions.read(sent) == options.model_copy(update={"logits_bytes": 12345})
-    with pytest.raises(ValueError, match=r"(?s)engine_arguments.*make_policy"):
+    with pytest.raises(ValueError, match=r"(?s)engine_arguments.*load_model"):
         WorkerOptions.read({})
 
 

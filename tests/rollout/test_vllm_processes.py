@@ -31,7 +31,7 @@ def test_a_core_in_a_process_of_its_own_decodes_alike_and_takes_weights_from_a_f
     script = f"""
 import pickle, sys
 from vllm_setup import *
-from redraft.rollout.weight_sync import snapshot
+from redraft.rollout.weights import snapshot
 if __name__ == "__main__":
     import_vllm()
     engine = VLLMEngine(options_for({path!r}), LIMITS, multiprocess=True)

@@ -2,21 +2,20 @@
 
 import pytest
 import torch
-from torch import nn
 
 from oracles.tiny_policy import DECODE, TOKENS, tiny_model
 from redraft.rl.models.llada2 import init_weights
 from redraft.rollout.config import Limits
 from redraft.rollout.trajectory import Completion, Prompt, in_order
-from redraft.rollout.worker import RolloutWorker
+from redraft.rollout.weights import WeightUpdate
+from redraft.rollout.worker import RolloutPolicy, RolloutWorker
 
 
-class SeededPolicy:
+class SeededPolicy(RolloutPolicy):
     """A policy whose weights of version n are drawn with seed n; counts the tokens that its network runs."""
 
     def __init__(self) -> None:
-        self.model: nn.Module = tiny_model()
-        self.version = -1
+        super().__init__(tiny_model())
         self.tokens_run = 0
         hidden_states = self.model.hidden_states
 
@@ -26,9 +25,13 @@ class SeededPolicy:
 
         self.model.hidden_states = counted
 
-    def install(self, update: int) -> None:
-        init_weights(self.model, torch.Generator().manual_seed(update))
-        self.version = update
+    def install(self, update: WeightUpdate) -> None:
+        init_weights(self.model, torch.Generator().manual_seed(update.version))
+        self.version = update.version
+
+
+def version_of(number: int) -> WeightUpdate:
+    return WeightUpdate(number, fingerprint="", tensors={})
 
 
 PROMPTS = [Prompt(f"p{index}", (2, 3, 4, 5, 6, 2, 3, 4, 5), seed=index) for index in range(6)]  # two whole blocks
@@ -40,7 +43,7 @@ def run(worker: RolloutWorker) -> list[Completion]:
 
 def worker_with(version: int) -> RolloutWorker:
     worker = RolloutWorker(SeededPolicy, TOKENS, Limits(slots=3))
-    assert worker.sync(version) == version
+    assert worker.sync(version_of(version)) == version
     return worker
 
 
@@ -52,7 +55,7 @@ def test_no_completion_is_written_before_weights_arrived():
 def test_after_a_weight_update_everything_is_as_the_new_weights_say():
     worker = worker_with(1)
     first = run(worker)
-    worker.sync(2)
+    worker.sync(version_of(2))
     second = run(worker)
     assert [completion.token_ids for completion in first] != [completion.token_ids for completion in second]
     assert second == run(worker_with(2))
@@ -65,7 +68,7 @@ def test_prompt_pages_serve_all_calls_of_one_version_and_none_of_the_next():
     counts = []
     for version in [None, None, 2, None]:
         if version is not None:
-            worker.sync(version)
+            worker.sync(version_of(version))
         before = worker.policy.tokens_run
         completions = run(worker)
         # Besides active blocks: the prompt's whole blocks, and final blocks that were stale, alike in both calls.

@@ -20,9 +20,9 @@ from redraft.rl.config.recipe import load_recipe
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.load import load_rows
 from redraft.rl.experience.pipeline import Pipeline
-from redraft.rl.models.registry import load_rollout_policy, load_text_side
+from redraft.rl.models.registry import load_policy, load_text_side
 from redraft.rollout.trajectory import in_order
-from redraft.rollout.worker import RolloutWorker
+from redraft.rollout.worker import RolloutPolicy, RolloutWorker
 from tiny import DECODE, make_policy, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(
@@ -108,7 +108,7 @@ def issued(rollouts, monkeypatch):
 def calm(place, configured, rollouts, codec, rows, prompts):
     """The same completions and scores without Ray."""
     config, path = configured("digits"), str(place / "policy")
-    make = partial(load_rollout_policy, path, config.model.dtype, config.model.device)
+    make = partial(RolloutPolicy.load, load_policy, path, config.model.dtype, config.model.device)
     worker = RolloutWorker(make, load_text_side(path)[1], config.rollout.limits)
     worker.policy.version = 0
     with contextlib.closing(LocalRewards(config.rewards)) as rewards:
