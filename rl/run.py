@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from redraft.rl.cluster.stop_signal import hangup_ignored, stop_signal
+from redraft.rl.cluster.backend import backend
+from redraft.rl.cluster.stop_signal import stop_signal
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.held_out import load_held_out
@@ -18,14 +19,12 @@ from redraft.rl.preflight.quarantine import find_unfit, read_quarantine, write_q
 from redraft.rl.preflight.resume import find_start
 from redraft.rl.preflight.verifiers import check_rewards
 from redraft.rl.progress import Progress
-from redraft.rl.protocols import PolicyLearner, RewardPool, RolloutPool
 from redraft.rl.run_folder.checkpoint import what_is_kept
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.inputs import check_inputs, run_inputs
 from redraft.rl.run_folder.lock import run_lock
 from redraft.rl.run_folder.recorder import Recorder
 from redraft.rl.stages.warm_start import make_warm_start, plan_start, policy_folder, present_policy, run_warm_start
-from redraft.rollout.trajectory import SpecialTokens
 
 logger = logging.getLogger(__name__)
 
@@ -107,27 +106,3 @@ def _run(config: RunConfig, recorder: Recorder, checkpoint: Path | None) -> Outc
         parts = Parts(rollouts, rewards, learner, Codec(tokenizer, config.seed))
         steps = train(config, parts, data, recorder, progress, stopping)
         return Outcome(steps, steps < config.trainer.total_steps)
-
-
-@contextlib.contextmanager
-def backend(
-    config: RunConfig, path: str, tokens: SpecialTokens
-) -> Iterator[tuple[RolloutPool, RewardPool, PolicyLearner]]:
-    """Rollouts, rewards and learner on the recipe's backend; in-process, the same workers are called directly."""
-    if config.cluster.backend == "ray":
-        from redraft.rl.cluster import ray_parts as cluster
-
-        with contextlib.ExitStack() as stack:
-            with hangup_ignored():
-                stack.enter_context(cluster.cluster(config))
-                rollouts, rewards, learner = cluster.start_parts(path, config, tokens)
-            stack.enter_context(contextlib.closing(rewards))
-            yield rollouts, rewards, learner
-        return
-    from redraft.rewards.worker import LocalRewards
-    from redraft.rl.cluster.rollout_worker import rollout_worker
-    from redraft.rl.learner.worker import LearnerWorker
-
-    worker = rollout_worker(path, config, tokens, threads=None)
-    with contextlib.closing(LocalRewards(config.rewards)) as rewards, contextlib.closing(worker()) as rollouts:
-        yield rollouts, rewards, LearnerWorker(path, config, tokens, config.cluster.learner_threads)

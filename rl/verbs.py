@@ -3,12 +3,11 @@
 import contextlib
 from pathlib import Path
 
-from redraft.rewards.worker import LocalRewards
+from redraft.rl.cluster.backend import local_pipeline
 from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.held_out import load_held_out
-from redraft.rl.experience.pipeline import Pipeline
 from redraft.rl.files import check_output_folder
 from redraft.rl.models.registry import load_policy, load_text_side
 from redraft.rl.monitor.trackers import open_trackers
@@ -18,7 +17,7 @@ from redraft.rl.run_folder.checkpoint import complete_checkpoints
 from redraft.rl.run_folder.recorder import Display, Recorder
 from redraft.rl.stages.evaluate import evaluate
 from redraft.rl.stages.warm_start import policy_folder
-from redraft.rollout.worker import RolloutWorker, load_rollout_policy
+from redraft.rollout.engine.torch_engine import lay_out_for_cpu
 
 
 def train_recipe(config: RunConfig, display: Display, resume: bool) -> Outcome:
@@ -80,11 +79,8 @@ def evaluate_policy(config: RunConfig, policy: str | Path) -> dict[str, float]:
     tokenizer, tokens = load_text_side(str(policy))
     rows = load_held_out(config)
     check_evaluation(config, rows, Path(policy))
-    network = load_rollout_policy(load_policy, str(policy), config.model.dtype, config.model.device)
-    network.version = 0
-    rollouts = RolloutWorker(lambda: network, tokens, config.rollout.limits)
-    with contextlib.closing(LocalRewards(config.rewards)) as rewards:
-        pipeline = Pipeline.of(config, rollouts, rewards, Codec(tokenizer, config.seed))
+    network = lay_out_for_cpu(load_policy(str(policy), config.model.dtype, config.model.device))
+    with local_pipeline(config, network, tokens, Codec(tokenizer, config.seed)) as pipeline:
         return evaluate(pipeline, rows, config.evaluation.decode)
 
 

@@ -10,14 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from redraft.rewards.worker import LocalRewards
+from redraft.rl.cluster.backend import local_pipeline
 from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.load import load_rows, rows_fingerprint, source_name
 from redraft.rl.data.reading import Reader
 from redraft.rl.data.tasks import Row
-from redraft.rl.experience.pipeline import Pipeline
 from redraft.rl.models.registry import build_policy, load_policy, load_text_side, save_policy
 from redraft.rl.run_folder.checkpoint import complete_checkpoints
 from redraft.rl.run_folder.files import read_json, write_whole, writing
@@ -27,7 +26,6 @@ from redraft.rl.stages.evaluate import evaluate
 from redraft.rl.stages.sft import Demonstration, TrainOptions, encode_rows, train_supervised
 from redraft.rollout.chat import Tokenizer
 from redraft.rollout.trajectory import SpecialTokens
-from redraft.rollout.worker import RolloutPolicy, RolloutWorker
 
 SETTINGS = "settings.json"  # beside hf/: what the warm start was made with
 
@@ -161,10 +159,8 @@ def _accuracy(
     if config.evaluation is None:
         yield dict
         return
-    decode, codec = config.evaluation.decode, Codec(tokenizer, config.seed)
-    rollouts = RolloutWorker(lambda: RolloutPolicy(model, version=0), tokens, config.rollout.limits)
-    with contextlib.closing(LocalRewards(config.rewards)) as rewards:
-        pipeline = Pipeline.of(config, rollouts, rewards, codec)
+    decode = config.evaluation.decode
+    with local_pipeline(config, model, tokens, Codec(tokenizer, config.seed)) as pipeline:
         yield lambda: evaluate(pipeline, held_out, decode)
 
 

@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from redraft.rl.cluster.backend import backend
 from redraft.rl.config.recipe import RecipeError, load_recipe
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.held_out import load_held_out
@@ -13,7 +14,7 @@ from redraft.rl.data.load import DataError, load_rows
 from redraft.rl.loop import Parts, RunData, train
 from redraft.rl.models.registry import load_text_side
 from redraft.rl.progress import Progress
-from redraft.rl.run import backend, run_training
+from redraft.rl.run import run_training
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.recorder import Recorder
 from redraft.rl.stages.warm_start import run_warm_start

@@ -5,7 +5,6 @@ import os
 import signal
 import threading
 import time
-from functools import partial
 
 import pytest
 import ray
@@ -13,16 +12,16 @@ from ray.exceptions import RayActorError, TaskCancelledError
 
 from alike import assert_alike
 from redraft.rewards.result import RewardError
-from redraft.rewards.worker import LocalRewards
 from redraft.rl.cluster.actor_pool import ClusterError
+from redraft.rl.cluster.backend import local_pipeline
 from redraft.rl.cluster.ray_parts import RayLearner, RayRewards, RayRollouts, cluster
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.load import load_rows
 from redraft.rl.experience.pipeline import Pipeline
 from redraft.rl.models.registry import load_policy, load_text_side
+from redraft.rollout.engine.torch_engine import lay_out_for_cpu
 from redraft.rollout.trajectory import in_order
-from redraft.rollout.worker import RolloutPolicy, RolloutWorker
 from tiny import DECODE, make_policy, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(
@@ -108,11 +107,9 @@ def issued(rollouts, monkeypatch):
 def calm(place, configured, rollouts, codec, rows, prompts):
     """The same completions and scores without Ray."""
     config, path = configured("digits"), str(place / "policy")
-    make = partial(RolloutPolicy.load, load_policy, path, config.model.dtype, config.model.device)
-    worker = RolloutWorker(make, load_text_side(path)[1], config.rollout.limits)
-    worker.policy.version = 0
-    with contextlib.closing(LocalRewards(config.rewards)) as rewards:
-        return Pipeline.of(config, worker, rewards, codec).run(rows, prompts, config.rollout.decode)
+    model = lay_out_for_cpu(load_policy(path, config.model.dtype, config.model.device))
+    with local_pipeline(config, model, load_text_side(path)[1], codec) as pipeline:
+        return pipeline.run(rows, prompts, config.rollout.decode)
 
 
 def test_scores_and_completions_are_those_of_one_process(configured, rollouts, codec, rows, prompts, calm):

@@ -1,0 +1,71 @@
+"""The parts of a run on the backend that its recipe names; the one place that makes them inside this process."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from redraft.rewards.worker import LocalRewards
+from redraft.rl.cluster.rollout_worker import rollout_worker
+from redraft.rl.cluster.stop_signal import hangup_ignored
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.data.codec import Codec
+from redraft.rl.experience.pipeline import Pipeline
+from redraft.rl.protocols import PolicyLearner, RewardPool, RolloutPool
+from redraft.rollout.trajectory import SpecialTokens
+from redraft.rollout.vllm.engine import VLLMRolloutWorker
+from redraft.rollout.worker import RolloutPolicy, RolloutWorker
+
+
+@contextlib.contextmanager
+def backend(
+    config: RunConfig, path: str, tokens: SpecialTokens
+) -> Iterator[tuple[RolloutPool, RewardPool, PolicyLearner]]:
+    """Make rollouts, rewards and learner on the recipe's backend, and close them at the end.
+
+    Args:
+        config: The recipe.
+        path: Folder of the run's first policy.
+        tokens: Special ids.
+    """
+    if config.cluster.backend == "ray":
+        from redraft.rl.cluster.ray_parts import cluster, start_parts
+
+        with contextlib.ExitStack() as stack:
+            with hangup_ignored():
+                stack.enter_context(cluster(config))
+                rollouts, rewards, learner = start_parts(path, config, tokens)
+            stack.enter_context(contextlib.closing(rewards))
+            yield rollouts, rewards, learner
+        return
+    from redraft.rl.learner.worker import LearnerWorker
+
+    with local_parts(config, rollout_worker(path, config, tokens, threads=None)) as (rollouts, rewards):
+        yield rollouts, rewards, LearnerWorker(path, config, tokens, config.cluster.learner_threads)
+
+
+@contextlib.contextmanager
+def local_parts(
+    config: RunConfig, make_rollouts: Callable[[], RolloutWorker | VLLMRolloutWorker]
+) -> Iterator[tuple[RolloutWorker | VLLMRolloutWorker, LocalRewards]]:
+    """Make a rollout worker and the recipe's rewards inside this process, and close them at the end."""
+    with contextlib.closing(LocalRewards(config.rewards)) as rewards, contextlib.closing(make_rollouts()) as rollouts:
+        yield rollouts, rewards
+
+
+@contextlib.contextmanager
+def local_pipeline(config: RunConfig, model: nn.Module, tokens: SpecialTokens, codec: Codec) -> Iterator[Pipeline]:
+    """Decode with a network as it stands, score with the recipe's rewards; both inside this process.
+
+    Args:
+        config: The recipe.
+        model: The network. It is shared, not copied: weights that change between two calls are those of the next.
+        tokens: Special ids.
+        codec: Makes prompts of rows, and samples of completions.
+    """
+
+    def make_rollouts() -> RolloutWorker:
+        return RolloutWorker(lambda: RolloutPolicy(model, version=0), tokens, config.rollout.limits)
+
+    with local_parts(config, make_rollouts) as (rollouts, rewards):
+        yield Pipeline.of(config, rollouts, rewards, codec)
