@@ -2,13 +2,16 @@
 
 import contextlib
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from shapes import small_shape
+
+if TYPE_CHECKING:
+    from redraft.rl.models.llada2 import LLaDA2Model
 
 SHAPE = small_shape()
 DECODE = {
@@ -30,6 +33,17 @@ def make_policy(folder: Path, seed: int = 0, dtype: str = "float32") -> Path:
     model, tokenizer, _ = build_policy(SHAPE, dtype, "cpu", seed)
     save_policy(model, folder, tokenizer)
     return folder
+
+
+def build_bare_policy(shape: Mapping[str, Any], dtype: str, device: str, seed: int) -> "LLaDA2Model":
+    """A policy from scratch without a tokenizer: `shape`, fields of config.json, says the vocabulary size too."""
+    from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
+    from redraft.rl.models.registry import resolve_device, resolve_dtype
+    from redraft.rl.seeding import make_generator
+
+    model = LLaDA2Model(LLaDA2Config.from_dict(shape), dtype=resolve_dtype(dtype), device=resolve_device(device))
+    init_weights(model, make_generator(seed, "init", device=resolve_device(device)))
+    return model
 
 
 def recipe(folder: Path, **sections: Any) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from decoding import decode
 from oracles.small_moe import SAMPLED, SHAPE, TOKENS
 from redraft.rollout.config import DecodeConfig, Limits
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
 from redraft.rollout.vllm.engine import VLLMEngine
@@ -42,7 +42,8 @@ def import_vllm() -> None:
 
 def make_policy(folder: Path, seed: int = 0) -> str:
     """A random policy in float64 that leaves its blocks in doubt, so that edits happen."""
-    from redraft.rl.models.registry import build_bare_policy, save_policy
+    from redraft.rl.models.registry import save_policy
+    from tiny import build_bare_policy
 
     save_policy(build_bare_policy(SHAPE, "float64", "cpu", seed), folder, None)
     return str(folder)

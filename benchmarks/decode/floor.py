@@ -11,10 +11,11 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.common.policies import build_bare_policy
 from benchmarks.decode.bytes import copy_bandwidth
 from benchmarks.decode.rates import ForcedBench
 from benchmarks.decode.workload import BLOCK, random_prompts
-from redraft.rl.models.registry import MINI_SHAPE, build_bare_policy
+from redraft.rl.models.registry import MINI_SHAPE
 from redraft.rollout.trajectory import SpecialTokens
 
 TINY_MINI: Final[Mapping[str, Any]] = {

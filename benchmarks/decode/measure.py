@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.common.policies import decode
 from benchmarks.common.report import Section
 from benchmarks.decode.meter import KeptEngine, Meter, clock_of, metered
 from benchmarks.decode.naive import ActiveLogits, Row, active_head, decode_naive, whole_head
@@ -19,7 +20,6 @@ from benchmarks.decode.run import Case, Run, Way, figures_of
 from benchmarks.decode.vllm import vllm_way
 from benchmarks.decode.workload import BLOCK, Workload, build_workload, golden_cases
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.protocol import Engine
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens

@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from benchmarks.common.dense import DenseScores
 from redraft.rollout.blocks import block_causal_mask
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.editing import StepRules, denoise
-from redraft.rollout.engine.scores import DenseScores
 from redraft.rollout.sampling import seed_tensor, uniform
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 

@@ -10,9 +10,9 @@ import torch
 from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
+from benchmarks.common.policies import decode
 from benchmarks.common.report import Section
 from benchmarks.decode.workload import Workload
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 
 COSTS = 15

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Final
 
+from benchmarks.common.policies import decode
 from benchmarks.decode.bytes import total_bytes, weight_bytes
 from benchmarks.decode.forced import ForcedSession, Traffic, TrafficSession
 from benchmarks.decode.meter import KeptEngine, Meter, WrappedEngine, clock_of, metered
 from benchmarks.decode.profile import costs_of
 from benchmarks.decode.workload import BLOCK
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.graphs import GraphUse
 from redraft.rollout.engine.protocol import DecodeSession, Engine
 from redraft.rollout.engine.torch_engine import TorchEngine, TorchSession

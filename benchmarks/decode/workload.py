@@ -10,7 +10,8 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from redraft.rl.models.registry import build_bare_policy, load_policy
+from benchmarks.common.policies import build_bare_policy
+from redraft.rl.models.registry import load_policy
 from redraft.rl.seeding import derive_seed, make_generator
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.engine.torch_engine import lay_out_for_cpu

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.common.policies import decode
 from benchmarks.estimators.exact import Chain, block_logits, expected_return, make_chain, visits
 from benchmarks.estimators.fixtures import SumPolicy
 from benchmarks.estimators.surrogates import (
@@ -28,7 +29,6 @@ from redraft.rl.protocols import Experience
 from redraft.rl.seeding import derive_seed
 from redraft.rl.views import make_views
 from redraft.rl.views.canvas import collate
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt
 

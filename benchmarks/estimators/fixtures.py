@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from benchmarks.common.policies import build_bare_policy
 from benchmarks.common.pretrain import PretrainConfig, Rows, pretrain
 from benchmarks.estimators.exact import BlockSpace
 from redraft.rl.learner.optim import freeze_router
-from redraft.rl.models.registry import build_bare_policy
 from redraft.rl.seeding import derive_seed
 from redraft.rollout.trajectory import SpecialTokens
 

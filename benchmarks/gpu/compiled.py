@@ -6,6 +6,7 @@ from unittest import mock
 
 import torch
 
+from benchmarks.common.policies import decode
 from benchmarks.decode.profile import costs_of
 from benchmarks.decode.workload import build_workload, golden_cases, random_prompts
 from benchmarks.gpu.findings import Findings, Setting
@@ -14,7 +15,6 @@ from redraft.rl.likelihood import score as likelihood
 from redraft.rl.likelihood.composite import dense_mask
 from redraft.rl.likelihood.score import score_view
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.graphs import CudaCapture
 from redraft.rollout.engine.torch_engine import TorchEngine, TorchSession
 

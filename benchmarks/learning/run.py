@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.common.policies import decode
 from benchmarks.learning.tasks import TASKS, TOKENS, Problem, Task, reward
 from benchmarks.learning.warm import BLOCK_LENGTH
 from redraft.rewards.result import SampleScore
@@ -32,7 +33,6 @@ from redraft.rl.monitor.alarm import AlarmConfig, CollapseAlarm
 from redraft.rl.seeding import derive_seed
 from redraft.rollout.config import PRESETS as DECODE_MODES
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Completion, Prompt
 

@@ -7,9 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.policies import build_bare_policy
 from benchmarks.common.pretrain import PretrainConfig, pretrain
 from benchmarks.learning.tasks import TASKS, TOKENS, VOCAB_SIZE
-from redraft.rl.models.registry import build_bare_policy, save_policy
+from redraft.rl.models.registry import save_policy
 
 BLOCK_LENGTH = 8
 # One dense and one routed layer, 12 000 weights: the smallest LLaDA2 that learns both tasks.

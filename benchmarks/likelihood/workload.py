@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.common.policies import decode
 from redraft.rewards.term import RewardTerm
 from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import (
@@ -19,7 +20,6 @@ from redraft.rl.learner.learner import Learner
 from redraft.rl.models.llada2 import LLADA2_MINI, LLaDA2Config, LLaDA2Model, init_weights
 from redraft.rl.protocols import Experience
 from redraft.rl.seeding import make_generator
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt, SpecialTokens
 

@@ -156,7 +156,10 @@ def build_policy(
         ValueError: The shape has an unknown key or does not describe a network.
     """
     config, tokenizer = _plan(shape, block_length)
-    return _from_scratch(config, dtype, device, seed), tokenizer, special_tokens(tokenizer, config)
+    target = resolve_device(device)
+    model = LLaDA2Model(config, dtype=resolve_dtype(dtype), device=target)
+    init_weights(model, make_generator(seed, "init", device=target))
+    return model, tokenizer, special_tokens(tokenizer, config)
 
 
 def plan_policy(shape: Mapping[str, Any], block_length: int) -> tuple[Tokenizer, SpecialTokens, PolicyLimits]:
@@ -174,28 +177,6 @@ def _plan(shape: Mapping[str, Any], block_length: int) -> tuple[LLaDA2Config, To
         "pad_token_id": tokenizer.pad_token_id,
     }
     return _new_config(shape, {**ids, "block_length": block_length}), tokenizer
-
-
-def build_bare_policy(shape: Mapping[str, Any], dtype: str, device: str, seed: int) -> LLaDA2Model:
-    """A policy from scratch without a tokenizer: `shape` says the vocabulary size itself.
-
-    Args:
-        shape: Fields of config.json.
-        dtype: One of `DTYPES`.
-        device: See `resolve_device`.
-        seed: Of the weights.
-
-    Raises:
-        ValueError: The shape has an unknown key or does not describe a network.
-    """
-    return _from_scratch(_new_config(shape, {}), dtype, device, seed)
-
-
-def _from_scratch(config: LLaDA2Config, dtype: str, device: str, seed: int) -> LLaDA2Model:
-    target = resolve_device(device)
-    model = LLaDA2Model(config, dtype=resolve_dtype(dtype), device=target)
-    init_weights(model, make_generator(seed, "init", device=target))
-    return model
 
 
 def _new_config(shape: Mapping[str, Any], ours: Mapping[str, Any]) -> LLaDA2Config:

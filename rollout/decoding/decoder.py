@@ -13,40 +13,16 @@ import torch
 
 from redraft.rollout.blocks import num_blocks
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.slots import Slots, SlotSize, Work
+from redraft.rollout.decoding.slots import Slots, Work
 from redraft.rollout.engine.pages import Lease, Pages
 from redraft.rollout.engine.protocol import DecodeSession, Engine
 from redraft.rollout.request import Request, make_requests
-from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 from redraft.rollout.watchdog import Watchdog
-
-__all__ = ["Decoder", "SpecialTokens", "decode", "stream"]
 
 logger = logging.getLogger(__name__)
 
 _SHARED_FIELDS = ("block_length", "record_routes")
-
-
-def decode(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    config: DecodeConfig | Sequence[DecodeConfig],
-    tokens: SpecialTokens,
-    slots: int | None = None,
-) -> list[Completion]:
-    """Completes every prompt: what `stream` yields, in the order of the prompts."""
-    return in_order(stream(engine, prompts, config, tokens, slots))
-
-
-def stream(
-    engine: Engine,
-    prompts: Sequence[Prompt],
-    config: DecodeConfig | Sequence[DecodeConfig],
-    tokens: SpecialTokens,
-    slots: int | None = None,
-) -> Iterator[tuple[int, Completion]]:
-    """Completes every prompt with a `Decoder` of its own; by default in as many slots as there are prompts."""
-    return Decoder(engine, tokens, len(prompts) or 1 if slots is None else slots).stream(prompts, config)
 
 
 Waiting = deque[tuple[int, Request]]
@@ -184,8 +160,15 @@ class Decoder:
     def _make_slots(self, waiting: Waiting, session: DecodeSession) -> Slots:
         length = max(request.length for _, request in waiting)
         self._rows = min(self.slots, len(waiting))
-        size = SlotSize(waiting[0][1].config.block_length, self._rows, length)
-        return Slots(session, self.engine.device, self.tokens, size)
+        block_length = waiting[0][1].config.block_length
+        return Slots(
+            session,
+            self.engine.device,
+            self.tokens,
+            block_length=block_length,
+            num_slots=self._rows,
+            length=length,
+        )
 
     def _halve(self, error: RuntimeError | MemoryError) -> None:
         """Goes on with half the slots after memory ran out, once.

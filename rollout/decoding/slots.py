@@ -30,20 +30,6 @@ FUSED_BLOCKS: Final = 4  # most blocks that a row brings into a joint pass besid
 PREFILL_BLOCKS: Final = 16  # blocks of one row in a pass of their own
 
 
-class SlotSize(NamedTuple):
-    """How much fits into slots.
-
-    Attributes:
-        block_length: Tokens per block.
-        num_slots: Rows at a time.
-        length: Tokens of the longest row, in whole blocks.
-    """
-
-    block_length: int
-    num_slots: int
-    length: int
-
-
 @dataclass
 class Work:
     """What was done.
@@ -92,30 +78,41 @@ class _Row:
 class Slots:
     """Rows that are decoded together."""
 
-    def __init__(self, session: DecodeSession, device: torch.device, tokens: SpecialTokens, size: SlotSize) -> None:
+    def __init__(
+        self,
+        session: DecodeSession,
+        device: torch.device,
+        tokens: SpecialTokens,
+        *,
+        block_length: int,
+        num_slots: int,
+        length: int,
+    ) -> None:
         """Starts with empty slots.
 
         Args:
             session: Runs the passes.
             device: Of the session.
             tokens: Mask, pad and stop ids.
-            size: How much there may be in them.
+            block_length: Tokens per block.
+            num_slots: Requests at a time.
+            length: Tokens of the longest request, prompt and completion, in whole blocks.
         """
         self.session, self.device, self.tokens = session, device, tokens
-        self.block_length, num_slots, length = size
+        self.block_length = block_length
         self.rows: dict[int, _Row] = {}
         self.work = Work()
         self._admitted = 0
         self._free = list(range(num_slots - 1, -1, -1))
         self._recorded = np.zeros(num_slots, dtype=np.bool_)
         # In the last column a row's spare page, see `lay_out`.
-        self._tables = np.full((num_slots, num_blocks(length, self.block_length) + 1), SPARE_PAGE, dtype=np.int64)
+        self._tables = np.full((num_slots, num_blocks(length, block_length) + 1), SPARE_PAGE, dtype=np.int64)
         self._canvas = torch.full((num_slots, length), tokens.pad, device=device)
         self._seed = seed_tensor([0] * num_slots, device)
         self._stops = np.array(tokens.stops, dtype=np.int64)
-        self._recorder = Recorder(num_slots, self.block_length)
+        self._recorder = Recorder(num_slots, block_length)
         self._rules: tuple[list[int], StepRules] | None = None
-        self.progress = Progress(num_slots, self.block_length)
+        self.progress = Progress(num_slots, block_length)
 
     @property
     def num_free(self) -> int:

@@ -66,26 +66,7 @@ def read(logits: Float[Tensor, "rows slots vocab"]) -> Reading:
     Raises:
         FloatingPointError: If logits hold nan or infinity, or nothing but -inf.
     """
-    return _finite(_summary(logits))
-
-
-class DenseScores:
-    """Scores of an engine that has all logits in a table."""
-
-    def __init__(self, logits: Float[Tensor, "rows slots vocab"], mask: int) -> None:
-        """Takes a copy of the table, without the mask token's logits."""
-        self._logits = suppress_mask_(logits.clone(), mask)
-
-    def read(self, where: Bool[Tensor, "rows slots"]) -> Reading:
-        """See `Scores.read`."""
-        row, slot = where.nonzero(as_tuple=True)
-        return _placed(_summary(self._logits[row, slot]), row, slot, where)
-
-    def pieces(self, where: Bool[Tensor, "rows slots"]) -> Iterator[Piece]:
-        """See `Scores.pieces`: one piece, if there is any slot."""
-        row, slot = where.nonzero(as_tuple=True)
-        if len(row):
-            yield row, slot, self._logits[row, slot]
+    return _finite(reading_of(logits))
 
 
 class HeadScores:
@@ -128,9 +109,9 @@ class HeadScores:
         if _DRAW_TABLES * len(row) * self._vocab_size <= self._room:
             logits = self._slice(hidden, 0, self._vocab_size)
             self._table = where, logits
-            return _placed(_summary(logits), row, slot, where)
+            return placed(reading_of(logits), row, slot, where)
         parts = [self._stream(part) for part in hidden.split(self._room)]
-        return _placed(_reading(*map(torch.cat, zip(*parts, strict=True))), row, slot, where)
+        return placed(_reading(*map(torch.cat, zip(*parts, strict=True))), row, slot, where)
 
     def pieces(self, where: Bool[Tensor, "rows slots"]) -> Iterator[Piece]:
         """See `Scores.pieces`; a piece and a draw from it fit into the budget, or it holds one slot."""
@@ -170,8 +151,8 @@ class HeadScores:
         return logits
 
 
-def _summary(logits: Float[Tensor, "*n vocab"]) -> Reading:
-    """The reading of whole rows of logits."""
+def reading_of(logits: Float[Tensor, "*n vocab"]) -> Reading:
+    """Compute the reading of whole rows of logits."""
     peak, column = _peak(logits.flatten(0, -2))
     return _reading(peak.view(logits.shape[:-1]), column.view(logits.shape[:-1]), logits.logsumexp(dim=-1))
 
@@ -182,10 +163,10 @@ def _reading(top_logit: Float[Tensor, "*n"], top: Int[Tensor, "*n"], log_normali
     return Reading(top, top_log_prob.exp(), log_normalizer, top_log_prob)
 
 
-def _placed(
+def placed(
     reading: Reading, row: Int[Tensor, " n"], slot: Int[Tensor, " n"], where: Bool[Tensor, "rows slots"]
 ) -> Reading:
-    """A reading of some slots, put at their places."""
+    """Put a reading of some positions at their places; refuse one whose logits are not finite."""
     fields = (field.new_zeros(where.shape).index_put_((row, slot), field) for field in reading)
     return _finite(Reading(*fields))
 

@@ -19,7 +19,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
 from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 
-from redraft.rollout.decoding.slots import Slots, SlotSize
+from redraft.rollout.decoding.slots import Slots
 from redraft.rollout.vllm.options import WorkerOptions
 from redraft.rollout.vllm.policy import Asleep, ResidentPolicy
 from redraft.rollout.vllm.rows import Emission, Rows
@@ -78,8 +78,14 @@ class DiffusionWorker(WorkerBase):
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         """Takes memory for the pages; vLLM never hands out page 0, where the slots put what nobody reads."""
         self._num_pages, length = kv_cache_config.num_blocks, self.model_config.max_model_len
-        size = SlotSize(self.cache_config.block_size, self.scheduler_config.max_num_seqs, length)
-        slots = Slots(self.resident.open(self._num_pages - 1), self.resident.device, self.options.tokens, size)
+        slots = Slots(
+            self.resident.open(self._num_pages - 1),
+            self.resident.device,
+            self.options.tokens,
+            block_length=self.cache_config.block_size,
+            num_slots=self.scheduler_config.max_num_seqs,
+            length=length,
+        )
         self.rows = Rows(slots, self.options, self._num_pages, length)
         self.rows.version = self.resident.version
 

@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.common.policies import build_bare_policy, decode
 from benchmarks.decode import workload as decode_workload
 from benchmarks.decode.bytes import total_bytes
 from benchmarks.decode.floor import TINY_MINI, FloorPlan, build_random, measure_floor
@@ -19,9 +20,8 @@ from benchmarks.decode.naive import Row, active_head, decode_naive, whole_head
 from benchmarks.decode.packing import packing
 from benchmarks.decode.rates import ForcedBench
 from benchmarks.decode.workload import DECODE, SHAPES, Workload, build_workload, random_prompts
-from redraft.rl.models.registry import build_bare_policy
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import Decoder, decode
+from redraft.rollout.decoding.decoder import Decoder
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import SpecialTokens
 

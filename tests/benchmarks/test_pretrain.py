@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
+from benchmarks.common.policies import decode
 from benchmarks.common.pretrain import PretrainConfig, pretrain
 from oracles.tiny_policy import TOKENS, tiny_model
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt, SpecialTokens
 

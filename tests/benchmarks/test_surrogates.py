@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.common.batches import take_rows
+from benchmarks.common.policies import decode
 from benchmarks.estimators.angles import mean_and_error
 from benchmarks.estimators.exact import BlockSpace, block_logits
 from benchmarks.estimators.surrogates import (
@@ -28,7 +29,6 @@ from redraft.rl.likelihood.score import score_view
 from redraft.rl.protocols import Experience
 from redraft.rl.views import make_views
 from redraft.rl.views.canvas import CanvasBatch, collate
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt, SpecialTokens
 

@@ -2,12 +2,12 @@
 
 import torch
 
+from decoding import decode
 from redraft.rewards.term import RewardTerm
 from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
 from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
 from redraft.rl.protocols import Experience
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt, SpecialTokens
 from shapes import small_shape

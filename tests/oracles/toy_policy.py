@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from oracles.dense_scores import DenseScores
 from redraft.rollout.engine.protocol import Outcome, Pass
-from redraft.rollout.engine.scores import DenseScores
 
 
 class ToyPolicy:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from decoding import decode
 from oracles.all_trajectories import Sampler
 from oracles.plain_forward import action_log_probs, block_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, rollouts, tiny_model
@@ -13,7 +14,6 @@ from redraft.rl.likelihood.score import score_view
 from redraft.rl.models.llada2.model import LLaDA2Model
 from redraft.rl.views import StepSchedule, View, trajectory_views
 from redraft.rl.views.canvas import CanvasBatch, collate, pad_to_grid
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.protocol import Geometry
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import SpecialTokens

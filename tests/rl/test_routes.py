@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from decoding import decode
 from oracles.plain_forward import states_before
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, run_config, tiny_model
 from redraft.rl.learner.learner import Learner
@@ -17,7 +18,6 @@ from redraft.rl.protocols import Experience
 from redraft.rl.views import MaskingScheme, StepSchedule, View, elbo_views, trajectory_views
 from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.blocks import block_causal_mask
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.route_tape import RouteTape
 from redraft.rollout.engine.torch_engine import TorchEngine
 

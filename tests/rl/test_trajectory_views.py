@@ -6,6 +6,7 @@ Here states, actions and weights; that their sum has the policy's gradient (eq 1
 import pytest
 import torch
 
+from decoding import decode
 from oracles.noise_draws import batch_of, plain_row, repeated, within_four_errors
 from oracles.plain_forward import states_before
 from oracles.tiny_policy import TOKENS, rollouts, tiny_model
@@ -16,7 +17,6 @@ from redraft.rl.views import StepSchedule, View, make_views, trajectory_views
 from redraft.rl.views import view as view_module
 from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.protocol import Outcome, Pass
 from redraft.rollout.trajectory import Completion, DecodeTrace, Prompt, SpecialTokens
 

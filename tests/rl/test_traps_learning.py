@@ -17,6 +17,7 @@ import dataclasses
 import pytest
 import torch
 
+from decoding import decode
 from oracles.noise_draws import batch_of, plain_row
 from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, flat_gradient, nudge, rollouts, run_config, tiny_model
@@ -28,7 +29,6 @@ from redraft.rl.learner.learner import Learner
 from redraft.rl.models.registry import build_policy
 from redraft.rl.views import make_views
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 from tiny import DECODE as TEXT_DECODE
 from tiny import SHAPE

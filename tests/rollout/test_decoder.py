@@ -6,10 +6,10 @@ import random
 import pytest
 import torch
 
+from decoding import decode, stream
 from oracles.slow_decode import slow_decode
 from oracles.toy_policy import ToyPolicy
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode, stream
 from redraft.rollout.sampling import seed_tensor, uniform
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 

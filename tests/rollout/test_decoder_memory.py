@@ -6,9 +6,10 @@ import threading
 import pytest
 import torch
 
+from decoding import decode
 from oracles.toy_policy import ToyPolicy
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import Decoder, decode
+from redraft.rollout.decoding.decoder import Decoder
 from redraft.rollout.decoding.slots import FUSED_BLOCKS, PREFILL_BLOCKS
 from redraft.rollout.trajectory import Prompt, SpecialTokens, in_order
 from redraft.rollout.watchdog import StepTimeout, Watchdog

@@ -9,10 +9,11 @@ import random
 import pytest
 import torch
 
+from oracles.dense_scores import DenseScores
 from oracles.slow_decode import denoise_block
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.editing import StepRules, denoise, edit_set, propose, unmask_set
-from redraft.rollout.engine.scores import DenseScores, HeadScores, read, suppress_mask_
+from redraft.rollout.engine.scores import HeadScores, read, suppress_mask_
 from redraft.rollout.trajectory import SpecialTokens
 
 MASK = 4

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from decoding import decode
 from oracles.golden_llada2 import golden_cases, golden_folder
 from oracles.golden_traces import TOKENS, assert_matches, config_of, prompt_of
 from redraft.rl.models.llada2.checkpoint import load_pretrained
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.engine.torch_engine import TorchEngine
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from alike import assert_alike
+from decoding import decode
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, tiny_model
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.decoding.slots import PREFILL_BLOCKS
 from redraft.rollout.engine.graphs import GraphedBody, entry_size, table_size
 from redraft.rollout.engine.protocol import Pass

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from oracles.dense_scores import DenseScores
 from oracles.head_rows import HeadRows
-from redraft.rollout.engine.scores import DenseScores, HeadScores, Reading, read
+from redraft.rollout.engine.scores import HeadScores, Reading, read
 
 VOCAB, MASK = 200, 77
 EVERYWHERE = torch.ones(3, 4, dtype=torch.bool)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from decoding import decode
 from oracles.head_rows import HeadRows
 from oracles.plain_forward import states_before
 from oracles.small_moe import SAMPLED, SHAPE, TOKENS
@@ -14,7 +15,6 @@ from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
 from redraft.rollout.blocks import block_causal_mask
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.decoding.decoder import decode
 from redraft.rollout.decoding.slots import Slots
 from redraft.rollout.engine.paged_cache import CacheShape
 from redraft.rollout.engine.protocol import BLOCK_CAUSAL, Geometry, Outcome, Pass

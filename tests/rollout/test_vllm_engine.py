@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from alike import assert_alike
-from redraft.rl.models.registry import build_bare_policy, load_policy
+from redraft.rl.models.registry import load_policy
 from redraft.rollout.config import DecodeConfig, Limits
 from redraft.rollout.request import Request
 from redraft.rollout.trajectory import Completion, Prompt
@@ -16,6 +16,7 @@ from redraft.rollout.vllm.engine import VLLMEngine, VLLMRolloutWorker, fetch_tra
 from redraft.rollout.watchdog import StepTimeout
 from redraft.rollout.weights import WeightSyncError, WeightUpdate, snapshot
 from redraft.rollout.worker import RolloutWorker, load_rollout_policy
+from tiny import build_bare_policy
 from vllm_setup import (
     MARKS,
     SAMPLED,

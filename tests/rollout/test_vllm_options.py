@@ -9,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from redraft.rl.models.registry import build_bare_policy
 from redraft.rollout.config import DecodeConfig, Limits
-from redraft.rollout.decoding.slots import Slots, SlotSize
+from redraft.rollout.decoding.slots import Slots
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.request import Request
 from redraft.rollout.trajectory import Prompt
@@ -19,6 +18,7 @@ from redraft.rollout.vllm.engine import VLLMEngine, VLLMRolloutWorker, engine_ar
 from redraft.rollout.vllm.options import WorkerOptions
 from redraft.rollout.vllm.policy import Asleep, ResidentPolicy
 from redraft.rollout.weights import PendingWeights, WeightSyncError, WeightUpdate, snapshot, weights_file
+from tiny import build_bare_policy
 from vllm_setup import LIMITS, SAMPLED, SHAPE, TOKENS, make_policy, options_for
 
 
@@ -111,7 +111,7 @@ def test_asleep_the_weights_are_moved_or_dropped_and_come_back(path, level, gone
 
 
 def test_a_session_that_was_given_back_says_so():
-    slots = Slots(Asleep(), torch.device("cpu"), TOKENS, SlotSize(block_length=4, num_slots=1, length=64))
+    slots = Slots(Asleep(), torch.device("cpu"), TOKENS, block_length=4, num_slots=1, length=64)
     slots.admit(Request(Prompt("p", (3, 4, 5), seed=0), SAMPLED), [1], committed=0)
     with pytest.raises(RuntimeError, match="the engine is asleep; wake_up first"):
         slots.step()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from redraft.rollout.decoding.slots import Ended, Slots, SlotSize
+from redraft.rollout.decoding.slots import Ended, Slots
 from redraft.rollout.vllm.policy import Asleep
 from vllm_setup import MARKS, TOKENS, import_vllm, options_for
 
@@ -19,8 +19,7 @@ class NotedSlots(Slots):
     """Slots that run nothing: every fact they are told is noted, and blocks end when the test says so."""
 
     def __init__(self) -> None:
-        size = SlotSize(block_length=4, num_slots=4, length=64)
-        super().__init__(Asleep(), torch.device("cpu"), TOKENS, size)
+        super().__init__(Asleep(), torch.device("cpu"), TOKENS, block_length=4, num_slots=4, length=64)
         self.committed: dict[str, list[int]] = {}
         self.pages: dict[str, list[int]] = {}
         self.stepped: list[list[str]] = []
