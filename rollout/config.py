@@ -25,10 +25,10 @@ class Limits:
     """What a rollout worker may use.
 
     Attributes:
-        slots: Rows decoded at a time.
-        cache_bytes: Most memory for keys and values; None: what the slots need.
+        slots: Requests decoded at a time.
+        cache_bytes: Most memory for keys and values; None takes what so many requests need.
         logits_bytes: Most memory for logits at a time.
-        step_timeout_s: Longest wait for one forward; None: no deadline.
+        step_timeout_s: Longest wait for one forward; None waits without a deadline.
     """
 
     slots: int = 64
@@ -42,22 +42,23 @@ class DecodeConfig(BaseModel):
 
     Attributes:
         block_length: Tokens per block.
-        threshold: A masked slot is unmasked when its confidence exceeds this.
-        editing_threshold: A visible slot is edited when another token's probability exceeds this; 0.0 edits every
-            slot whose argmax differs, 1.0 switches editing off.
+        threshold: A masked position is unmasked when its confidence exceeds this.
+        editing_threshold: A visible position is edited when another token's probability exceeds this; 0.0 edits every
+            position whose argmax differs, 1.0 switches editing off.
         max_post_steps: A block ends after this many mask-free forwards even if edits keep firing.
         max_completion_length: Tokens; the completion is cut there.
         temperature: Of the sampling distribution, at least 0.001; or 0.0, which takes the argmax.
         top_k: Draw from the k most probable tokens only; 0 switches it off.
         top_p: Draw from the smallest set of tokens with at least this probability; 1.0 switches it off.
-        edit_sampling: An edit writes the argmax, or a redraw of the slot (which may keep the old token).
-        unmask_confidence: Confidence of a masked slot: the probability of the drawn token, or the highest
+        edit_sampling: An edit writes the argmax, or a redraw of the position (which may keep the old token).
+        unmask_confidence: Confidence of a masked position: the probability of the drawn token, or the highest
             probability. With "top" the positions are chosen before the draw, so the log-probabilities of a
             completion's actions sum to the log-likelihood of its trajectory exactly.
-        unmask_fallback: The slot that a step fills when none passes the threshold: the most confident one, or the
-            leftmost; with thresholds of 1.0 "leftmost" writes one token at a time from left to right.
-        editing_window: Blocks that are open to edits when a block is final: it and those before it, which are opened
-            again one by one, from left to right, for edits alone, with all of the window in sight; 1: it alone.
+        unmask_fallback: The position that a denoising step fills when none passes the threshold: the most confident
+            one, or the leftmost; with thresholds of 1.0 "leftmost" writes one token at a time from left to right.
+        editing_window: Blocks that are open to edits when a block is final: that block and those before it. The earlier
+            ones are opened again one by one, from left to right, for edits only, with all of the window in sight. 1
+            opens no earlier block.
         record_routes: Keep in the trace which experts every forward of the active block visited.
     """
 
@@ -102,19 +103,19 @@ class DecodeConfig(BaseModel):
 
     @property
     def post_steps(self) -> int:
-        """Mask-free forwards that a block may take: none when editing is off, because none could change a token."""
+        """Mask-free forwards that a block may take; 0 when editing is off, as they could then change no token."""
         return self.max_post_steps if self.editing_threshold < 1.0 else 0
 
     @classmethod
     def preset(cls, name: str, overrides: Mapping[str, Any] | None = None) -> "DecodeConfig":
-        """Builds a published decoding mode.
+        """Build a published decoding mode.
 
         Args:
             name: One of `PRESETS`: "q" (quality), "s" (speed), "llada2.0".
             overrides: Fields that replace or complete the preset.
 
         Raises:
-            ValueError: If the name is unknown.
+            ValueError: The name is unknown.
         """
         if name not in PRESETS:
             raise ValueError(f"unknown decoding mode {name!r}; valid: {', '.join(PRESETS)}")

@@ -1,4 +1,4 @@
-"""What is asked of the decoder: a prompt, and how to complete it."""
+"""A request to the decoder: a prompt, and how to complete it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Request:
     config: DecodeConfig
 
     def __str__(self) -> str:
-        """Names the request and its lengths."""
+        """Name the request and its lengths."""
         return (
             f"prompt {self.prompt.id!r} has {len(self.prompt.token_ids)} tokens, max_completion_length is"
             f" {self.config.max_completion_length} and blocks have {self.config.block_length}"
@@ -30,14 +30,14 @@ class Request:
 
     @property
     def room(self) -> int:
-        """Tokens that pages are needed for: a spare one besides where earlier blocks may be opened again."""
+        """Tokens that pages are needed for; with an editing window a spare block too, see `layout.lay_out`."""
         return self.length + (self.config.block_length if self.config.editing_window > 1 else 0)
 
     def check(self, max_length: int, vocab_size: int) -> None:
-        """Makes sure that a policy can take it.
+        """Make sure that a policy can take the request.
 
         Raises:
-            ValueError: It is longer than `max_length`, or a token is not below `vocab_size`.
+            ValueError: The request is longer than `max_length`, or a token is not below `vocab_size`.
         """
         if self.length > max_length:
             raise ValueError(f"{self}; it needs {self.length} positions, but the policy has {max_length}")
@@ -47,7 +47,7 @@ class Request:
 
 
 def make_requests(prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig]) -> list[Request]:
-    """Every prompt with its config: one for all, or one per prompt.
+    """Give every prompt its config: one for all, or one per prompt.
 
     Raises:
         ValueError: Their numbers differ.
@@ -59,6 +59,6 @@ def make_requests(prompts: Sequence[Prompt], config: DecodeConfig | Sequence[Dec
 
 
 def name_requests(requests: Iterable[Request]) -> str:
-    """Their number and the first few ids, for errors."""
+    """Name requests in an error: their number and the first few ids."""
     ids = [request.prompt.id for request in requests]
     return f"{len(ids)} requests ({', '.join(islice(ids, 8))}{', ...' if len(ids) > 8 else ''})"

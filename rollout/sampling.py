@@ -18,13 +18,13 @@ _MULTIPLIERS: Final = (_signed(0xBF58476D1CE4E5B9), _signed(0x94D049BB133111EB))
 _GROUP: Final = 64  # tokens that are first summed and then, if it falls among them, searched
 
 
-def seed_tensor(seeds: list[int], device: torch.device | None = None) -> Int[Tensor, " rows"]:
-    """Python integers of any size as int64 seeds (modulo 2^64)."""
+def seed_tensor(seeds: list[int], device: torch.device | None = None) -> Int[Tensor, " sequences"]:
+    """Turn Python integers of any size into int64 seeds (modulo 2^64)."""
     return torch.tensor([_signed(seed) for seed in seeds], dtype=torch.int64, device=device)
 
 
 def _shift_right(bits: Int[Tensor, "*n"], count: int) -> Int[Tensor, "*n"]:
-    """Logical shift (int64 shifts copy the sign bit)."""
+    """Shift logically (int64 shifts copy the sign bit)."""
     return (bits >> count) & ((1 << (64 - count)) - 1)
 
 
@@ -36,14 +36,14 @@ def mix(bits: Int[Tensor, "*n"]) -> Int[Tensor, "*n"]:
 
 
 def uniform(
-    seed: Int[Tensor, " rows"], forward: Int[Tensor, " rows"], position: Int[Tensor, "rows slots"]
-) -> Float[Tensor, "rows slots"]:
+    seed: Int[Tensor, " sequences"], forward: Int[Tensor, " sequences"], position: Int[Tensor, "sequences positions"]
+) -> Float[Tensor, "sequences positions"]:
     """Uniforms in [0, 1) that depend only on (seed, forward, position), so on no batch and no order.
 
     Args:
-        seed: Seed of each row.
-        forward: Forward of each row, from 0.
-        position: Slot numbers.
+        seed: Of each sequence.
+        forward: Forward of each sequence, from 0.
+        position: Absolute positions.
 
     Returns:
         float64, multiples of 2^-52.
@@ -57,7 +57,7 @@ def uniform(
 def truncate(
     logits: Float[Tensor, "n vocab"], top_k: Int[Tensor, "#n"] | None, top_p: Float[Tensor, "#n"] | None
 ) -> Float[Tensor, "n vocab"]:
-    """Sets the logits of tokens outside the top k, then outside the nucleus of the rest, to -inf.
+    """Set the logits of tokens outside the top k, then outside the nucleus of the rest, to -inf.
 
     Args:
         logits: Tempered logits.
@@ -87,12 +87,12 @@ def draw(
     top_k: Int[Tensor, "#n"] | None = None,
     top_p: Float[Tensor, "#n"] | None = None,
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """Draws one token per row from softmax(logits / temperature), truncated, by inverting its distribution function.
+    """Draw one token each from softmax(logits / temperature), truncated, by inverting its distribution function.
 
     Args:
-        logits: One row per draw; -inf is never drawn.
+        logits: Of each draw; -inf is never drawn.
         noise: Uniforms from `uniform`.
-        temperature: Greater than 0; of every row, or one for all.
+        temperature: Greater than 0; of every draw, or one for all.
         top_k: See `truncate`.
         top_p: See `truncate`.
 
@@ -112,7 +112,7 @@ def draw(
 def _invert(
     weight: Float[Tensor, "n vocab"], noise: Float[Tensor, " n"]
 ) -> tuple[Int[Tensor, " n"], Float[Tensor, " n"]]:
-    """The tokens at which the distribution functions of some weights pass the noise, and the sums of the weights.
+    """Find the tokens at which the distribution functions of some weights pass the noise, and the sums of the weights.
 
     A running sum over a whole vocabulary in float64 costs more than all that leads up to it. So tokens are taken in
     groups: the running sums are those of the groups, and those inside the one group that the noise falls into.

@@ -15,8 +15,8 @@ class SpecialTokens:
     """Token ids that steer decoding.
 
     Attributes:
-        mask: The id of a slot that is still empty.
-        pad: Fills canvas positions behind a row's last block; no query ever attends to them.
+        mask: The id of a position that is still empty.
+        pad: Fills the canvas behind the last block of a request; no query ever attends to it.
         stops: Ids that end a completion, any of them; the first is the one that demonstrations end with.
     """
 
@@ -26,7 +26,7 @@ class SpecialTokens:
 
     @property
     def end(self) -> int:
-        """The end that is taught; it is among those that stop, so what was learned is what ends a completion."""
+        """The id that demonstrations end with. It is the first of `stops`, so what was learned ends a completion."""
         return self.stops[0]
 
 
@@ -62,18 +62,32 @@ class DecodeTrace:
 
     The canvas before forward f is rebuilt from all masks by replaying the actions with a smaller `forward`.
 
+    An example: mask id 9, blocks of 2, no prompt, greedy. Forward 0 fills position 0 with token 5. Forward 1 fills
+    position 1 with 6 and edits position 0 to 4. Forward 2 finds no mask and changes nothing, so the block is final:
+
+        num_forwards  3
+        forward       (0, 1, 1)         forward 2 acted on nothing
+        position      (0, 0, 1)
+        old           (9, 5, 9)         9 is the mask: the first and the third action are unmasks, the second is an edit
+        new           (5, 4, 6)
+        log_prob      (0.0, 0.0, 0.0)   nothing was drawn
+
+    The canvas before forward 1 is [5, 9], before forward 2 [4, 6]. `unmask_forward` is (0, 1), `edits` holds
+    Edit(forward=1, position=0, old=5, new=4), and `last_edit_forward` is (1, -1).
+
     Attributes:
         mask: The mask id: an action whose `old` is the mask is an unmask, every other one an edit.
-        num_forwards: Forwards in which the row took part.
+        num_forwards: Forwards in which the request took part.
         forward: Forward of the action, from 0 within the completion.
-        position: Slot, counted from the first completion token.
-        old: Token in the slot before the action.
-        new: Token in the slot after it; equal to `old` where a redraw kept the token.
+        position: Counted from the first completion token.
+        old: Token at the position before the action.
+        new: Token there after it; equal to `old` where a redraw kept the token.
         log_prob: Nats, of `new` under the distribution it was drawn from (tempered and truncated); 0.0 where the
             action was not drawn but taken as the argmax.
         log_prob_raw: Nats, of `new` under the untempered softmax without the mask token.
-        routes: Experts of a mixture of experts, int16 `[num_forwards, layers, block_length, k]`: of every slot of the
-            active block, prompt slots in it included, in every forward. None: not recorded. Left out of comparisons.
+        routes: Experts of a mixture of experts, int16 `[num_forwards, layers, block_length, k]`: of every position of
+            the active block, prompt positions in it included, in every forward. None if they were not recorded. Two
+            traces that differ in routes alone are equal.
     """
 
     mask: int
@@ -88,19 +102,19 @@ class DecodeTrace:
 
     @cached_property
     def unmask_forward(self) -> tuple[int, ...]:
-        """Per canvas slot: the forward that unmasked it."""
+        """Per canvas position: the forward that unmasked it."""
         forward_of = {p: f for f, p, o in zip(self.forward, self.position, self.old, strict=True) if o == self.mask}
         return tuple(forward_of[position] for position in range(len(forward_of)))
 
     @cached_property
     def edits(self) -> tuple[Edit, ...]:
-        """The edits that changed a token, in order."""
+        """The edits that changed a token, in order; a redraw that kept its token is none."""
         actions = zip(self.forward, self.position, self.old, self.new, strict=True)
         return tuple(Edit(*action) for action in actions if action[2] not in (self.mask, action[3]))
 
     @cached_property
     def last_edit_forward(self) -> tuple[int, ...]:
-        """Per canvas slot: the last forward that changed its visible token, -1 if none did."""
+        """Per canvas position: the last forward that changed its visible token, -1 if none did."""
         last = [-1] * len(self.unmask_forward)
         for edit in self.edits:
             last[edit.position] = edit.forward
@@ -136,7 +150,7 @@ class Completion:
     def cut(
         cls, prompt_id: str, generated: tuple[int, ...], limit: int, stops: tuple[int, ...], trace: DecodeTrace
     ) -> "Completion":
-        """Cuts what was generated at the length limit, and after the first stop token within it."""
+        """Cut what was generated at the length limit, and after the first stop token within it."""
         for size, token in enumerate(generated[:limit], start=1):
             if token in stops:
                 return cls(prompt_id, generated[:size], generated, "stop", trace)
@@ -144,7 +158,7 @@ class Completion:
 
     @property
     def num_forwards(self) -> int:
-        """Forwards in which the row took part."""
+        """Forwards in which the request took part."""
         return self.trace.num_forwards
 
     @property
@@ -154,7 +168,7 @@ class Completion:
 
 
 def in_order(stream: Iterable[tuple[int, Completion]]) -> list[Completion]:
-    """The completions of a stream of (index of the prompt, completion), in the order of the prompts."""
+    """Sort the completions of a stream of (index of the prompt, completion) by prompt."""
     return [completion for _, completion in sorted(stream, key=itemgetter(0))]
 
 
@@ -167,10 +181,10 @@ class RolloutGroup:
 
 
 def group_rollouts(prompts: Sequence[Prompt], completions: Sequence[Completion]) -> list[RolloutGroup]:
-    """Collects completions by `Prompt.group`, in the order in which the groups first appear.
+    """Collect completions by `Prompt.group`, in the order in which the groups first appear.
 
     Raises:
-        ValueError: If a completion does not belong to the prompt at its place.
+        ValueError: A completion does not belong to the prompt at its place.
     """
     members: dict[int, list[tuple[Prompt, Completion]]] = {}
     for prompt, completion in zip(prompts, completions, strict=True):

@@ -30,7 +30,7 @@ FLOORS = {
 LAYERS = {"rl": {"rollout", "rewards"}, "rollout": set(), "rewards": set()}
 OWNERS = {
     "ray": {"rl/cluster/actor_pool.py", "rl/cluster/ray_parts.py"},
-    "vllm": {f"rollout/vllm/{part}.py" for part in ("engine", "plugin", "request", "rows", "scheduler", "worker")},
+    "vllm": {f"rollout/vllm/{part}.py" for part in ("engine", "plugin", "request", "running", "scheduler", "worker")},
     "accelerate": {"rl/monitor/trackers.py", "rl/stages/sft.py"},
     "trl": {"rewards/adapters/trl.py", "rl/stages/sft.py"},
     "wandb": {"rl/monitor/trackers.py"},

@@ -49,7 +49,7 @@ def _decode(workload: Workload, prompts: Sequence[Prompt], folder: str, slots: i
         in_order(engine.stream(prompts[:2], short))
         engine.llm.reset_prefix_cache()
         clock, meter = clock_of(parameter.device), Meter()
-        rows = engine.llm.llm_engine.model_executor.driver_worker.worker.rows
+        rows = engine.llm.llm_engine.model_executor.driver_worker.worker.running
         rows.slots.session = metered_session(rows.slots.session, meter, clock)
         started = clock()
         completions = in_order(engine.stream(prompts, config))

@@ -1,1 +1,1 @@
-"""The editing decoder: requests into slots, denoising steps, and the trajectory that they leave."""
+"""The editing decoder: requests, denoising steps, and the trajectory that they leave."""

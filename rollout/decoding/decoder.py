@@ -1,6 +1,19 @@
 """The editing decoder: a queue of requests, and slots that are filled again as soon as a completion is done.
 
-The decoder sees the policy only through `rollout.engine.protocol.Engine`.
+Guarantees:
+    * Every prompt gets exactly one completion, the same whatever else is decoded beside it.
+    * After memory ran out once, decoding goes on with half as many slots; what was unfinished starts again.
+    * Keys of other weights are never read: pages are kept between calls, what is in them only for equal versions.
+    * A reader may leave a stream before its end; pages and slots are given back.
+
+Assumes:
+    * The policy is seen through `rollout.engine.protocol.Engine` only, and does not change during a call.
+    * `version` names the weights: equal versions mean equal weights.
+
+Rejected alternatives:
+    * Batches that start and end together: the longest completion of a batch would hold up all slots.
+    * Keeping half-finished requests after a failed forward: its pages may hold anything, and seeds make a second run
+      the same.
 """
 
 import logging
@@ -30,7 +43,7 @@ Waiting = deque[tuple[int, Request]]
 
 @dataclass(frozen=True)
 class _Memory:
-    """Pages, and the version of the weights that filled them, if it has one."""
+    """Pages, and the version of the weights that filled them; None if the caller named no version."""
 
     version: int | None
     session: DecodeSession
@@ -38,25 +51,26 @@ class _Memory:
 
 
 class Decoder:
-    """Decodes any number of requests in S slots.
+    """Decode any number of requests, some of them at a time.
 
-    The memory of pages is kept between calls; what is in them only between calls that name the same version of the
-    weights.
+    Attributes:
+        slots: Requests at a time; halved when memory runs out.
+        work: What was done, over all calls.
     """
 
     def __init__(
         self, engine: Engine, tokens: SpecialTokens, slots: int = 64, step_timeout_s: float | None = None
     ) -> None:
-        """Takes no memory yet.
+        """Take no memory yet.
 
         Args:
             engine: The policy.
             tokens: Mask, pad and stop ids.
-            slots: Rows decoded at a time.
+            slots: Requests decoded at a time.
             step_timeout_s: Longest wait for one forward; None: no deadline.
 
         Raises:
-            ValueError: If there is no slot, or a token is not the policy's.
+            ValueError: `slots` is less than 1, or a token is not in the policy's vocabulary.
         """
         if slots < 1:
             raise ValueError(f"slots must be at least 1, got {slots}")
@@ -67,26 +81,27 @@ class Decoder:
         self.work = Work()
         self._watchdog = Watchdog(step_timeout_s)
         self._memory: _Memory | None = None
-        self._halved, self._rows = False, slots  # rows of the last call
+        self._halved = False
+        self._in_use = slots  # of the last call
 
     def stream(
         self, prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig], version: int | None = None
     ) -> Iterator[tuple[int, Completion]]:
-        """Completes every prompt; a completion depends neither on which prompts share its batch nor on their order.
+        """Complete every prompt; a completion depends neither on which prompts share its batch nor on their order.
 
         Args:
             prompts: Requests, of any lengths.
             config: One for all, or one per prompt; these may differ in all but `block_length` and `record_routes`.
-            version: Of the policy's weights; None: nothing is kept for later calls.
+            version: Of the policy's weights. With a version, keys are kept for later calls that name the same one.
 
         Yields:
             The index of a prompt and its completion, as soon as that one is done.
 
         Raises:
-            ValueError: If a request does not fit the policy, or the configs do not go together.
-            TypeError: If routes are asked of a policy that has none to record.
-            FloatingPointError: If the policy's logits are not finite.
-            StepTimeout: If a forward does not end.
+            ValueError: A request does not fit the policy, or the configs do not go together.
+            TypeError: Routes are asked of a policy that has none to record.
+            FloatingPointError: The policy's logits are not finite.
+            StepTimeout: A forward does not end.
         """
         waiting: Waiting = deque(enumerate(_requests(prompts, config)))
         for _, request in waiting:
@@ -97,21 +112,22 @@ class Decoder:
                 continue
             except (RuntimeError, MemoryError) as error:
                 self._halve(error)
-            # Only here is the error gone, and with it the memory that its traceback held.
+            # Outside of the handler the error is gone, and with it the memory that its traceback held.
             if self.engine.device.type == "cuda":
                 torch.cuda.empty_cache()
 
     def close(self) -> None:
-        """Gives the memory back."""
+        """Give the memory back."""
         self._memory = None
         self._watchdog.close()
 
     def _run(self, waiting: Waiting, version: int | None) -> Iterator[tuple[int, Completion]]:
-        """Decodes until nothing waits. What is unfinished when it fails waits again: seeds make it the same."""
+        """Decode until nothing waits. What is unfinished when a forward fails waits again: seeds make it the same."""
         memory = self._take_memory(waiting, version)
         slots = self._make_slots(waiting, memory.session)
         running: dict[int, tuple[int, Request, Lease]] = {}
-        sound = True  # a forward that failed may have left anything in the pages
+        # False while a forward runs: one that fails may leave anything in the pages, which are then not kept.
+        sound = True
         try:
             while waiting or running:
                 sound = False
@@ -130,7 +146,7 @@ class Decoder:
                     slots.release(slot)
                     memory.pages.release(lease)
                     yield index, completion
-        finally:  # also when the reader leaves before the end
+        finally:  # reached too when the reader leaves before the end
             self.work.add(slots.work)
             waiting.extendleft(
                 (index, request) for index, request, _ in sorted(running.values(), key=itemgetter(0), reverse=True)
@@ -141,7 +157,7 @@ class Decoder:
                 self._memory = memory
 
     def _take_memory(self, waiting: Waiting, version: int | None) -> _Memory:
-        """Pages for the requests: those of an earlier call if they are enough, filled if the weights are the same."""
+        """Return pages: those of an earlier call if they suffice, with their keys if the weights are the same."""
         block_length = waiting[0][1].config.block_length
         rooms = sorted((request.room for _, request in waiting), reverse=True)
         wanted = sum(num_blocks(room, block_length) for room in rooms[: self.slots])
@@ -149,7 +165,7 @@ class Decoder:
         num_pages = wanted if most is None else min(wanted, most)
         kept, self._memory = self._memory, None
         if kept is None or kept.pages.block_length != block_length or kept.pages.num_pages < num_pages:
-            kept = None  # its memory is free before new one is taken
+            kept = None  # frees its memory before more is taken
             session = self.engine.open(num_pages, block_length, self.tokens.mask)
         elif kept.version == version is not None:
             return kept
@@ -159,30 +175,30 @@ class Decoder:
 
     def _make_slots(self, waiting: Waiting, session: DecodeSession) -> Slots:
         length = max(request.length for _, request in waiting)
-        self._rows = min(self.slots, len(waiting))
+        self._in_use = min(self.slots, len(waiting))
         block_length = waiting[0][1].config.block_length
         return Slots(
             session,
             self.engine.device,
             self.tokens,
             block_length=block_length,
-            num_slots=self._rows,
+            num_slots=self._in_use,
             length=length,
         )
 
     def _halve(self, error: RuntimeError | MemoryError) -> None:
-        """Goes on with half the slots after memory ran out, once.
+        """Go on with half the slots after memory ran out for the first time.
 
         Raises:
-            RuntimeError: It was something else, or it happened again.
+            RuntimeError: The error is another one, or memory ran out before.
         """
         if not _is_out_of_memory(error):
             raise error
-        if self._halved or self._rows == 1:
-            error.add_note(f"decoding ran out of memory with {self._rows} rows at a time; use fewer slots")
+        if self._halved or self._in_use == 1:
+            error.add_note(f"decoding ran out of memory with {self._in_use} requests at a time; use fewer slots")
             raise error
-        self._halved, self.slots = True, self._rows // 2
-        logger.warning("out of memory; going on with %d slots instead of %d", self.slots, self._rows)
+        self._halved, self.slots = True, self._in_use // 2
+        logger.warning("out of memory; going on with %d slots instead of %d", self.slots, self._in_use)
 
     def _check(self, request: Request) -> None:
         request.check(self.engine.max_length, self.engine.vocab_size)
@@ -209,5 +225,5 @@ def _requests(prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeC
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Also on the CPU, where torch raises a plain RuntimeError."""
+    """Recognise it on the CPU too, where torch raises a plain RuntimeError."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -1,7 +1,8 @@
 """One denoising step of block diffusion with editing, as pure functions of tensors.
 
-A step looks at the scores of one active block per row and decides which masked slots to fill (M2T) and which visible
-slots to rewrite (T2T). Every set is computed from the tokens before the step. Rows may differ in all their rules.
+A denoising step looks at the scores of one active block per sequence. It decides which masked positions to fill (M2T)
+and which visible positions to rewrite (T2T). Both sets are computed from the tokens before the step. Sequences may
+differ in all of their rules.
 """
 
 from collections.abc import Sequence
@@ -19,10 +20,10 @@ from redraft.rollout.sampling import draw
 
 @dataclass(frozen=True)
 class StepRules:
-    """The decision rules of one step, per row; see `DecodeConfig` for their meaning.
+    """The decision rules of one denoising step, per sequence; see `DecodeConfig` for their meaning.
 
-    What the host must know to leave work out, it knows from plain bools, not from the device: they may be True for
-    the sake of rows that `of` left out.
+    The plain bools let the host leave work out without asking the device. After `of` they may still be True for the
+    sake of sequences that it left out; that costs work and changes no result.
 
     Attributes:
         threshold: M2T threshold.
@@ -30,23 +31,23 @@ class StepRules:
         temperature: Of the sampling distribution; 0.0 takes the argmax.
         top_k: Truncation of the sampling distribution; 0 is off.
         top_p: Truncation of the sampling distribution; 1.0 is off.
-        draw_edits: Edits redraw their slot instead of writing the argmax.
-        on_draw: Masked slots are tested on the drawn token, not on the top one; False at temperature 0.
-        leftmost: Where no slot passes, the leftmost masked one is filled instead of the most confident one.
-        any_draw: Some row has a temperature.
-        any_on_draw: Some row has `on_draw`.
-        any_top_k: Some row has a `top_k`.
-        any_top_p: Some row has a `top_p`.
+        draw_edits: Edits redraw their position instead of writing the argmax.
+        on_draw: Masked positions are tested on the drawn token, not on the top one; False at temperature 0.
+        leftmost: Where no position passes, the leftmost masked one is filled instead of the most confident one.
+        any_draw: Some sequence has a temperature.
+        any_on_draw: Some sequence has `on_draw`.
+        any_top_k: Some sequence has a `top_k`.
+        any_top_p: Some sequence has a `top_p`.
     """
 
-    threshold: Float[Tensor, " rows"]
-    editing_threshold: Float[Tensor, " rows"]
-    temperature: Float[Tensor, " rows"]
-    top_k: Int[Tensor, " rows"]
-    top_p: Float[Tensor, " rows"]
-    draw_edits: Bool[Tensor, " rows"]
-    on_draw: Bool[Tensor, " rows"]
-    leftmost: Bool[Tensor, " rows"]
+    threshold: Float[Tensor, " sequences"]
+    editing_threshold: Float[Tensor, " sequences"]
+    temperature: Float[Tensor, " sequences"]
+    top_k: Int[Tensor, " sequences"]
+    top_p: Float[Tensor, " sequences"]
+    draw_edits: Bool[Tensor, " sequences"]
+    on_draw: Bool[Tensor, " sequences"]
+    leftmost: Bool[Tensor, " sequences"]
     any_draw: bool
     any_on_draw: bool
     any_top_k: bool
@@ -54,7 +55,7 @@ class StepRules:
 
     @classmethod
     def from_configs(cls, configs: Sequence[DecodeConfig], device: torch.device) -> "StepRules":
-        """The rules of rows with the given configs."""
+        """Collect the rules of sequences with the given configs."""
 
         def column(values: list, dtype: torch.dtype) -> Tensor:
             return torch.tensor(values, dtype=dtype, device=device)
@@ -76,14 +77,14 @@ class StepRules:
             any_top_p=any(config.top_p < 1.0 for config in draws),
         )
 
-    def of(self, rows: Int[Tensor, " live"]) -> "StepRules":
-        """The rules of some of the rows."""
+    def of(self, index: Int[Tensor, " live"]) -> "StepRules":
+        """Return the rules of some of the sequences."""
         columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: column[rows] for name, column in columns.items() if isinstance(column, Tensor)})
+        return replace(self, **{name: column[index] for name, column in columns.items() if isinstance(column, Tensor)})
 
 
 class Proposal(NamedTuple):
-    """The token that each slot would take, were it chosen.
+    """The token that each position would take, were it chosen.
 
     Attributes:
         token: The token.
@@ -91,9 +92,9 @@ class Proposal(NamedTuple):
         log_prob_raw: Nats under the untempered softmax.
     """
 
-    token: Int[Tensor, "rows slots"]
-    log_prob: Float[Tensor, "rows slots"]
-    log_prob_raw: Float[Tensor, "rows slots"]
+    token: Int[Tensor, "sequences positions"]
+    log_prob: Float[Tensor, "sequences positions"]
+    log_prob_raw: Float[Tensor, "sequences positions"]
 
 
 class Step(NamedTuple):
@@ -101,28 +102,28 @@ class Step(NamedTuple):
 
     Attributes:
         tokens: The blocks after the step.
-        unmasked: Slots that were filled.
-        edited: Slots that were rewritten, if only with the token they had (possible when edits are drawn).
+        unmasked: Positions that were filled.
+        edited: Positions that were rewritten, if only with the token they had (possible when edits are drawn).
         proposal: What was written there.
     """
 
-    tokens: Int[Tensor, "rows slots"]
-    unmasked: Bool[Tensor, "rows slots"]
-    edited: Bool[Tensor, "rows slots"]
+    tokens: Int[Tensor, "sequences positions"]
+    unmasked: Bool[Tensor, "sequences positions"]
+    edited: Bool[Tensor, "sequences positions"]
     proposal: Proposal
 
 
 def unmask_set(
-    masked: Bool[Tensor, "rows slots"],
-    confidence: Float[Tensor, "rows slots"],
-    top_prob: Float[Tensor, "rows slots"],
-    threshold: Float[Tensor, " rows"],
-    leftmost: Bool[Tensor, " rows"] | bool = False,
-) -> Bool[Tensor, "rows slots"]:
-    """Gamma: masked slots with confidence above the threshold, else one masked slot.
+    masked: Bool[Tensor, "sequences positions"],
+    confidence: Float[Tensor, "sequences positions"],
+    top_prob: Float[Tensor, "sequences positions"],
+    threshold: Float[Tensor, " sequences"],
+    leftmost: Bool[Tensor, " sequences"] | bool = False,
+) -> Bool[Tensor, "sequences positions"]:
+    """Gamma: masked positions with confidence above the threshold; where there are none, one masked position.
 
-    That one is the slot with the highest `top_prob`, the lowest position of equal ones (the draw is ignored), or the
-    `leftmost`.
+    That one has the highest `top_prob`, whatever was drawn there; of equal ones it is the lowest. With `leftmost` it is
+    the first masked position.
     """
     confident = masked & (confidence > threshold[:, None])
     if isinstance(leftmost, Tensor):
@@ -135,58 +136,61 @@ def unmask_set(
 
 
 def edit_set(
-    tokens: Int[Tensor, "rows slots"],
-    editable: Bool[Tensor, "rows slots"],
+    tokens: Int[Tensor, "sequences positions"],
+    editable: Bool[Tensor, "sequences positions"],
     reading: Reading,
-    threshold: Float[Tensor, " rows"],
-) -> Bool[Tensor, "rows slots"]:
-    """Delta: editable slots (visible, not prompt) whose argmax is another token, more probable than the threshold."""
+    threshold: Float[Tensor, " sequences"],
+) -> Bool[Tensor, "sequences positions"]:
+    """Delta: editable positions whose argmax is another token, more probable than the threshold.
+
+    Editable are visible positions outside the prompt.
+    """
     return editable & (reading.top != tokens) & (reading.top_prob > threshold[:, None])
 
 
 def propose(
     scores: Scores,
     reading: Reading,
-    drawn: Bool[Tensor, "rows slots"],
-    noise: Float[Tensor, "rows slots"],
+    drawn: Bool[Tensor, "sequences positions"],
+    noise: Float[Tensor, "sequences positions"],
     rules: StepRules,
 ) -> Proposal:
-    """The argmax of each slot, replaced by a draw from the sampling distribution in the `drawn` slots."""
+    """Propose the argmax of each position, and a draw from the sampling distribution at the `drawn` ones."""
     token, log_prob_raw = reading.top, reading.top_log_prob
     log_prob = torch.zeros_like(log_prob_raw)
-    for row, slot, logits in scores.pieces(drawn):
+    for sequence, position, logits in scores.pieces(drawn):
         own, own_log_prob = draw(
             logits,
-            noise[row, slot],
-            rules.temperature[row],
-            rules.top_k[row] if rules.any_top_k else None,
-            rules.top_p[row] if rules.any_top_p else None,
+            noise[sequence, position],
+            rules.temperature[sequence],
+            rules.top_k[sequence] if rules.any_top_k else None,
+            rules.top_p[sequence] if rules.any_top_p else None,
         )
         logit = logits.gather(-1, own[:, None])[:, 0]
-        token = token.index_put((row, slot), own)
-        log_prob = log_prob.index_put((row, slot), own_log_prob)
-        log_prob_raw = log_prob_raw.index_put((row, slot), logit - reading.log_normalizer[row, slot])
+        token = token.index_put((sequence, position), own)
+        log_prob = log_prob.index_put((sequence, position), own_log_prob)
+        log_prob_raw = log_prob_raw.index_put((sequence, position), logit - reading.log_normalizer[sequence, position])
     return Proposal(token, log_prob, log_prob_raw)
 
 
 def denoise(
-    tokens: Int[Tensor, "rows slots"],
-    masked: Bool[Tensor, "rows slots"],
-    prompt: Bool[Tensor, "rows slots"],
+    tokens: Int[Tensor, "sequences positions"],
+    masked: Bool[Tensor, "sequences positions"],
+    prompt: Bool[Tensor, "sequences positions"],
     scores: Scores,
-    noise: Float[Tensor, "rows slots"],
+    noise: Float[Tensor, "sequences positions"],
     rules: StepRules,
 ) -> Step:
-    """One step: fill Gamma and rewrite Delta, both found on the tokens before the step.
+    """Take one denoising step: fill Gamma and rewrite Delta, both found on the tokens before the step.
 
-    Asks for the scores of masked slots, and of other slots outside the prompt in rows that may edit.
+    Scores are read at masked positions, and at the other positions outside the prompt in sequences that may edit.
 
     Args:
         tokens: The active blocks.
-        masked: Slots that are still empty; none of the prompt.
-        prompt: Slots that are never written.
+        masked: Positions that are still empty; none of the prompt.
+        prompt: Positions that are never written.
         scores: Of the active blocks.
-        noise: One uniform per slot; unused at temperature 0.
+        noise: One uniform per position; unused at temperature 0.
         rules: The decision rules.
 
     Source: LLaDA2.1 (arXiv 2602.08676), threshold decoding with token editing.

@@ -1,4 +1,9 @@
-"""Where the rows of a decoder are, and where a step takes them: host numbers, one entry per slot, no device."""
+"""Where the requests of a decoder stand, and where a denoising step takes them: host numbers, one entry per slot.
+
+An example with blocks of 4, `max_post_steps` 16 and a prompt of 6 tokens: `first`, `active` and `frontier` start at 4,
+the block that holds the prompt's tail. A step that leaves no mask and changed a token keeps the block; the next step,
+whose input has no mask and which changes nothing, makes it final: `active` and `frontier` go to 8, `age` to 0.
+"""
 
 from typing import NamedTuple
 
@@ -12,12 +17,12 @@ Flags = NDArray[np.bool_]
 
 
 class StepFlags(NamedTuple):
-    """What the host must know of a step, per row.
+    """What the host must know of a denoising step, per request.
 
     Attributes:
-        changed: It changed a token.
+        changed: The step changed a token.
         was_full: The forward's input held no mask.
-        has_masks: A mask is left after it.
+        has_masks: The step left a mask.
     """
 
     changed: Flags
@@ -32,11 +37,11 @@ class Progress:
         active: First position of the active block.
         frontier: First position of the newest block: the active one, unless earlier blocks are open again.
         committed: Tokens whose keys and values are final.
-        first: First position of the row's first active block.
-        end: Position behind its last block.
-        prompt: Tokens of its prompt.
-        forwards: Forwards that the row took.
-        age: Those of them on its active block, since that was opened.
+        first: First position of the first active block.
+        end: Position behind the last block.
+        prompt: Tokens of the prompt.
+        forwards: Forwards that the request took.
+        age: Forwards on the active block since it was opened.
     """
 
     def __init__(self, num_slots: int, block_length: int) -> None:
@@ -46,35 +51,41 @@ class Progress:
         self.forwards, self.age, self._post, self._post_limit = numbers[6:]
 
     def start(self, slot: int, request: Request, committed: int) -> None:
-        """Puts a row at its first block."""
+        """Put a request at its first block."""
         size = len(request.prompt.token_ids)
         self.first[slot] = self.active[slot] = self.frontier[slot] = size // self.block_length * self.block_length
         self.committed[slot], self.end[slot], self.prompt[slot] = committed, request.length, size
         self.forwards[slot] = self.age[slot] = self._post[slot] = 0
         self._post_limit[slot] = request.config.post_steps
 
-    def place(self, rows: Numbers) -> Place:
-        """Where some rows are."""
-        return Place(self.active[rows], self.frontier[rows], self.committed[rows])
+    def place(self, index: Numbers) -> Place:
+        """Return where some requests stand."""
+        return Place(self.active[index], self.frontier[index], self.committed[index])
 
-    def take_step(self, rows: Numbers, flags: StepFlags) -> Flags:
-        """Counts a step; True where it left the active block final.
+    def take_step(self, index: Numbers, flags: StepFlags) -> Flags:
+        """Count a denoising step; return True where it left the active block final.
 
-        A block is final when the step found no mask in it and changed nothing, or when its mask-free forwards are
-        spent.
+        A block is final when it holds no mask, and either the step found none and changed nothing, or the block's
+        mask-free forwards are spent.
         """
-        self.forwards[rows] += 1
-        self.age[rows] += 1
-        self._post[rows] += flags.was_full
-        spent = self._post[rows] >= self._post_limit[rows]
+        self.forwards[index] += 1
+        self.age[index] += 1
+        self._post[index] += flags.was_full
+        spent = self._post[index] >= self._post_limit[index]
         final = ~flags.has_masks & ((flags.was_full & ~flags.changed) | spent)
-        self._commit(rows, final, flags.changed)
+        self._commit(index, final, flags.changed)
         return final
 
     def end_block(self, slot: int, window: int) -> bool:
-        """Moves a row whose active block is final on; True if that is to a new block, so that those before are final.
+        """Move a request whose active block is final on to the next block.
 
-        Otherwise it is to a block that is opened again: those of the window before the newest, from left to right.
+        Args:
+            slot: Of the request.
+            window: `DecodeConfig.editing_window`.
+
+        Returns:
+            True if the next block is a new one, so that the newest block is final for good. False if it is an earlier
+            block of the window, opened again: those before the newest, from left to right.
         """
         active, frontier = int(self.active[slot]), int(self.frontier[slot])
         self.age[slot] = self._post[slot] = 0
@@ -86,12 +97,12 @@ class Progress:
         self.active[slot] = self.frontier[slot] = frontier + self.block_length
         return True
 
-    def _commit(self, rows: Numbers, final: Flags, changed: Flags) -> None:
-        """Notes which keys the forward left final.
+    def _commit(self, index: Numbers, final: Flags, changed: Flags) -> None:
+        """Note which keys the forward left final.
 
-        It ran every block before the active one as it is, and the active one too if the step left it as it was. The
-        blocks behind an open one were run with it as it was before the step.
+        It ran every block before the active one as that block is now. It ran the active one so too if the step changed
+        nothing, and then also the blocks behind an active block that was opened again.
         """
-        active, frontier = self.active[rows], self.frontier[rows]
+        active, frontier = self.active[index], self.frontier[index]
         kept = np.where(active < frontier, frontier + self.block_length, active + final * self.block_length)
-        self.committed[rows] = np.where(changed, active, kept)
+        self.committed[index] = np.where(changed, active, kept)

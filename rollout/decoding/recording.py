@@ -13,7 +13,7 @@ from redraft.rollout.trajectory import DecodeTrace
 
 
 class _Table(NamedTuple):
-    """One entry for every slot of the decoder, forward on its block, and position in the block."""
+    """Columns of actions: `[slots, capacity, block]`, by slot, forward on the block, and position in the block."""
 
     acted: Tensor
     old: Tensor
@@ -40,16 +40,16 @@ class BlockActions(NamedTuple):
 
 
 class Recorder:
-    """Notes the steps of all slots, for as many forwards as a block may take; so its memory is bounded."""
+    """Notes of the denoising steps of all slots, for as many forwards as a block may take; so memory is bounded."""
 
     def __init__(self, num_slots: int, block_length: int) -> None:
-        """Starts empty; memory is taken when the first step shows its types."""
+        """Start empty; memory is taken when the first step shows its types."""
         self._size = (num_slots, 0, block_length)
         self._table: _Table | None = None
         self._routes: Int16[Tensor, "slots capacity layers block k"] | None = None
 
     def reserve(self, capacity: int) -> None:
-        """Makes room for blocks that take up to `capacity` forwards."""
+        """Make room for blocks that take up to `capacity` forwards."""
         num_slots, before, block_length = self._size
         if capacity <= before:
             return
@@ -61,20 +61,20 @@ class Recorder:
 
     def note(
         self,
-        slots: Int[Tensor, " rows"],
-        age: Int[Tensor, " rows"],
-        before: Int[Tensor, "rows block"],
+        slots: Int[Tensor, " sequences"],
+        age: Int[Tensor, " sequences"],
+        before: Int[Tensor, "sequences block"],
         step: Step,
-        routes: Int16[Tensor, "rows layers block k"] | None,
+        routes: Int16[Tensor, "sequences layers block k"] | None,
     ) -> None:
-        """Keeps one step.
+        """Keep one denoising step.
 
         Args:
-            slots: Slot of each row.
-            age: Forwards that its block had taken before.
-            before: Its tokens before the step.
+            slots: Slot of each sequence.
+            age: Forwards that the active block had taken before.
+            before: Tokens of the active block before the step.
             step: What was done.
-            routes: Experts that its tokens visited.
+            routes: Experts that the tokens visited.
         """
         if self._table is None:
             self._table = _Table.empty(self._size, step)
@@ -88,7 +88,7 @@ class Recorder:
             self._routes[slots, age] = routes
 
     def take(self, slots: list[int], ages: list[int]) -> list[tuple[BlockActions, NDArray[np.int16] | None]]:
-        """Takes out the actions, and the routes if there are any, of blocks that took `ages` forwards.
+        """Take out the actions, and the routes if there are any, of blocks that took `ages` forwards.
 
         `forward` and `position` count from the block's first.
         """
@@ -109,21 +109,28 @@ def _longer(kept: Tensor, capacity: int) -> Tensor:
     return torch.cat([kept, kept.new_zeros((len(kept), capacity - kept.shape[1], *kept.shape[2:]))], dim=1)
 
 
-class RowRecord:
-    """The actions of one row so far."""
+class SequenceRecord:
+    """The actions of one sequence in its final blocks."""
 
     def __init__(self) -> None:
         self._blocks: list[BlockActions] = []
         self._routes: list[NDArray[np.int16]] = []
 
     def add(self, actions: BlockActions, routes: NDArray[np.int16] | None, forwards: int, offset: int) -> None:
-        """Adds a block: the row's forwards before it, and its place, counted from the first completion token."""
+        """Add a final block.
+
+        Args:
+            actions: Counted from the block's first forward and position.
+            routes: Of the block's forwards.
+            forwards: Forwards that the sequence took before the block.
+            offset: Position of the block, counted from the first completion token.
+        """
         self._blocks.append(actions._replace(forward=actions.forward + forwards, position=actions.position + offset))
         if routes is not None:
             self._routes.append(routes)
 
     def trace(self, mask: int, num_forwards: int) -> DecodeTrace:
-        """The whole trace."""
+        """Return the trace of all blocks."""
         columns: list[Any] = [tuple(np.concatenate(parts).tolist()) for parts in zip(*self._blocks, strict=True)]
         routes = np.concatenate(self._routes) if self._routes else None
         return DecodeTrace(mask, num_forwards, *columns, routes=routes)

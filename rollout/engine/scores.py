@@ -1,8 +1,20 @@
-"""What a forward says about the slots of its active blocks: logits, computed only for the slots that are asked about.
+"""Scores of the positions of active blocks: logits, computed only for the positions that are asked about.
 
-A vocabulary is large and a step looks at few numbers of each slot: the most probable token, its probability and the
-normaliser. So the head's product is made in slices of the vocabulary, and whole rows of logits exist for drawn slots
-only.
+A vocabulary is large, and a denoising step looks at few numbers per position: the most probable token, its probability
+and the normaliser. So the head's product is made in slices of the vocabulary. All logits of a position exist only where
+a token is drawn.
+
+Guarantees:
+    * Logits take at most `budget_bytes`, or the room of a single logit (`read`) or position (`pieces`) if that is more.
+    * Whatever the slices, every logit is the same product of the same types; sums run in fp32 at least.
+    * The mask token has no probability. Logits that are not finite raise; they never become a token.
+
+Assumes:
+    * The head has no bias: its logits are `hidden head_weight^T`.
+
+Rejected alternatives:
+    * The whole table of logits: 64 requests x 32 positions x 157184 tokens are 1.3 GB in fp32, for a few numbers each.
+    * `softmax` before the maximum: a second table of the same size.
 """
 
 from collections.abc import Iterator
@@ -14,12 +26,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Piece = tuple[Int[Tensor, " n"], Int[Tensor, " n"], Float[Tensor, "n vocab"]]
-_DRAW_TABLES: Final = 9  # of the size of a piece, itself among them, that a draw with sorting makes
+"""Sequence and position of some places, and all logits at each."""
+_DRAW_TABLES: Final = 9  # tables of the size of a piece, itself among them, that exist during a draw with sorting
 _GROUP: Final = 64  # columns whose maximum is taken before the search for its place
 
 
 class Reading(NamedTuple):
-    """What the untempered softmax says about each slot.
+    """The untempered softmax at each position, in a few numbers.
 
     Attributes:
         top: The most probable token; of equal ones the lowest id.
@@ -28,40 +41,40 @@ class Reading(NamedTuple):
         top_log_prob: Nats, of the most probable token; at most 0.
     """
 
-    top: Int[Tensor, "rows slots"]
-    top_prob: Float[Tensor, "rows slots"]
-    log_normalizer: Float[Tensor, "rows slots"]
-    top_log_prob: Float[Tensor, "rows slots"]
+    top: Int[Tensor, "sequences positions"]
+    top_prob: Float[Tensor, "sequences positions"]
+    log_normalizer: Float[Tensor, "sequences positions"]
+    top_log_prob: Float[Tensor, "sequences positions"]
 
 
 @runtime_checkable
 class Scores(Protocol):
     """Logits of the active blocks of one forward, computed where they are asked for; the mask token has none."""
 
-    def read(self, where: Bool[Tensor, "rows slots"]) -> Reading:
-        """The reading of the slots in `where`; elsewhere token 0, probability 0.0 and normaliser 0.0.
+    def read(self, where: Bool[Tensor, "sequences positions"]) -> Reading:
+        """Read the positions in `where`; elsewhere the token is 0, the probability 0.0 and the normaliser 0.0.
 
         Raises:
             FloatingPointError: If logits that were asked for hold nan or infinity, or nothing but -inf.
         """
         ...
 
-    def pieces(self, where: Bool[Tensor, "rows slots"]) -> Iterator[Piece]:
-        """Row, slot and logits of the slots in `where`, in row-major order, in pieces that fit into memory.
+    def pieces(self, where: Bool[Tensor, "sequences positions"]) -> Iterator[Piece]:
+        """Yield the logits of the positions in `where`, in row-major order, in pieces that fit into memory.
 
-        The logits are the scores' own: they are not to be changed.
+        The caller must not change the logits: they may be kept for the next call.
         """
         ...
 
 
 def suppress_mask_(logits: Float[Tensor, "*n vocab"], mask: int) -> Float[Tensor, "*n vocab"]:
-    """Sets the mask token's logit to -inf in place: it has no probability and is never written."""
+    """Set the mask token's logit to -inf in place: it has no probability and is never written."""
     logits[..., mask] = -torch.inf
     return logits
 
 
-def read(logits: Float[Tensor, "rows slots vocab"]) -> Reading:
-    """Argmax, its probability and the normaliser of each slot, without a softmax of the whole vocabulary.
+def read(logits: Float[Tensor, "sequences positions vocab"]) -> Reading:
+    """Find argmax, its probability and the normaliser of each position, without a softmax of the whole vocabulary.
 
     Raises:
         FloatingPointError: If logits hold nan or infinity, or nothing but -inf.
@@ -70,21 +83,21 @@ def read(logits: Float[Tensor, "rows slots vocab"]) -> Reading:
 
 
 class HeadScores:
-    """Scores from hidden states: only the slots that are asked about pass the head."""
+    """Scores from hidden states: only the positions that are asked about pass the head."""
 
     def __init__(
         self,
-        hidden: Float[Tensor, "rows slots hidden"],
+        hidden: Float[Tensor, "sequences positions hidden"],
         head_weight: Float[Tensor, "vocab hidden"],
         mask: int,
         budget_bytes: int,
     ) -> None:
-        """Computes nothing yet.
+        """Compute nothing yet.
 
         Args:
             hidden: Hidden states of the active blocks after the final norm.
             head_weight: Matrix of the policy's head.
-            mask: Token id of an empty slot.
+            mask: Token id of an empty position.
             budget_bytes: Logits that may exist at a time, their 16-bit originals included; but always one.
 
         Raises:
@@ -99,37 +112,37 @@ class HeadScores:
         self._vocab_size = len(head_weight)
         self._table = hidden.new_zeros(hidden.shape[:2], dtype=torch.bool), hidden.new_empty(0, self._vocab_size)
 
-    def read(self, where: Bool[Tensor, "rows slots"]) -> Reading:
+    def read(self, where: Bool[Tensor, "sequences positions"]) -> Reading:
         """See `Scores.read`: a running maximum and sum over slices of the vocabulary.
 
         Logits that leave room for a draw from all of them are kept for `pieces`.
         """
-        row, slot = where.nonzero(as_tuple=True)
-        hidden = self._hidden[row, slot]
-        if _DRAW_TABLES * len(row) * self._vocab_size <= self._room:
+        sequence, position = where.nonzero(as_tuple=True)
+        hidden = self._hidden[sequence, position]
+        if _DRAW_TABLES * len(sequence) * self._vocab_size <= self._room:
             logits = self._slice(hidden, 0, self._vocab_size)
             self._table = where, logits
-            return placed(reading_of(logits), row, slot, where)
+            return placed(reading_of(logits), sequence, position, where)
         parts = [self._stream(part) for part in hidden.split(self._room)]
-        return placed(_reading(*map(torch.cat, zip(*parts, strict=True))), row, slot, where)
+        return placed(_reading(*map(torch.cat, zip(*parts, strict=True))), sequence, position, where)
 
-    def pieces(self, where: Bool[Tensor, "rows slots"]) -> Iterator[Piece]:
-        """See `Scores.pieces`; a piece and a draw from it fit into the budget, or it holds one slot."""
-        row, slot = where.nonzero(as_tuple=True)
+    def pieces(self, where: Bool[Tensor, "sequences positions"]) -> Iterator[Piece]:
+        """See `Scores.pieces`; a piece and a draw from it fit into the budget, or it holds one position."""
+        sequence, position = where.nonzero(as_tuple=True)
         known, table = self._table
-        if not len(row):
+        if not len(sequence):
             return
         if len(table) and not (where & ~known).any():
-            place = known.flatten().cumsum(0).view_as(known)[row, slot] - 1
-            yield row, slot, table if len(row) == len(table) else table[place]
+            place = known.flatten().cumsum(0).view_as(known)[sequence, position] - 1
+            yield sequence, position, table if len(sequence) == len(table) else table[place]
             return
         size = max((self._room - table.numel()) // self._vocab_size, 1)
-        for begin in range(0, len(row), size):
-            rows, slots = row[begin : begin + size], slot[begin : begin + size]
-            yield rows, slots, self._slice(self._hidden[rows, slots], 0, self._vocab_size)
+        for begin in range(0, len(sequence), size):
+            where_from = sequence[begin : begin + size], position[begin : begin + size]
+            yield *where_from, self._slice(self._hidden[where_from], 0, self._vocab_size)
 
     def _stream(self, hidden: Float[Tensor, "n hidden"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Highest logit, its token and log sum exp, of no more slots than there is room for columns."""
+        """Return highest logit, its token and log sum exp, slice by slice; a column of each position fits the room."""
         top = torch.full((len(hidden),), torch.finfo(self._dtype).min, dtype=self._dtype, device=hidden.device)
         token, total = torch.zeros_like(top, dtype=torch.int64), torch.zeros_like(top)
         width = self._room // max(len(hidden), 1)
@@ -144,7 +157,7 @@ class HeadScores:
         return top, token, top + total.log()
 
     def _slice(self, hidden: Float[Tensor, "n hidden"], start: int, stop: int) -> Float[Tensor, "n columns"]:
-        """Logits of the tokens from `start` on and before `stop`."""
+        """Compute the logits of the tokens from `start` on and before `stop`."""
         logits = F.linear(hidden, self._head_weight[start:stop]).to(self._dtype)
         if start <= self._mask < stop:
             suppress_mask_(logits, self._mask - start)
@@ -164,24 +177,29 @@ def _reading(top_logit: Float[Tensor, "*n"], top: Int[Tensor, "*n"], log_normali
 
 
 def placed(
-    reading: Reading, row: Int[Tensor, " n"], slot: Int[Tensor, " n"], where: Bool[Tensor, "rows slots"]
+    reading: Reading,
+    sequence: Int[Tensor, " n"],
+    position: Int[Tensor, " n"],
+    where: Bool[Tensor, "sequences positions"],
 ) -> Reading:
     """Put a reading of some positions at their places; refuse one whose logits are not finite."""
-    fields = (field.new_zeros(where.shape).index_put_((row, slot), field) for field in reading)
+    fields = (field.new_zeros(where.shape).index_put_((sequence, position), field) for field in reading)
     return _finite(Reading(*fields))
 
 
 def _finite(reading: Reading) -> Reading:
-    """The reading, if its logits allowed one."""
+    """Return the reading; refuse one whose logits are not finite."""
     broken = ~reading.log_normalizer.isfinite()
     if broken.any():
-        row, slot = broken.nonzero()[0].tolist()
-        raise FloatingPointError(f"logits are not finite in row {row}, slot {slot} of the active blocks")
+        sequence, position = broken.nonzero()[0].tolist()
+        raise FloatingPointError(
+            f"logits are not finite in sequence {sequence}, position {position} of the active blocks"
+        )
     return reading
 
 
 def _peak(logits: Float[Tensor, "n columns"]) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
-    """The highest logit and its first column.
+    """Return the highest logit and its first column.
 
     On a CPU the search for the column costs 20 times the maximum itself, so it is made in the first group of columns
     that holds the maximum.

@@ -22,14 +22,14 @@ from vllm.v1.worker.worker_base import CompilationTimes, WorkerBase
 from redraft.rollout.decoding.slots import Slots
 from redraft.rollout.vllm.options import WorkerOptions
 from redraft.rollout.vllm.policy import Asleep, ResidentPolicy
-from redraft.rollout.vllm.rows import Emission, Rows
+from redraft.rollout.vllm.running import Emission, RunningRequests
 
 
 class DiffusionWorker(WorkerBase):
     """Runs a block diffusion policy for vLLM: one denoising step of all scheduled requests per `execute_model`."""
 
     resident: ResidentPolicy
-    rows: Rows
+    running: RunningRequests
 
     def init_device(self) -> None:
         """Reads the options; the policy's maker knows the device."""
@@ -86,8 +86,8 @@ class DiffusionWorker(WorkerBase):
             num_slots=self.scheduler_config.max_num_seqs,
             length=length,
         )
-        self.rows = Rows(slots, self.options, self._num_pages, length)
-        self.rows.version = self.resident.version
+        self.running = RunningRequests(slots, self.options, self._num_pages, length)
+        self.running.version = self.resident.version
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
         """Nothing to compile."""
@@ -99,7 +99,7 @@ class DiffusionWorker(WorkerBase):
         """One denoising step of all scheduled requests; a request emits tokens when a block of it is final."""
         if self.resident.device.type == "cuda":
             torch.cuda.set_device(self.resident.device)  # of this thread, which may be a watchdog's
-        emitted = self.rows.step(scheduler_output)
+        emitted = self.running.step(scheduler_output)
         ids = list(scheduler_output.num_scheduled_tokens)
         if not ids:
             return EMPTY_MODEL_RUNNER_OUTPUT
@@ -116,11 +116,11 @@ class DiffusionWorker(WorkerBase):
         """No draft tokens: a block is proposed and judged in one place."""
 
     def pop_traces(self, request_ids: Sequence[str]) -> bytes:
-        """Completions of finished requests, pickled: `Rows.pop_traces`. What is fetched is forgotten here.
+        """Completions of finished requests, pickled: `RunningRequests.pop_traces`. What is fetched is forgotten here.
 
         Bytes, because vLLM hands only plain types from process to process.
         """
-        return pickle.dumps(self.rows.pop_traces(request_ids))
+        return pickle.dumps(self.running.pop_traces(request_ids))
 
     def reset_mm_cache(self) -> None:
         """There is none."""
@@ -137,7 +137,7 @@ class DiffusionWorker(WorkerBase):
 
     def sleep(self, level: int = 1) -> None:
         """Gives memory back: the pages; at level 1 the weights move to the CPU, at level 2 they are dropped."""
-        self.rows.slots.session = Asleep()
+        self.running.slots.session = Asleep()
         self.resident.sleep(level)
 
     def wake_up(self, tags: Sequence[str] | None = None) -> None:
@@ -150,10 +150,10 @@ class DiffusionWorker(WorkerBase):
         """
         if tags is None or "weights" in tags:
             self.resident.wake_weights()
-            self.rows.version = self.resident.version
+            self.running.version = self.resident.version
         if tags is None or "kv_cache" in tags:
-            self.rows.slots.session = self.resident.open(self._num_pages - 1)
-            self.rows.forget_keys()
+            self.running.slots.session = self.resident.open(self._num_pages - 1)
+            self.running.forget_keys()
 
     # --- weights ---------------------------------------------------------------------------------------------------
 
@@ -179,8 +179,8 @@ class DiffusionWorker(WorkerBase):
         try:
             self.resident.finish_update()
         finally:  # weights that did not arrive whole are not the old ones either
-            self.rows.version = self.resident.version
-            self.rows.forget_keys()
+            self.running.version = self.resident.version
+            self.running.forget_keys()
 
     def policy_version(self) -> int:
         """Of the weights in place."""

@@ -118,7 +118,7 @@ def test_a_meter_counts_what_the_decoder_counts_and_changes_nothing(workload):
     found = [completion for _, completion in sorted(decoder.stream(workload.prompts, config), key=lambda pair: pair[0])]
     assert found == decode(engine, workload.prompts, config, workload.tokens, 2)
     assert (meter.passes, meter.prefills) == (decoder.work.passes, decoder.work.prefills)
-    assert meter.active == decoder.work.row_steps == sum(one.num_forwards for one in found)
+    assert meter.active == decoder.work.sequence_steps == sum(one.num_forwards for one in found)
     # A clock of ticks: every forward and prefill takes one, every step reads once; pieces are drawn besides.
     assert (meter.body_s, meter.prefill_s) == (meter.passes, meter.prefills)
     assert meter.head_s > meter.passes

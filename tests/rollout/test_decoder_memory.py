@@ -187,7 +187,9 @@ def test_out_of_memory_halves_the_slots_once_with_a_warning_and_loses_nothing(er
     policy.most = 3
     with pytest.raises(type(error)) as failure:
         run(decoder, prompts)
-    assert failure.value.__notes__[-1].startswith("decoding ran out of memory with 4 rows at a time; use fewer slots")
+    assert failure.value.__notes__[-1].startswith(
+        "decoding ran out of memory with 4 requests at a time; use fewer slots"
+    )
 
 
 def test_other_errors_are_not_taken_for_lack_of_memory():

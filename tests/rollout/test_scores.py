@@ -61,9 +61,9 @@ def test_logits_that_are_not_finite_are_an_error_with_the_place(bad):
     logits = torch.zeros(2, 3, 5)
     logits[1, 2, 0] = bad
     for reader in (read, lambda logits: DenseScores(logits, 4).read(torch.ones(2, 3, dtype=torch.bool))):
-        with pytest.raises(FloatingPointError, match="row 1, slot 2"):
+        with pytest.raises(FloatingPointError, match="sequence 1, position 2"):
             reader(logits)
-    with pytest.raises(FloatingPointError, match="row 0, slot 0"):
+    with pytest.raises(FloatingPointError, match="sequence 0, position 0"):
         read(torch.full((1, 1, 2), -math.inf))
     others = torch.tensor([[True] * 3, [True, True, False]])
     assert DenseScores(logits, 4).read(others).top_prob.tolist() == [[0.25] * 3, [0.25, 0.25, 0.0]]
@@ -122,9 +122,9 @@ def test_a_slice_that_holds_nothing_but_the_mask_token_adds_nothing(budget):
 def test_a_value_that_is_not_finite_is_found_in_any_slice(budget, bad, token):
     hidden, head = random_case()
     head.weight[token, 0] = bad
-    with pytest.raises(FloatingPointError, match="row 0, slot 0"):
+    with pytest.raises(FloatingPointError, match="sequence 0, position 0"):
         HeadScores(hidden, head.weight, MASK, 8 * budget).read(SOME)
-    with pytest.raises(FloatingPointError, match="row 2, slot 1"):
+    with pytest.raises(FloatingPointError, match="sequence 2, position 1"):
         HeadScores(hidden, head.weight, MASK, 8 * budget).read(SOME & (torch.arange(3) > 0)[:, None])
 
 
@@ -133,7 +133,7 @@ def test_slots_are_judged_alone_and_only_if_they_are_asked_about(budget):
     hidden, head = random_case()
     hidden[0, 1] = math.nan
     hidden[2, 3] = math.nan
-    with pytest.raises(FloatingPointError, match="row 2, slot 3"):
+    with pytest.raises(FloatingPointError, match="sequence 2, position 3"):
         HeadScores(hidden, head.weight, MASK, 8 * budget).read(SOME)
     where = SOME & (torch.arange(3) < 2)[:, None]
     assert HeadScores(hidden, head.weight, MASK, 8 * budget).read(where).top_prob[where].isfinite().all()
@@ -142,7 +142,7 @@ def test_slots_are_judged_alone_and_only_if_they_are_asked_about(budget):
 def test_logits_that_are_minus_infinity_everywhere_are_an_error():
     hidden, head = torch.ones(1, 1, 1), MatrixHead(torch.full((VOCAB, 1), -math.inf))
     for budget in (4, 4 * 65, 4 * VOCAB, 8 * VOCAB):
-        with pytest.raises(FloatingPointError, match="row 0, slot 0"):
+        with pytest.raises(FloatingPointError, match="sequence 0, position 0"):
             HeadScores(hidden, head.weight, MASK, budget).read(torch.ones(1, 1, dtype=torch.bool))
 
 

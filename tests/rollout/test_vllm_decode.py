@@ -97,7 +97,7 @@ def test_more_prompts_than_slots_are_completed(path):
 
 def spy_on_admissions(engine, monkeypatch):
     """A list that will hold (pages, committed tokens) of every request that takes a slot."""
-    slots, seen = worker_of(engine).rows.slots, []
+    slots, seen = worker_of(engine).running.slots, []
     plain = slots.admit
 
     def noted(request, pages, committed):
@@ -156,10 +156,10 @@ def test_requests_that_give_their_pages_away_and_come_back_are_completed_alike(p
 def assert_nothing_is_left(engine):
     """Of requests that ended, after the step in which the worker hears of the last ones."""
     by_vllm(engine, ragged_prompts()[:1], SAMPLED)
-    rows, scheduler = worker_of(engine).rows, scheduler_of(engine)
-    assert not rows._rows
+    rows, scheduler = worker_of(engine).running, scheduler_of(engine)
+    assert not rows._unfinished
     assert not rows._traces
-    assert not rows.slots.rows
+    assert not rows.slots.running
     assert not scheduler.requests
     pool = scheduler.kv_cache_manager.block_pool
     assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1  # all but page 0
@@ -177,7 +177,7 @@ def test_a_reader_that_leaves_aborts_its_requests_and_the_next_one_is_served(eng
 def test_pages_take_the_memory_that_vllm_counts_for_them(engine):
     manager = scheduler_of(engine).kv_cache_config
     counted = sum(tensor.size for tensor in manager.kv_cache_tensors)
-    cache = worker_of(engine).rows.slots.session._cache
+    cache = worker_of(engine).running.slots.session._cache
     assert cache._pages.nbytes == counted
     # Keys and values of 3 layers, 2 heads of 8 numbers, 8 bytes each, for the 4 tokens of a page.
     assert counted == manager.num_blocks * 2 * 3 * 2 * 8 * 8 * 4

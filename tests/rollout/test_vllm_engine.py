@@ -109,7 +109,7 @@ def test_a_step_that_hangs_hits_a_deadline_that_names_its_requests(path, monkeyp
     engine = start(path, limits=Limits(slots=8, step_timeout_s=20.0))
     by_vllm(engine, PROMPTS, SAMPLED)
     engine._watchdog.timeout_s = 0.3
-    slots = worker_of(engine).rows.slots
+    slots = worker_of(engine).running.slots
     plain = slots.step
     monkeypatch.setattr(slots, "step", lambda chosen: time.sleep(1.0) or plain(chosen))
     with pytest.raises(StepTimeout, match=r"a vLLM step of 2 requests \(p0, p1\) did not end within 0.3 s"):
@@ -183,7 +183,7 @@ def finish(engine: VLLMEngine, ids: list[str]) -> list[Completion]:
 
 def spoil_keys(engine: VLLMEngine) -> None:
     """Whatever is in the pages is wrong from now on."""
-    cache = worker_of(engine).rows.slots.session._cache
+    cache = worker_of(engine).running.slots.session._cache
     cache._pages.fill_(7.0)
 
 
@@ -191,8 +191,8 @@ def test_requests_that_run_through_an_update_get_all_keys_anew_and_bear_the_olde
     same = update_of(seed=0, version=4)
     engine.sync(replace(same, version=3))
     ids = begin(engine, steps=9)
-    assert 0 < len(worker_of(engine).rows._rows) <= len(PROMPTS)
-    assert any(row.final > 2 for row in worker_of(engine).rows._rows.values())
+    assert 0 < len(worker_of(engine).running._unfinished) <= len(PROMPTS)
+    assert any(row.final > 2 for row in worker_of(engine).running._unfinished.values())
     engine.sync(same)
     spoil_keys(engine)  # the weights are the same again, so what follows can be told in advance
     completions = finish(engine, ids)
@@ -209,7 +209,7 @@ def test_sleep_gives_the_memory_back_and_outputs_are_the_same_after_it(engine, p
     expected = by_torch(path, PROMPTS, SAMPLED)
     by_vllm(engine, PROMPTS, SAMPLED)
     worker = worker_of(engine)
-    cache = worker.rows.slots.session._cache
+    cache = worker.running.slots.session._cache
     pages = weakref.ref(cache._pages)
     weights = [weakref.ref(parameter) for parameter in worker.get_model().parameters()]
     sizes = [weight().untyped_storage().nbytes() for weight in weights]

@@ -188,7 +188,7 @@ def test_completions_that_nobody_fetches_are_bounded(path):
     options = options_for(path).model_copy(update={"max_traces": 3})
     engine = start(path, additional_config=options.model_dump(mode="json"))
     outputs = [generate(engine, max_tokens=1, seed=seed) for seed in range(5)]
-    assert len(worker_of(engine).rows._traces) == 3
+    assert len(worker_of(engine).running._traces) == 3
     found = fetch_traces(engine.llm, [output.request_id for output in outputs])
     assert [name.partition("-")[0] for name in found] == [output.request_id for output in outputs[2:]]
     engine.close()
@@ -201,10 +201,10 @@ def test_an_aborted_request_leaves_no_trace(engine):
     params = to_params(Request(PROMPT, SAMPLED), TOKENS.stops)
     request_id = core.add_request("gone", {"type": "token", "prompt_token_ids": list(PROMPT.token_ids)}, params)
     core.step()
-    assert request_id in worker_of(engine).rows._rows
+    assert request_id in worker_of(engine).running._unfinished
     core.abort_request([request_id], internal=True)
     by_vllm(engine, [PROMPT], SAMPLED)
-    assert request_id not in worker_of(engine).rows._rows
+    assert request_id not in worker_of(engine).running._unfinished
     assert fetch_traces(engine.llm, ["gone", request_id]) == {}
 
 

@@ -26,7 +26,7 @@ class NotedSlots(Slots):
         self.ending: list[str] = []
 
     def name(self, slot: int) -> str:
-        return self.rows[slot].request.prompt.id
+        return self.running[slot].request.prompt.id
 
     def admit(self, request, pages, committed) -> int:
         slot = super().admit(request, pages, committed)
@@ -48,9 +48,9 @@ class NotedSlots(Slots):
 
 @pytest.fixture
 def rows():
-    from redraft.rollout.vllm.rows import Rows
+    from redraft.rollout.vllm.running import RunningRequests
 
-    return Rows(NotedSlots(), options_for("unused"), num_pages=40, max_length=64)
+    return RunningRequests(NotedSlots(), options_for("unused"), num_pages=40, max_length=64)
 
 
 def new(name: str, pages: list[int], computed: int = 0) -> Any:
@@ -153,7 +153,7 @@ def test_an_aborted_request_gives_its_slot_to_one_of_the_same_step(rows):
     rows.step(decision(tuple(new(name, [1, 2, 3, page]) for page, name in enumerate("abcd", start=4))))
     assert rows.slots.num_free == 0
     rows.step(decision((new("e", [1, 2, 3, 9], computed=12),), finished=("b",), a=([], 13)))
-    assert sorted(rows.slots.name(slot) for slot in rows.slots.rows) == ["a", "c", "d", "e"]
+    assert sorted(rows.slots.name(slot) for slot in rows.slots.running) == ["a", "c", "d", "e"]
     rows.step(decision(finished=("b", "unheard-of")))  # finished requests may have left already
 
 
