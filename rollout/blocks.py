@@ -5,19 +5,19 @@ from torch import Tensor
 
 
 def num_blocks(length: int, block_length: int) -> int:
-    """Returns how many blocks hold ``length`` tokens (a started block counts whole)."""
+    """Count how many blocks hold ``length`` tokens (a started block counts whole)."""
     return -(-length // block_length)
 
 
 def padded_length(length: int, block_length: int) -> int:
-    """Returns ``length`` in tokens, rounded up to whole blocks."""
+    """Round ``length``, in tokens, up to whole blocks."""
     return num_blocks(length, block_length) * block_length
 
 
 def block_causal_mask(
     query_positions: Int[Tensor, "*b q"], key_positions: Int[Tensor, "*b k"], block_length: int
 ) -> Bool[Tensor, "*b q k"]:
-    """Strict block-causal attention: a query sees every key of its own block and of earlier blocks.
+    """Build the strict block-causal mask: a query sees every key of its own block and of earlier blocks.
 
     Args:
         query_positions: Absolute positions of the queries, in tokens.

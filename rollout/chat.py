@@ -22,19 +22,19 @@ _STAND_INS = (0xF0000, 0x100000)
 
 
 def load_tokenizer(path: str) -> Tokenizer:
-    """Loads the tokenizer of a model folder; no code from the folder is run."""
+    """Load the tokenizer of a model folder; no code from the folder is run."""
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Token ids of a text as it is: control tokens spelled in it are control tokens."""
+    """Encode a text as it is: control tokens spelled in it are control tokens."""
     return tokenizer.encode(text, add_special_tokens=False)
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: str | Messages) -> list[int]:
-    """Token ids of a plain text, taken as it is, or of chat messages up to where the assistant's answer begins.
+    """Encode a plain text, taken as it is, or chat messages up to where the assistant's answer begins.
 
     Where the last message is the assistant's, the answer continues it. Control tokens that a message of anybody else
     spells are text; those of the assistant's messages, and of plain texts, are control tokens.
@@ -47,7 +47,7 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str | Messages) -> list[int]:
     if not tokenizer.chat_template:
         raise ValueError("the prompt is chat messages, but the tokenizer has no chat template; give a text prompt")
     _check_roles(prompt, tokenizer.get_chat_template())
-    # The mask stays what it is: no text may hold it, so that whoever checks the ids finds it.
+    # The mask is not guarded: no prompt may hold it, and the check of the ids finds it only if it stays the mask.
     controls = {token: number for token, number in known_controls(tokenizer).items() if token != tokenizer.mask_token}
     messages, spelled = _guard(prompt, controls)
     text = _render(tokenizer, messages)
@@ -72,12 +72,12 @@ def _known_controls(tokenizer: Tokenizer, size: int) -> Mapping[str, int]:
 
 
 def count_controls(text: str, controls: Mapping[str, int]) -> dict[str, int]:
-    """How often a text spells each control token; those that it does not spell are left out."""
+    """Count how often a text spells each control token; those that it does not spell are left out."""
     return {token: text.count(token) for token in controls if token in text}
 
 
 def decode_text(tokenizer: Tokenizer, token_ids: Sequence[int]) -> str:
-    """Text of a completion, without special tokens."""
+    """Decode a completion, without special tokens."""
     return tokenizer.decode(token_ids, skip_special_tokens=True)
 
 
@@ -92,7 +92,7 @@ def _check_roles(messages: Messages, template: str) -> None:
 
 
 def _guard(messages: Messages, controls: Mapping[str, int]) -> tuple[Messages, dict[str, str]]:
-    """Messages in which stand-ins take the place of spelled control tokens, and what each stands for.
+    """Replace spelled control tokens in messages by stand-ins; return the messages, and what each stands for.
 
     A stand-in is a character that nobody writes, so it goes through any template, and tells afterwards which control
     tokens are the template's own.
@@ -112,7 +112,7 @@ def _guard(messages: Messages, controls: Mapping[str, int]) -> tuple[Messages, d
 
 
 def _texts(value: Any) -> list[str]:
-    """All texts inside a message."""
+    """Yield all texts inside a message."""
     if isinstance(value, str):
         return [value]
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
@@ -128,7 +128,7 @@ def _replace(value: Any, stand_ins: Mapping[str, str]) -> Any:
 
 
 def _render(tokenizer: Tokenizer, messages: Messages) -> str:
-    """The template's text, up to where the answer begins or goes on."""
+    """Render the template, up to where the answer begins or goes on."""
     going_on = messages[-1]["role"] == "assistant"
     if going_on and not str(messages[-1].get("content") or "").strip():
         raise ValueError("the last message is the assistant's and is empty: there is nothing to continue; leave it out")
@@ -154,12 +154,12 @@ def _apply(tokenizer: Tokenizer, messages: Messages, how: Mapping[str, bool]) ->
 
 
 def _mark(number: int) -> str:
-    """A character that marks the end of a message; 4096 of them, so two that are far apart may have the same."""
+    """Return the character that marks the end of a message; there are 4096, so two messages far apart may share one."""
     return chr(_STAND_INS[1] + 0xF000 + number % 0x0FFF)
 
 
 def _marked(messages: Messages) -> Messages:
-    """Messages whose contents end with marks, but for the assistant's, which templates may shorten."""
+    """Mark the ends of message contents, except the assistant's, which templates may shorten."""
     return [
         {**one, "content": one["content"] + _mark(number)} if _is_kept(one) else one
         for number, one in enumerate(messages, start=1)

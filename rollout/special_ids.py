@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from redraft.rollout.trajectory import SpecialTokens
 
 TURN_END = "<|role_end|>"
-"""Ends a turn in LLaDA2's chat format."""
+"""The token that ends a turn in LLaDA2's chat format."""
 
 Ids: TypeAlias = int | Sequence[int] | None
 
@@ -14,7 +14,7 @@ Ids: TypeAlias = int | Sequence[int] | None
 def special_tokens(
     tokenizer: Any, model_config: object, generation_config: Mapping[str, Any] | None = None
 ) -> SpecialTokens:
-    """Finds the ids that steer decoding.
+    """Find the ids that steer decoding.
 
     A completion ends with any of the ends that the tokenizer, the two configs and the chat format name. The first,
     which demonstrations are taught to end with, is the tokenizer's; without one the first of config.json, then of
@@ -75,13 +75,13 @@ def _check_agreement(tokenizer: Any, source: str, ids: Sequence[int]) -> None:
 
 
 def control_tokens(tokenizer: Any) -> dict[str, int]:
-    """The tokens that steer a model and are no text, by their spelling."""
+    """Collect the tokens that steer a model and are no text, by their spelling."""
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
 
 
 def _ids(value: Any, source: str) -> tuple[int, ...]:
-    """One end or several."""
+    """Return the ends of a config, which names one or a list."""
     listed = list(value) if isinstance(value, list | tuple) else [] if value is None else [value]
     if not all(type(token) is int and token >= 0 for token in listed):
         raise ValueError(f"eos_token_id in {source} must be a token id or a list of them, got {value!r}")

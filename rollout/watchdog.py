@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class StepTimeout(TimeoutError):
-    """A call did not return in time; the thread that it hangs in is given up."""
+    """A call did not return in time; the thread that it hangs in is abandoned."""
 
 
 class _Answer(NamedTuple):
@@ -20,27 +20,27 @@ class _Answer(NamedTuple):
 
 
 class Watchdog:
-    """Runs calls in a thread of its own and waits for each up to a deadline."""
+    """Run calls in a thread of its own and wait for each up to a deadline."""
 
     def __init__(self, timeout_s: float | None) -> None:
-        """Starts no thread before the first call.
+        """Start no thread before the first call.
 
         Args:
-            timeout_s: For each call; None: calls are made directly, without a deadline.
+            timeout_s: For each call. None makes calls directly, without a deadline.
         """
         self.timeout_s = timeout_s
         self._calls: queue.SimpleQueue[Callable[[], Any] | None] | None = None
         self._answers: queue.SimpleQueue[_Answer] = queue.SimpleQueue()
 
     def run(self, call: Callable[[], T], what: Callable[[], str]) -> T:
-        """The result of a call.
+        """Make a call and return its result.
 
         Args:
-            call: To make.
-            what: Names it, should it be late.
+            call: What to run.
+            what: Names the call in the error.
 
         Raises:
-            StepTimeout: It did not return in time.
+            StepTimeout: The call did not return in time.
         """
         if self.timeout_s is None:
             return call()
@@ -53,7 +53,8 @@ class Watchdog:
         try:
             answer = self._answers.get(timeout=self.timeout_s)
         except BaseException as stop:
-            self.close()  # late or interrupted: whatever the call still does, nobody may take it for another's answer
+            # Late or interrupted: the call may still answer, and that answer must not be taken for the next call's.
+            self.close()
             if isinstance(stop, queue.Empty):
                 raise StepTimeout(f"{what()} did not end within {self.timeout_s:g} s") from None
             raise
@@ -62,10 +63,11 @@ class Watchdog:
                 raise answer.error
             return answer.value
         finally:
-            del answer  # or the error's traceback would hold the error, and all that its frames hold
+            # Otherwise the traceback of the error holds this frame, which holds the error, and nothing is freed.
+            del answer
 
     def close(self) -> None:
-        """Lets the thread end; the next call starts another."""
+        """Let the thread end; the next call starts another."""
         if self._calls is not None:
             self._calls.put(None)
             self._calls = None
@@ -74,7 +76,7 @@ class Watchdog:
 def _serve(
     calls: "queue.SimpleQueue[Callable[[], Any] | None]", answers: "queue.SimpleQueue[_Answer]", threads: int
 ) -> None:
-    torch.set_num_threads(threads)  # OpenMP keeps this number for every thread separately
+    torch.set_num_threads(threads)  # OpenMP keeps this number per thread
     while (call := calls.get()) is not None:
         try:
             answer = _Answer(call(), None)

@@ -1,4 +1,4 @@
-"""Ray actors of one kind: waiting for them, with deadlines that name what was waited for, and replacing the dead."""
+"""Ray actors of one kind: waits with deadlines, whose errors name what was waited for, and replacement of the dead."""
 
 import logging
 import time
@@ -11,7 +11,8 @@ from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayT
 
 logger = logging.getLogger(__name__)
 
-DEATHS = (RayActorError, ObjectLostError)  # the latter where the actor's machine is gone, and a result with it
+DEATHS = (RayActorError, ObjectLostError)
+"""Errors of a dead actor; the second where its machine is gone, and a result with it."""
 
 
 class ClusterError(RuntimeError):
@@ -46,7 +47,7 @@ class ActorPool:
             await_ready(actor, deadline, f"{self.kind} {index}")
 
     def run_on(self, index: int, call: Call, timeout_s: float) -> Any:
-        """The result of one call to actor `index`.
+        """Call actor `index` and return the result.
 
         Raises:
             ClusterError: The deadline passed, the actor keeps dying, or the pool was closed.
@@ -54,7 +55,7 @@ class ActorPool:
         return self._collect(index, call, self.issue(index, call), time.monotonic() + timeout_s)
 
     def run_everywhere(self, call: Call, timeout_s: float) -> list[Any]:
-        """The same call to every actor; replacements get it too, now and later."""
+        """Make the same call to every actor; replacements get it too, now and later."""
         self.prepare = call
         deadline = time.monotonic() + timeout_s
         pending = [self.issue(index, call) for index in range(len(self.actors))]
@@ -63,7 +64,7 @@ class ActorPool:
     def stream(
         self, shares: Sequence[Sequence[int]], call: Callable[[Sequence[int]], Call], timeout_s: float
     ) -> Generator[tuple[int, Any], None, None]:
-        """Results of numbered items, in the order in which they arrive.
+        """Yield results of numbered items, in the order in which they arrive.
 
         Args:
             shares: Items of each actor.
@@ -71,7 +72,7 @@ class ActorPool:
             timeout_s: For all items together.
 
         Yields:
-            An item and its result, each item once; what a dead actor still owed is issued again, and nothing else.
+            An item and its result, each item once. Only what a dead actor still owed is issued again.
 
         Raises:
             ClusterError: The deadline for all of them passed, or actors keep dying.
@@ -84,7 +85,7 @@ class ActorPool:
                 if not ready:
                     raise _late(running[late[0]].what)
                 yield from running[ready[0]].receive(deadline)
-        finally:  # the reader may leave before the end: nobody waits for the rest
+        finally:  # the reader may leave before the end, and does not wait for the rest
             for one in streams:
                 one.cancel()
 
@@ -95,12 +96,12 @@ class ActorPool:
             ray.kill(actor)
 
     def issue(self, index: int, call: Call, streaming: bool = False) -> Any:
-        """Send a call to actor `index`; what it returns, or each of its results, is waited for with `get`."""
+        """Send a call to actor `index`; `get` waits for its result, or for each result of a stream."""
         method = getattr(self.actors[index], call.method)
         return (method.options(num_returns="streaming") if streaming else method).remote(*call.arguments)
 
     def replace(self, index: int, call: Call, restart: int, death: Exception, deadline: float) -> None:
-        """A new actor in the place of one that died on a call for the `restart` + 1-st time in a row."""
+        """Start a new actor in the place of one that died; `restart` counts its deaths on this call before this one."""
         if self.closed:
             raise ClusterError(f"{self.kind} {index}: {call.what}: the pool was closed") from None
         if restart == self.max_restarts:
@@ -108,7 +109,7 @@ class ActorPool:
         logger.warning("%s %d died; replacing it and issuing %s again", self.kind, index, call.what)
         self.actors[index] = self.start()
         if self.prepare is not None and call is not self.prepare:
-            # Awaited: an actor that could not take the current weights must not work with others.
+            # Waits, because an actor that could not take the current weights must not work with others.
             get(self.issue(index, self.prepare), deadline, f"new {self.kind} {index}: {self.prepare.what}")
 
     def _collect(self, index: int, call: Call, pending: Any, deadline: float) -> Any:
@@ -134,11 +135,11 @@ class _Stream:
 
     @property
     def what(self) -> str:
-        """Names the wait in errors."""
+        """Name of the wait, for errors."""
         return f"{self.pool.kind} {self.index}: {self.call.what}"
 
     def receive(self, deadline: float) -> Iterator[tuple[int, Any]]:
-        """The result that is there; none if it is the actor's death, which is then replaced."""
+        """Yield the result that has arrived; nothing if the actor died, which is then replaced."""
         result = next(self.results, None)
         if result is None:
             raise ClusterError(f"{self.what}: the call ended, but {len(self.owed)} results are missing")
@@ -190,7 +191,8 @@ def get(pending: Any, deadline: float, what: str) -> Any:
         raise _late(what) from None
     except RayTaskError as error:
         cause = error.cause
-        if isinstance(cause, RayActorError):  # not this actor died, but the one that its argument comes from
+        # It is not this actor that died, but the one that its argument comes from.
+        if isinstance(cause, RayActorError):
             raise ClusterError(f"{what}: the learner, which its input comes from, died: {cause}") from None
         raise cause if isinstance(cause, Exception) else error from None
     except RayActorError as death:
@@ -200,7 +202,7 @@ def get(pending: Any, deadline: float, what: str) -> Any:
 
 
 def _raised(trace: str) -> str:
-    """The exception at the end of a printed traceback: what follows its last indented line."""
+    """Cut the exception out of a printed traceback: what follows the last indented line."""
     lines = trace.splitlines()
     last_frame = max((number for number, line in enumerate(lines) if line.startswith("  ")), default=-1)
     return "\n".join(lines[last_frame + 1 :]) or trace

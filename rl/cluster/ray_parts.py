@@ -31,16 +31,16 @@ from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 @contextlib.contextmanager
 def cluster(config: RunConfig) -> Iterator[None]:
-    """A Ray cluster for one run: joined through RAY_ADDRESS, or a local one that is started and stopped here."""
+    """Join the Ray cluster at RAY_ADDRESS, or start a local one for this run and stop it at the end."""
     joined = os.environ.get("RAY_ADDRESS", "") not in {"", "local"}
     asked_cpus, asked_gpus = _resources(config)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     if not joined:
         # Logical CPUs only place actors. Phases alternate, so a laptop may hold more actors than it has cores.
         cpus = max(os.cpu_count() or 1, asked_cpus)
-        # "local": without it, Ray would join any cluster that somebody left running on this machine.
+        # Without "local", Ray would join any cluster that was left running on this machine.
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-    # Ray would otherwise remind us of a change of its own defaults on every start.
+    # Otherwise Ray warns at every start that its defaults will change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(**options)
     try:
@@ -72,7 +72,7 @@ def _await_resources(cpus: float, gpus: float, timeout_s: float) -> None:
 
 
 def _spread(items: Sequence[Any], parts: int) -> list[Sequence[Any]]:
-    """Contiguous shares, the same for the same lengths: a re-run cuts its batches alike, bit for bit."""
+    """Cut items into contiguous shares, the same for the same lengths, so that a re-run is equal bit for bit."""
     size = max(1, -(-len(items) // parts))
     return [items[start : start + size] for start in range(0, len(items), size)]
 
@@ -108,7 +108,7 @@ class RayRollouts:
         return versions.pop()
 
     def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
-        """Complete every prompt, spread over the actors; yields its index and its completion as they come."""
+        """Complete every prompt, spread over the actors; yield its index and its completion as they come."""
 
         def call(indices: Sequence[int]) -> Call:
             share = [prompts[index] for index in indices]
@@ -160,7 +160,7 @@ class RayLearner:
         return self._call("update", list(rows))
 
     def weights(self) -> Any:
-        """A reference to the weights in the object store: they never pass through the driver."""
+        """Return a reference to the weights in the object store: they never pass through the driver."""
         return self.actor.weights.remote()
 
     def save(self, folder: str) -> None:

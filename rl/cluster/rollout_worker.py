@@ -13,7 +13,7 @@ from redraft.rollout.worker import RolloutWorker, load_rollout_policy
 def rollout_worker(
     path: str, config: RunConfig, tokens: SpecialTokens, threads: int | None
 ) -> "partial[RolloutWorker] | partial[VLLMRolloutWorker]":
-    """A worker class with its arguments: called here, or handed to Ray.
+    """Bind a worker class to its arguments, to be called here or handed to Ray.
 
     Args:
         path: Folder of the policy.

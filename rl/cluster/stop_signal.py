@@ -13,9 +13,9 @@ ASK = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextlib.contextmanager
 def hangup_ignored() -> Iterator[None]:
-    """Processes that are started inside outlive a closed terminal, as children inherit what is ignored.
+    """Ignore SIGHUP inside, so that processes started there inherit that and outlive a closed terminal.
 
-    Ray's would die of it before the run could save what they hold.
+    Otherwise Ray's processes would end before the run could save what they hold.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -29,10 +29,10 @@ def hangup_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C, SIGTERM and a closed terminal ask for a stop after the step; a second Ctrl-C or SIGTERM stops at once.
+    """Let Ctrl-C, SIGTERM and a closed terminal ask for a stop after the step; a second signal stops at once.
 
-    A closing terminal sends SIGHUP more than once, and with it others may send SIGTERM: only two of the signals that
-    somebody sends on purpose mean impatience. Where SIGHUP is ignored, as under `nohup`, it stays so.
+    A closing terminal sends SIGHUP more than once, possibly with a SIGTERM. So SIGHUP counts as neither the first nor
+    the second. Where SIGHUP is ignored, as under `nohup`, it stays ignored.
     """
     asked, impatient = threading.Event(), threading.Event()
 

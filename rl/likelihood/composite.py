@@ -1,6 +1,11 @@
-"""The composite rule: which rows of `[noisy ; clean]` may see which, as a dense mask or for FlexAttention.
+"""The composite rule: which positions of `[noisy ; clean]` may see which, as a dense mask or for FlexAttention.
 
-All canvases of a batch share one layout, so one mask serves them all, and batches repeat few layouts: masks are cached.
+All canvases of a batch share one layout, so one mask serves them all. Batches repeat few layouts, so masks are cached.
+The rule is that of block-causal attention; `score` refuses networks with another geometry.
+
+An example: blocks of 2, a noisy half from position 2 to 6, a clean half from 0 to 4, so 4 + 4 rows. The noisy row of
+position 4 sees the noisy rows of 4 and 5 and the clean rows of 0 to 3. The clean row of position 2 sees the clean rows
+of 0 to 3 and nothing noisy.
 """
 
 import functools
@@ -17,7 +22,7 @@ from redraft.rollout.engine.protocol import AttentionMask
 
 MaskRule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 FLEX_LEAST_ROWS = 512
-"""Below it there are hardly any tiles (128 x 128) to skip, and on CUDA SDPA needs no compilation."""
+"""Rows from which FlexAttention is used. Shorter inputs have few tiles (128 x 128) to skip; SDPA compiles nothing."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class CompositeLayout:
 
     @property
     def num_noisy(self) -> int:
-        """Rows of the noisy half; the clean ones follow."""
+        """Rows of the noisy half, which comes first."""
         return self.length - self.start
 
     @property
@@ -48,9 +53,9 @@ class CompositeLayout:
 
 
 def composite_mask(layout: CompositeLayout, device: torch.device) -> AttentionMask:
-    """The attention mask of a composite input: for FlexAttention, and dense for short inputs.
+    """Build the attention mask of a composite input: for FlexAttention, and dense for short inputs.
 
-    On a CPU the network makes tiles for SDPA of FlexAttention's mask.
+    On a CPU the network turns FlexAttention's mask into tiles for SDPA.
     """
     if layout.num_rows >= FLEX_LEAST_ROWS:
         return flex_mask(layout, device)
@@ -58,7 +63,7 @@ def composite_mask(layout: CompositeLayout, device: torch.device) -> AttentionMa
 
 
 def composite_rule(layout: CompositeLayout, device: torch.device) -> MaskRule:
-    """The rule as a predicate of (batch entry, head, query row, key row).
+    """Build the rule as a predicate of (batch entry, head, query row, key row).
 
     A noisy row sees the noisy rows of its own block and the clean rows of earlier blocks; a clean row sees the clean
     rows of its own and earlier blocks and nothing noisy. So one forward scores one noisy view of every block.
@@ -82,9 +87,9 @@ def composite_rule(layout: CompositeLayout, device: torch.device) -> MaskRule:
 
 
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is cached must serve training, whoever asked for it first
+@torch.inference_mode(False)  # the cached tensors must serve training too
 def dense_mask(layout: CompositeLayout, device: torch.device) -> Bool[Tensor, "1 rows rows"]:
-    """The rule at every pair of rows. Quadratic in memory, hence few are kept."""
+    """Apply the rule to every pair of rows. Masks are quadratic in memory, so few are kept."""
     row = torch.arange(layout.num_rows, device=device)
     nought = row.new_zeros(())
     return composite_rule(layout, device)(nought, nought, row[:, None], row[None, :])[None]
@@ -93,6 +98,6 @@ def dense_mask(layout: CompositeLayout, device: torch.device) -> Bool[Tensor, "1
 @functools.lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def flex_mask(layout: CompositeLayout, device: torch.device) -> BlockMask:
-    """The rule for FlexAttention, which skips tiles that it empties and tests only those that it cuts."""
+    """Prepare the rule for FlexAttention, which skips tiles without any pair and tests only those with some."""
     rule = composite_rule(layout, device)
     return create_block_mask(rule, None, None, layout.num_rows, layout.num_rows, device=str(device))

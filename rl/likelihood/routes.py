@@ -1,6 +1,7 @@
 """Routes for the composite forward of a view: those of the rollout's own forwards, and those of an earlier pass.
 
-A tape holds the composite input `[noisy ; clean]` of one row after the other, see `likelihood.score.composite_layout`.
+A tape holds the composite inputs `[noisy ; clean]` of the canvases one after the other, see
+`likelihood.score.composite_layout`.
 """
 
 import numpy as np
@@ -15,15 +16,15 @@ from redraft.rollout.engine.route_tape import Routes
 
 
 def trajectory_routes(batch: CanvasBatch, step: Int[Tensor, "batch blocks"]) -> Routes:
-    """Routes of a trajectory view as the rollout engine recorded them.
+    """Look up the routes of a trajectory view as the rollout engine recorded them.
 
-    A noisy block that shows the state before decoder forward f gets the routes of that forward, prompt slots in it
-    included: the engine ran them in the same state. All else is -1, routed live: blocks without a state, and the
-    clean half, which gives the context (the engine's pass over a committed block is not recorded).
+    A noisy block that shows the state before decoder forward f gets the routes of that forward, prompt positions in it
+    included: the engine ran them in the same state. All other positions are -1 and routed live. Those are the blocks
+    without a state, and the clean half: the engine does not record its pass over a final block.
 
     Args:
         batch: Canvases whose traces hold routes.
-        step: Forward whose state a block shows, counted within the completion; -1: none.
+        step: Forward whose state a block shows, counted within the completion; -1 for a block without a state.
 
     Raises:
         ValueError: A trace has no routes, or no such forward.
@@ -44,9 +45,9 @@ def trajectory_routes(batch: CanvasBatch, step: Int[Tensor, "batch blocks"]) -> 
 
 
 def earlier_routes(batch: CanvasBatch, used: Routes) -> Routes:
-    """Routes that an earlier pass over the same view used, as the old policy's; padding is left to the live router.
+    """Take the routes that an earlier pass over the same view used, such as the old policy's.
 
-    Nothing reads what padding becomes, so it shall not count in the agreement either.
+    Padding is left to the live router: nothing reads its outputs, so it must not count in the agreement.
 
     Args:
         batch: Canvases; micro-batches must be split as they were in the earlier pass.

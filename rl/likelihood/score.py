@@ -1,4 +1,17 @@
-"""Log-probabilities of scored views. The only caller of the network during learning."""
+"""Log-probabilities of scored views. The only caller of the network during learning.
+
+Guarantees:
+    * The distribution is the decoder's: the mask token's logit is suppressed here as there.
+    * One forward scores one noisy view of every block of every canvas.
+    * Logits of the whole vocabulary never exist for all scored positions (`token_log_probs` makes them in slices).
+
+Assumes:
+    * The network has block-causal attention, and a hidden state predicts its own position; others are refused.
+    * Canvases are padded to whole blocks, and all of a batch have the same length and the same block length.
+
+Rejected alternatives:
+    * One forward per block over the canvas up to it: exact too, and as many times slower as there are blocks.
+"""
 
 from typing import NamedTuple
 
@@ -43,7 +56,7 @@ def score_view(
         model: The policy, a `DiffusionModel`.
         batch: Canvases; the clean half.
         view: The noisy half and what is scored.
-        mask_id: Never written by the decoder: its logit is suppressed here as there.
+        mask_id: The mask token, which has no probability.
         temperature: Of the distribution that was sampled from; 1 for an ELBO.
         tape: Of a `RoutedModel`: notes the routes of the composite input, and may replace them.
 
@@ -66,7 +79,7 @@ def score_view(
 def draft_tokens(
     model: nn.Module, batch: CanvasBatch, view: View, number: int, mask_id: int
 ) -> Int[Tensor, "batch length"]:
-    """What the policy would write into a view's scored slots, drawn at temperature 1; other positions as they are."""
+    """Draw what the policy would write at a view's scored positions, at temperature 1; keep the other tokens."""
     scored = view.scored[:, batch.first_editable :]
     policy = as_diffusion_model(model, "scored")
     logits = suppress_mask_(policy.logits(_noisy_hidden(policy, batch, view, None)[scored]), mask_id)
@@ -80,7 +93,7 @@ def draft_tokens(
 def path_mismatch(
     model: nn.Module, batch: CanvasBatch, view: View, decode: DecodeConfig, mask_id: int
 ) -> Bool[Tensor, "batch blocks"]:
-    """Blocks in which the policy, on the recorded state, would act on other slots than recorded (math.md eq 45)."""
+    """Find blocks in which the policy, on the recorded state, would act on other positions (math.md eq 45)."""
     assert view.denoising_step is not None
     assert view.acted is not None
     start, block_length = batch.first_editable, batch.block_length
@@ -102,7 +115,7 @@ def path_mismatch(
 
 
 def composite_layout(batch: CanvasBatch) -> CompositeLayout:
-    """The composite input of a batch; the clean half leaves out the last block, which no noisy row sees."""
+    """Lay out the composite input of a batch; the clean half leaves out the last block, which no noisy row sees."""
     length = batch.tokens.shape[1]
     return CompositeLayout(batch.first_editable, length, length - batch.block_length, batch.block_length)
 
@@ -110,7 +123,7 @@ def composite_layout(batch: CanvasBatch) -> CompositeLayout:
 def _noisy_hidden(
     model: DiffusionModel, batch: CanvasBatch, view: View, tape: RouteTape | None
 ) -> Float[Tensor, "batch noisy hidden"]:
-    """Hidden states of the noisy half."""
+    """Compute the hidden states of the noisy half."""
     layout = composite_layout(batch)
     clean = batch.tokens if view.context is None else view.context
     ids = torch.cat([view.noisy[:, layout.start :], clean[:, : layout.clean_length]], dim=1)

@@ -1,7 +1,8 @@
 """Log-probabilities of chosen tokens from hidden states, without ever holding all logits.
 
 The head's product is made in slices of the vocabulary, with a running maximum and sum, and made once more in the
-backward pass: a third more matrix work than the plain path, for memory of one slice instead of positions x vocabulary.
+backward pass. That is a third more matrix work than the plain path, for the memory of one slice instead of positions
+times vocabulary.
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 SLICE_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
-"""Size of one slice of logits: what a CPU's cache holds; enough work for a GPU's matrix units."""
-LEAST_COLUMNS = 128  # of a slice: narrower products waste the matrix units
+"""Size of one slice of logits: on a CPU what its cache holds, on a GPU enough work for its matrix units."""
+LEAST_COLUMNS = 128
+"""Columns of the narrowest slice: narrower products waste the matrix units."""
 
 
 def token_log_probs(
@@ -25,7 +27,7 @@ def token_log_probs(
     temperature: float,
     chunk_size: int | None = None,
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, " n"]]:
-    """`log softmax(hidden head_weight^T / temperature)` at the targets, the mask token's logit left out as -inf.
+    """`log softmax(hidden head_weight^T / temperature)` at the targets, nats; the mask token's logit is -inf.
 
     Sums run in fp32 (float64 for float64 inputs) and so do the results. Under autocast the factors of the products are
     rounded to its dtype. Differentiable once, by hidden states and head weight; nothing is computed for one of them
@@ -35,9 +37,9 @@ def token_log_probs(
         hidden: Final hidden states.
         head_weight: The language-model head.
         target: Token to score at each position.
-        mask_id: Never written by the decoder.
+        mask_id: The mask token.
         temperature: Of the distribution that was sampled from.
-        chunk_size: Columns of the vocabulary per slice; None: as many as fit into `SLICE_BYTES`.
+        chunk_size: Columns of the vocabulary per slice; None takes as many as fit into `SLICE_BYTES`.
 
     Returns:
         Log-probability of each target and entropy of each distribution, in nats; the entropy carries no gradient.
@@ -54,13 +56,13 @@ def token_log_probs(
 
 
 def columns_per_slice(rows: int, itemsize: int, device: str) -> int:
-    """Vocabulary columns whose logits for `rows` positions fit into the device's `SLICE_BYTES`."""
+    """Count vocabulary columns whose logits for `rows` positions fit into the device's `SLICE_BYTES`."""
     return max(SLICE_BYTES.get(device, SLICE_BYTES["cuda"]) // (max(rows, 1) * itemsize), LEAST_COLUMNS)
 
 
 @dataclass(frozen=True)
 class _Head:
-    """The head's distribution, and how it is computed."""
+    """The distribution of the head, and the types and slices of its computation."""
 
     mask_id: int
     temperature: float
@@ -68,7 +70,7 @@ class _Head:
     factors: torch.dtype  # of hidden states and weight inside the products
 
     def logits(self, hidden: Tensor, weight: Tensor, start: int) -> Tensor:
-        """Tempered logits of the slice that starts at token `start`."""
+        """Compute the tempered logits of the slice that starts at token `start`."""
         logits = _product(hidden, weight[start : start + self.chunk_size].to(self.factors).T)
         if self.temperature != 1.0:
             logits /= self.temperature
@@ -76,12 +78,12 @@ class _Head:
         return logits
 
     def mask_columns(self, start: int) -> slice:
-        """The mask token's column in the slice that starts at token `start`; empty if it lies elsewhere."""
+        """Find the mask token's column in the slice that starts at token `start`; empty if it lies elsewhere."""
         column = self.mask_id - start
         return slice(column, column + 1) if 0 <= column < self.chunk_size else slice(0, 0)
 
     def slices(self, hidden: Tensor, weight: Tensor) -> range:
-        """First tokens of all slices; none without positions."""
+        """List the first tokens of all slices; none without positions."""
         return range(0, len(weight) if len(hidden) else 0, self.chunk_size)
 
 
@@ -135,13 +137,13 @@ class _TokenLogProbs(torch.autograd.Function):
 
 
 def _columns(target: Tensor, start: int, logits: Tensor) -> tuple[Tensor, Tensor]:
-    """The targets' columns in a slice, and whether they lie in it (a column of 0 or the last where they do not)."""
+    """Find the targets' columns in a slice, and whether they lie in it; outside, the column is the nearest one."""
     column, width = target - start, logits.shape[1]
     return column.clamp(0, width - 1), (column >= 0) & (column < width)
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:
-    """Matrix product, summed in fp32 also where `right` has fewer bits; `left` may have more."""
+    """Multiply matrices, summed in fp32 also where `right` has fewer bits; `left` may have more."""
     dtype = torch.promote_types(right.dtype, torch.float32)
     if right.dtype != dtype and right.is_cuda:
         return torch.mm(left.to(right.dtype), right, out_dtype=dtype)  # exact products on the bf16 matrix units

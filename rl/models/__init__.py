@@ -1,1 +1,1 @@
-"""Policy networks: one folder per architecture, and the only place that names one."""
+"""Policy networks: one folder per family. Only the registry and these folders name families."""

@@ -9,12 +9,12 @@ CHARACTERS = sorted(set(string.printable) - set("\t\r\x0b\x0c"))
 
 
 def build_character_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per printable ASCII character, plus LLaDA2's end, role end and mask tokens."""
+    """Build a tokenizer with one token per printable ASCII character, plus LLaDA2's end, role end and mask tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, ROLE_END, MASK, UNKNOWN, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    # Not a dot, which matches no newline: runs of newlines would stay one piece, and no token is that.
+    # A dot matches no newline: runs of newlines would stay one piece, for which there is no token.
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.Fuse()  # pyright: ignore[reportAttributeAccessIssue]
     return PreTrainedTokenizerFast(

@@ -1,4 +1,4 @@
-"""Making policies: from a checkpoint folder, or from scratch; the one place that knows which model family it is."""
+"""Make policies from a checkpoint folder or from scratch. Only this module knows which family a policy is of."""
 
 import json
 import re
@@ -26,14 +26,15 @@ from redraft.words import guess_or_valid, problem_lines
 TOKENIZER_FILE = "tokenizer_config.json"
 GENERATION_FILE = "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float64")
-DEFAULT_BLOCK_LENGTH = 32  # of the published models, whose config.json does not say it
+DEFAULT_BLOCK_LENGTH = 32
+"""Of the published models, whose config.json does not hold it."""
 
 MINI_SHAPE = LLADA2_MINI.to_dict()
 """Fields of config.json of LLaDA2.0-mini and 2.1-mini, token ids left out."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one.
+    """Find the device that a recipe or an option names; `auto` is cuda where there is one.
 
     Raises:
         ValueError: The name is not one of a device, or this machine has no such GPU.
@@ -51,7 +52,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(name: str) -> torch.dtype:
-    """The type that a recipe or an option names.
+    """Find the type that a recipe or an option names.
 
     Raises:
         ValueError: The name is not one of `DTYPES`.
@@ -62,13 +63,13 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 def load_policy(path: str, dtype: str | None, device: str) -> LLaDA2Model:
-    """The policy in a checkpoint folder; without a dtype as it is stored."""
+    """Load the policy of a checkpoint folder; without a dtype in the one that it is stored in."""
     return load_pretrained(path, dtype=resolve_dtype(dtype) if dtype else None, device=resolve_device(device))
 
 
 @dataclass(frozen=True)
 class PolicyLimits:
-    """What a policy can read.
+    """Sizes of a policy that prompts and completions must fit.
 
     Attributes:
         vocab_size: Token ids are below it.
@@ -82,7 +83,7 @@ class PolicyLimits:
 
 
 def policy_limits(path: str) -> PolicyLimits:
-    """Limits of the policy in a checkpoint folder, without its weights."""
+    """Read the limits of the policy in a checkpoint folder, without its weights."""
     return _limits_of(LLaDA2Config.from_pretrained(path), path)
 
 
@@ -94,7 +95,7 @@ def _limits_of(config: LLaDA2Config, path: str) -> PolicyLimits:
 
 
 def load_text_side(path: str) -> tuple[Tokenizer, SpecialTokens]:
-    """Tokenizer and special ids of a checkpoint folder, without its weights."""
+    """Load tokenizer and special ids of a checkpoint folder, without its weights."""
     tokenizer, tokens = find_text_side(path)
     if tokenizer is None:
         raise FileNotFoundError(f"{path} holds no tokenizer ({TOKENIZER_FILE}); copy the model's tokenizer there")
@@ -102,7 +103,7 @@ def load_text_side(path: str) -> tuple[Tokenizer, SpecialTokens]:
 
 
 def find_text_side(path: str) -> tuple[Tokenizer | None, SpecialTokens]:
-    """As `load_text_side`, for folders that may lack a tokenizer: then the ids come from the configs alone.
+    """Load tokenizer and special ids of a folder that may lack a tokenizer; the ids then come from the configs.
 
     Raises:
         ValueError: The folder's files contradict each other, or name ids that the policy lacks.
@@ -120,7 +121,7 @@ def find_text_side(path: str) -> tuple[Tokenizer | None, SpecialTokens]:
 
 
 def _generation_config(folder: Path) -> dict[str, Any]:
-    """Content of generation_config.json; empty where there is none."""
+    """Read generation_config.json; empty where there is none."""
     file = folder / GENERATION_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
@@ -132,7 +133,7 @@ def _generation_config(folder: Path) -> dict[str, Any]:
 
 
 def _load_tokenizer(path: str) -> Tokenizer:
-    """The tokenizer; it names no code of its own that its folder lacks, and so does none that is saved from it."""
+    """Load the tokenizer without references to code that its folder lacks, so that none is saved with it either."""
     tokenizer = load_tokenizer(path)
     auto_map = tokenizer.init_kwargs.pop("auto_map", None)
     present = present_auto_map(auto_map, read_companions(Path(path), auto_map))
@@ -143,14 +144,14 @@ def _load_tokenizer(path: str) -> Tokenizer:
 def build_policy(
     shape: Mapping[str, Any], dtype: str, device: str, seed: int, block_length: int = DEFAULT_BLOCK_LENGTH
 ) -> tuple[LLaDA2Model, Tokenizer, SpecialTokens]:
-    """A policy from scratch with a character tokenizer; ids and vocabulary size come from the tokenizer.
+    """Make a policy from scratch with a character tokenizer; ids and vocabulary size come from the tokenizer.
 
     Args:
         shape: Fields of config.json, the recipe's `model.init`.
         dtype: One of `DTYPES`.
         device: See `resolve_device`.
         seed: The run's seed.
-        block_length: Tokens per block; kept in config.json for those who decode with the policy later.
+        block_length: Tokens per block; kept in config.json, where later decodes find it.
 
     Raises:
         ValueError: The shape has an unknown key or does not describe a network.
@@ -163,7 +164,7 @@ def build_policy(
 
 
 def plan_policy(shape: Mapping[str, Any], block_length: int) -> tuple[Tokenizer, SpecialTokens, PolicyLimits]:
-    """Text side and limits of the policy that `build_policy` would make; raises what it would."""
+    """Return text side and limits of the policy that `build_policy` would make; raise what it would raise."""
     config, tokenizer = _plan(shape, block_length)
     return tokenizer, special_tokens(tokenizer, config), _limits_of(config, "model.init")
 
@@ -192,6 +193,6 @@ def _new_config(shape: Mapping[str, Any], ours: Mapping[str, Any]) -> LLaDA2Conf
 
 
 def save_policy(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None) -> None:
-    """Write the published Hugging Face layout."""
+    """Write a policy and its tokenizer in the published Hugging Face layout."""
     assert isinstance(model, LLaDA2Model)
     save_pretrained(model, path, tokenizer)

@@ -1,7 +1,7 @@
 """Forwards replayed from CUDA graphs: one launch instead of some thousand kernels, at a few fixed sizes.
 
-A graph has fixed shapes, so a pass is padded to the next size that has one. Padding entries write to the spare page
-and nobody reads what they say.
+A graph has fixed shapes, so a pass is padded to the next size that has one. Padding entries write to the spare page,
+and what they return is cut off.
 """
 
 import logging
@@ -20,24 +20,26 @@ logger = logging.getLogger(__name__)
 
 Body = Callable[[Pass], Float[Tensor, "entries queries hidden"]]
 Capture = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
-"""Takes a function that reads and writes fixed memory; returns a call that does the same again, result in place."""
+"""Makes a function repeatable: it reads and writes fixed memory, and the returned call does the same again."""
 
 
 class CudaCapture:
-    """Captures CUDA graphs; all of one session share a memory pool, since no two of them run at a time."""
+    """Capture CUDA graphs. All graphs of a session share a memory pool, as no two of them run at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._pool = device, torch.cuda.graph_pool_handle()
 
     def __call__(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """Capture `function` as a graph; return its replay."""
-        with torch.cuda.device(self._device):  # whatever thread asks
+        # The current device belongs to a thread, and a watchdog calls from its own.
+        with torch.cuda.device(self._device):
             return self._capture(function)
 
     def _capture(self, function: Callable[[], Tensor]) -> Callable[[], Tensor]:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):  # libraries set themselves up at their first call, which no graph may hold
+        # Libraries set themselves up at their first call, which must not be part of a graph.
+        with torch.cuda.stream(side):
             function()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
@@ -53,13 +55,13 @@ class CudaCapture:
 
 @dataclass
 class GraphUse:
-    """What became of the passes of one session: whoever times them must know whether graphs were used at all.
+    """How the passes of one session ran, so that a measurement shows whether graphs were used at all.
 
     Attributes:
         captured: Graphs that exist.
         replayed: Passes that ran from one.
-        plain: Passes that did not: several blocks of a row at a time, or all of them once a capture failed.
-        broken: Why a capture failed; None: none did.
+        plain: Passes that ran without: those with several blocks of a sequence, and all of them once a capture failed.
+        broken: Why a capture failed, if one did.
     """
 
     captured: int = 0
@@ -74,24 +76,24 @@ class _Captured(NamedTuple):
 
 
 class GraphedBody:
-    """Runs passes of single blocks from graphs, captured at the first pass of each size.
+    """Run passes of single blocks from graphs, captured at the first pass of each size.
 
     The result is overwritten by the next pass.
     """
 
     def __init__(self, body: Body, capture: Capture) -> None:
-        """Captures nothing yet.
+        """Capture nothing yet.
 
         Args:
             body: Runs a pass on the session's pages; must not ask the device for anything.
-            capture: How.
+            capture: Makes the body repeatable.
         """
         self._body, self._capture = body, capture
         self._captured: dict[tuple[int, int], _Captured] = {}
         self.use = GraphUse()
 
     def __call__(self, batch: Pass) -> Float[Tensor, "entries queries hidden"]:
-        """Runs a pass."""
+        """Run a pass; the next one overwrites the result."""
         entries, block_length = batch.tokens.shape
         size = entry_size(entries), table_size(batch.table.shape[1])
         captured = None
@@ -121,7 +123,7 @@ class GraphedBody:
 
 
 def entry_size(entries: int) -> int:
-    """The next number of entries that graphs are made for: 1, 2, 4, multiples of 8, and of a quarter of the octave."""
+    """Round up to a number of entries that graphs are made for: 1, 2, 4, 8, 16, 24 to 64, then 4 per doubling."""
     if entries <= 8:
         return 1 << (entries - 1).bit_length()
     step = max(8, 1 << ((entries - 1).bit_length() - 3))
@@ -129,13 +131,13 @@ def entry_size(entries: int) -> int:
 
 
 def table_size(pages: int) -> int:
-    """The next number of pages per row that graphs are made for: powers of two, and those times 1.5."""
+    """Round up to a number of pages per sequence that graphs are made for: powers of two, and those times 1.5."""
     power = 1 << (pages - 1).bit_length()
     return power // 4 * 3 if power >= 4 and pages <= power // 4 * 3 else power
 
 
 def _blank(size: tuple[int, int], block_length: int, device: torch.device) -> Pass:
-    """Entries that see one page, the spare one."""
+    """Make a pass whose entries see one page, the spare one."""
     entries, pages = size
 
     def spare(*shape: int) -> Tensor:
@@ -146,7 +148,7 @@ def _blank(size: tuple[int, int], block_length: int, device: torch.device) -> Pa
 
 
 def _fill(inputs: Pass, batch: Pass) -> None:
-    """Puts a pass into fixed memory; what lies behind it there goes back to blank."""
+    """Copy a pass into fixed memory, and set the entries behind it back to blank."""
     entries, pages = batch.table.shape
     for fixed, given in zip(inputs, batch, strict=True):
         fixed[:entries, : given.shape[1]] = given

@@ -1,4 +1,4 @@
-"""Keys and values of whole blocks in pages, per layer; a pass writes and reads many rows at once."""
+"""Keys and values of whole blocks in pages, per layer; a pass writes and reads many sequences at once."""
 
 from typing import NamedTuple
 
@@ -8,38 +8,38 @@ from torch import Tensor
 
 
 class CacheShape(NamedTuple):
-    """What a model keeps of every token."""
+    """Sizes of the keys and values that a network keeps of every token."""
 
     layers: int
     heads: int
     head_dim: int
 
     def bytes_per_token(self, dtype: torch.dtype) -> int:
-        """Of keys and values in all layers."""
+        """Count the bytes of keys and values of a token in all layers."""
         return 2 * self.layers * self.heads * self.head_dim * dtype.itemsize
 
 
 class PagedCache:
-    """The pages of one decode session; page 0 takes what nobody reads."""
+    """The pages of one decode session; page 0 takes what is never read."""
 
     def __init__(
         self, shape: CacheShape, num_pages: int, block_length: int, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """Sets memory aside for `num_pages` pages and page 0."""
+        """Set memory aside for `num_pages` pages and page 0."""
         size = (shape.layers, num_pages + 1, block_length, 2, shape.heads, shape.head_dim)
-        # Keys and values side by side, so that one copy moves both. Zeros, not empty: keys that nobody attends to still
+        # Keys and values side by side, so that one copy moves both. Zeros, not empty memory: keys behind the mask still
         # enter the attention product, and 0 * nan is nan.
         self._pages = torch.zeros(size, dtype=dtype, device=device)
         self._write = self._table = torch.empty(0, dtype=torch.int64)
 
     def aim(self, write: Int[Tensor, "entries blocks"], table: Int[Tensor, "entries pages"]) -> None:
-        """Says where the coming pass writes, and what each of its entries reads."""
+        """Set where the coming pass writes, and what each of its entries reads."""
         self._write, self._table = write, table
 
     def update(
         self, layer: int, key: Float[Tensor, "entries heads query dim"], value: Float[Tensor, "entries heads query dim"]
     ) -> tuple[Float[Tensor, "entries heads key dim"], Float[Tensor, "entries heads key dim"]]:
-        """Writes the pass's keys and values to their pages; returns those of every entry's table, in order."""
+        """Write the pass's keys and values to their pages; return those of every entry's table, in order."""
         pages = self._pages[layer]
         fresh = torch.stack([key.transpose(1, 2), value.transpose(1, 2)], dim=2)
         pages.index_copy_(0, self._write.flatten(), fresh.view(-1, *pages.shape[1:]))

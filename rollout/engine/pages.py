@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from redraft.rollout.blocks import num_blocks
 
 SPARE_PAGE: Final = 0
-"""The page that takes what nobody reads: never handed out."""
+"""The page that takes what is never read; it is not handed out."""
 
 
 class _Prefix(NamedTuple):
@@ -27,8 +27,7 @@ class Lease:
 
     Attributes:
         pages: In the order of positions, from position 0 on.
-        cached: How many of the leading pages were filled for an earlier request, or are about to be: by a request that
-            was admitted before the same forward.
+        cached: Leading pages that an earlier request filled, or will fill before they are read.
     """
 
     pages: tuple[int, ...]
@@ -39,11 +38,11 @@ class Pages:
     """A pool of pages with reference counts.
 
     Pages of whole prompt blocks are found again by the tokens of all blocks up to theirs. They stay after their last
-    request is gone, until the page is needed: the longest unused first, and a block before the blocks it follows.
+    request is gone, until the page is needed. The longest unused goes first; of one prompt, the last block goes first.
     """
 
     def __init__(self, num_pages: int, block_length: int) -> None:
-        """Starts with `num_pages` free pages, `SPARE_PAGE` not counted.
+        """Start with `num_pages` free pages, `SPARE_PAGE` not counted.
 
         Args:
             num_pages: Pages that can be handed out.
@@ -57,7 +56,7 @@ class Pages:
         self._unused: OrderedDict[int, None] = OrderedDict()  # shared pages without a user, the next to go first
 
     def acquire(self, prompt: Sequence[int], length: int) -> Lease | None:
-        """Pages for a prompt and what follows it, `length` tokens in all; None if there are not enough at present."""
+        """Lease pages for a prompt and what follows it, `length` tokens in all; None if too few are free."""
         shared = self._shareable(prompt)
         cached = self._find(shared)
         wanted = num_blocks(length, self.block_length) - len(cached)
@@ -73,8 +72,9 @@ class Pages:
         return Lease(tuple(pages), len(cached))
 
     def release(self, lease: Lease) -> None:
-        """Gives the pages of a request back."""
-        for page in reversed(lease.pages):  # the last block first: it is the first to go
+        """Give the pages of a request back."""
+        # The last block first, so that it is the first to go: pages behind a missing block cannot be found again.
+        for page in reversed(lease.pages):
             self._users[page] -= 1
             if self._users[page]:
                 continue
@@ -84,7 +84,7 @@ class Pages:
                 self._free.append(page)
 
     def _shareable(self, prompt: Sequence[int]) -> list[tuple[int, ...]]:
-        """The whole blocks of a prompt; what it has beyond them shares a block with the completion."""
+        """Cut a prompt into its whole blocks; the tokens behind them share a block with the completion."""
         size = self.block_length
         return [tuple(prompt[start : start + size]) for start in range(0, len(prompt) // size * size, size)]
 

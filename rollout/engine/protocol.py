@@ -160,14 +160,14 @@ def as_routed_model(model: object) -> RoutedModel:
 
 
 class Pass(NamedTuple):
-    """One forward: entries of whole blocks, all of them with as many tokens.
+    """One forward: entries of whole blocks, each with the same number of tokens.
 
     Attributes:
         tokens: Token ids.
         positions: Absolute positions.
         write: Page that takes the keys and values of each block of the entry.
-        table: Pages of the entry's row in the order of positions, from position 0 on; behind its reach any page.
-        reach: Tokens at the beginning of the table that each query of the entry may attend to, or all of them.
+        table: Pages of the entry's sequence in the order of positions, from position 0 on; behind its reach any page.
+        reach: Tokens at the beginning of the table that a query may attend to; one number per query, or one for all.
     """
 
     tokens: Int[Tensor, "entries queries"]
@@ -178,11 +178,11 @@ class Pass(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What a forward says about its active blocks.
+    """What a forward returns for its active blocks.
 
     Attributes:
-        scores: Their logits; the row of a position predicts that position (no shift).
-        routes: Experts that their tokens visited, if asked for.
+        scores: Logits of every position, for the token at that position.
+        routes: Experts that the tokens visited; None if they were not asked for.
     """
 
     scores: Scores
@@ -198,20 +198,20 @@ class DecodeSession(Protocol):
     """
 
     def forward(self, batch: Pass, num_active: int, record: bool) -> Outcome:
-        """Runs a pass whose first `num_active` entries are active blocks, one block each.
+        """Run a pass whose first `num_active` entries are active blocks, one block each.
 
         Args:
             batch: The pass.
-            num_active: Entries that scores are wanted of.
-            record: Note the routes too.
+            num_active: Number of those entries; the others are run for their keys and values alone.
+            record: Return the routes too.
 
         Raises:
-            TypeError: If routes are asked of a policy that has none.
+            TypeError: Routes are asked of a policy that has none.
         """
         ...
 
     def prefill(self, batch: Pass) -> None:
-        """Runs a pass for its keys and values alone."""
+        """Run a pass for its keys and values alone."""
         ...
 
 
@@ -221,7 +221,7 @@ class Engine(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where passes live."""
+        """Device of the tensors of a pass."""
         ...
 
     @property
@@ -235,15 +235,15 @@ class Engine(Protocol):
         ...
 
     def max_pages(self, block_length: int) -> int | None:
-        """Pages that the memory set aside for them holds; None if none was set aside: as many as are asked for."""
+        """Number of pages that fit into memory; None if there is no limit."""
         ...
 
     def open(self, num_pages: int, block_length: int, mask: int) -> DecodeSession:
-        """A session with empty pages.
+        """Open a session with empty pages.
 
         Args:
-            num_pages: Pages that can be handed out; one more, page 0, takes what nobody reads.
+            num_pages: Pages that can be handed out; one more, page 0, takes what is never read.
             block_length: Tokens per page.
-            mask: The mask token, which no slot is given.
+            mask: The mask token, which is never written.
         """
         ...

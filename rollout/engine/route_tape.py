@@ -1,4 +1,4 @@
-"""The tape of one forward of a mixture of experts: the routes its routers choose, and those they are told to take.
+"""The tape of one forward of a mixture of experts: the routes that its routers choose, or that they replay.
 
 A route is the list of experts that one token visits in one layer. Only the experts come from a tape; their weights
 are always gathered from the live dense scores, so a router that learns has its gradient on replayed routes too
@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Int, Int16
 from torch import Tensor
 
-Routes = Int16[Tensor, "layers tokens k"]  # expert indices; -1 in all k places: no route known
+Routes = Int16[Tensor, "layers tokens k"]
+"""Expert indices; -1 in all k places where the route is not known."""
 
 
 class Agreement(NamedTuple):
@@ -21,8 +22,8 @@ class Agreement(NamedTuple):
 
     Attributes:
         known: Pairs whose route was given.
-        used: Those of them that ran on the given experts; all of them under replay.
-        live: Those of them whose router chose the given experts by itself.
+        used: Pairs of `known` that ran on the given experts; under replay these are all.
+        live: Pairs of `known` whose router chose the given experts without replay.
     """
 
     known: float
@@ -37,8 +38,8 @@ class RouteTape:
 
     Args:
         num_layers: Routed layers of the network.
-        given: Routes to take or to compare with; a token whose route is -1 is routed live. None: only record.
-        replay: Take the given routes; if not, only compare with them.
+        given: Routes to take or to compare with; a token whose route is -1 is routed live. None records only.
+        replay: Take the given routes; False only compares with them.
     """
 
     def __init__(self, num_layers: int, given: Routes | None = None, replay: bool = True) -> None:
@@ -49,7 +50,7 @@ class RouteTape:
         self._used: list[Tensor | None] = [None] * num_layers
 
     def exchange(self, layer: int, live: Int[Tensor, "tokens k"]) -> Int[Tensor, "tokens k"]:
-        """Notes what the router of a layer chose; answers with the experts to use.
+        """Note what the router of a layer chose; return the experts to use.
 
         Args:
             layer: Place among the routed layers.
@@ -80,7 +81,7 @@ class RouteTape:
         return _stack(self._used)
 
     def agreement(self) -> Agreement:
-        """How many of the given routes were used, and how many the routers chose by themselves."""
+        """Count how many of the given routes were used, and how many the routers chose without replay."""
         if self._given is None:
             return Agreement(0.0, 0.0, 0.0)
         given = self._given.sort(-1).values

@@ -13,7 +13,8 @@ from redraft.rollout.engine.paged_cache import PagedCache
 from redraft.rollout.engine.protocol import DiffusionModel, Outcome, Pass, as_diffusion_model, as_routed_model
 from redraft.rollout.engine.scores import HeadScores
 
-GRAPHED_TYPES: Final = (torch.bfloat16, torch.float16)  # grouped products in others ask the device for group sizes
+GRAPHED_TYPES: Final = (torch.bfloat16, torch.float16)
+"""Types with CUDA graphs. Grouped products in other types ask the device for group sizes, which a graph cannot."""
 
 
 class TorchSession:
@@ -25,10 +26,10 @@ class TorchSession:
         self._model, self._cache = model, cache
         self._block_length, self._mask, self._logits_bytes = block_length, mask, logits_bytes
         self.body: Body = self._hidden_states
-        self.graphs: GraphUse | None = None  # None: all forwards are plain ones
+        self.graphs: GraphUse | None = None  # stays None without graphs
 
     def use_graphs(self, capture: Capture) -> None:
-        """Replays captured forwards from now on, wherever no routes are recorded."""
+        """Replay captured forwards from now on, wherever no routes are recorded."""
         body = GraphedBody(self._hidden_states, capture)
         self.body, self.graphs = body, body.use
 
@@ -36,7 +37,8 @@ class TorchSession:
         """See `DecodeSession.forward`."""
         hidden, routes = self._run(batch, record)
         scores = HeadScores(hidden[:num_active], self._model.head_weight, self._mask, self._logits_bytes)
-        if routes is not None:  # of all tokens, entry by entry
+        # The tape holds the tokens of all entries, one entry after the other; the active blocks come first.
+        if routes is not None:
             routes = routes[:, : num_active * self._block_length].unflatten(1, (num_active, -1)).transpose(0, 1)
         return Outcome(scores, routes)
 
@@ -58,14 +60,14 @@ class TorchSession:
         return self._model.hidden_states(batch.tokens, batch.positions, self._aim(batch), self._cache)
 
     def _aim(self, batch: Pass) -> Bool[Tensor, "entries #query key"]:
-        """Points the cache at the pass; returns the mask of what its queries may attend to."""
+        """Point the cache at the pass; return the block-causal mask of what its queries may attend to."""
         self._cache.aim(batch.write, batch.table)
         keys = torch.arange(batch.table.shape[1] * self._block_length, device=batch.table.device)
         return keys < batch.reach[..., None]
 
 
 class TorchEngine:
-    """Decodes with any module that is a `DiffusionModel`, in its dtype, on its device."""
+    """Decode with any module that is a `DiffusionModel`, in its dtype, on its device."""
 
     def __init__(
         self,
@@ -74,11 +76,11 @@ class TorchEngine:
         logits_bytes: int = LOGITS_BYTES,
         cuda_graphs: bool = True,
     ) -> None:
-        """Wraps ``model``; its train or eval mode is left as it is.
+        """Wrap `model`; its train or eval mode is left as it is.
 
         Args:
             model: The policy.
-            cache_bytes: Most memory that keys and values may take; None: what the slots need, and on a GPU no more than
+            cache_bytes: Most memory that keys and values may take. None takes what the requests need, on a GPU at most
                 half of what is free.
             logits_bytes: Most memory that logits may take at a time.
             cuda_graphs: Replay forwards from CUDA graphs where the model runs on a GPU in 16 bits.
@@ -124,7 +126,7 @@ class TorchEngine:
 
     @functools.cached_property
     def _most_bytes(self) -> int | None:
-        """Looked up once: later, memory that is not free is that of our own pages."""
+        """Look up the limit for pages once: later, our own pages are part of the memory that is not free."""
         if self._cache_bytes is None and self.device.type == "cuda":
             return torch.cuda.mem_get_info(self.device)[0] // 2
         return self._cache_bytes
@@ -135,10 +137,10 @@ class TorchEngine:
 
 
 def lay_out_for_cpu(model: nn.Module) -> nn.Module:
-    """Store matrices on a CPU by input and not by output, as products with few rows read them; shapes are the same.
+    """Store matrices on a CPU by input and not by output, as products with few tokens read them; shapes stay.
 
-    Such products, one block or a few tokens of an expert, take two thirds of the time (benchmarks/NOTES.md); those of
-    training have many rows and gain nothing.
+    Products with one block, or with a few tokens of an expert, then take two thirds of the time (benchmarks/NOTES.md).
+    Those of training have many tokens and gain nothing.
     """
     for module in model.modules():
         for parameter in module.parameters(recurse=False):

@@ -32,26 +32,26 @@ INSTALL = (
 
 
 class VLLMMissingError(ImportError):
-    """VLLM is asked for and not installed."""
+    """The recipe asks for vLLM, which is not installed."""
 
 
 def require_vllm() -> None:
-    """Makes sure that vLLM is there, without importing it.
+    """Make sure that vLLM is installed, without importing it.
 
     Raises:
-        VLLMMissingError: It is not; says how to install it.
+        VLLMMissingError: It is not; the text says how to install it.
     """
     if find_spec("vllm") is None:
         raise VLLMMissingError(INSTALL)
 
 
 def engine_arguments(options: WorkerOptions, limits: Limits, max_length: int | None = None) -> dict[str, Any]:
-    """The arguments with which `vllm.LLM` (or any other entry to vLLM) serves a block diffusion policy.
+    """Collect the arguments with which `vllm.LLM` (or any other entry to vLLM) serves a block diffusion policy.
 
     Args:
         options: The policy, and how it is decoded.
-        limits: What it may use; without `cache_bytes` what the slots can use, as far as the device has it.
-        max_length: Most tokens of prompt and completion together; None: what the policy can address.
+        limits: What it may use; without `cache_bytes` what all requests can use, as far as the device has it.
+        max_length: Most tokens of prompt and completion together; None takes what the policy can address.
 
     Raises:
         ValueError: The decoding mode cannot be served, or not a single block fits.
@@ -64,7 +64,8 @@ def engine_arguments(options: WorkerOptions, limits: Limits, max_length: int | N
     if length == 0:
         raise ValueError(f"max_length {max_length} does not hold a single block of {decode.block_length} tokens")
     slots = limits.slots
-    # A step has a token of every row, or a block and a token; prompts join while there is room.
+    # A step of vLLM schedules one token of a request that stays in its block, and a block and a token of one that goes
+    # on. Prompts join while there is room.
     step = max(slots * (decode.block_length + 1), min(slots * length, 8192))
     limited = {"logits_bytes": limits.logits_bytes, "max_traces": max(options.max_traces, slots)}
     return {
@@ -76,7 +77,7 @@ def engine_arguments(options: WorkerOptions, limits: Limits, max_length: int | N
         "logits_processors": ["redraft.rollout.vllm.request:RequestCheck"],
         "max_model_len": length,
         "max_num_seqs": slots,
-        # Of a prompt all blocks are run at once, or none.
+        # The worker runs a whole prompt in one step, so any prompt must fit into one.
         "max_num_batched_tokens": max(length, step),
         "enable_chunked_prefill": False,
         "async_scheduling": False,
@@ -104,7 +105,7 @@ class _Running(NamedTuple):
 
 
 class VLLMEngine:
-    """A vLLM engine that completes prompts as `rollout.decoding.decoder.Decoder` does, token for token.
+    """Complete prompts through vLLM as `rollout.decoding.decoder.Decoder` does, token for token.
 
     Attributes:
         llm: The `vllm.LLM` inside, for everything else: `generate`, `sleep`, `wake_up`, the weight verbs.
@@ -118,12 +119,12 @@ class VLLMEngine:
         multiprocess: bool = False,
         changes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Starts vLLM.
+        """Start vLLM.
 
         Args:
             options: The policy, and how it is decoded.
             limits: What it may use.
-            max_length: Most tokens of prompt and completion together; None: what the policy can address.
+            max_length: Most tokens of prompt and completion together; None takes what the policy can address.
             multiprocess: Run vLLM's core in a process of its own.
             changes: To the arguments of `vllm.LLM`, which are those of `engine_arguments`.
 
@@ -145,7 +146,7 @@ class VLLMEngine:
     def stream(
         self, prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig]
     ) -> Iterator[tuple[int, Completion]]:
-        """Completes every prompt; a completion depends neither on which prompts share its batch nor on their order.
+        """Complete every prompt; a completion depends neither on which prompts share its batch nor on their order.
 
         Args:
             prompts: Requests, of any lengths but empty ones.
@@ -155,9 +156,9 @@ class VLLMEngine:
             The index of a prompt and its completion, as soon as that one is done.
 
         Raises:
-            ValueError: If a request does not fit the engine.
-            RuntimeError: If the engine is asleep or failed before, or another stream of it has not ended.
-            StepTimeout: If a step does not end.
+            ValueError: A request does not fit the engine.
+            RuntimeError: The engine is asleep or failed before, or another stream of it has not ended.
+            StepTimeout: A step does not end.
         """
         requests = self._requests(prompts, config)
         if self._failure is not None:
@@ -174,13 +175,13 @@ class VLLMEngine:
                 running[request_id] = _Running(index, self._add(request_id, request))
             while running:
                 yield from self._step(requests, running)
-        finally:  # also when the reader leaves before the end
+        finally:  # reached too when the reader leaves before the end
             self._streaming = False
             if running and self._failure is None:
                 self.llm.llm_engine.abort_request([one.internal_id for one in running.values()], internal=True)
 
     def sync(self, weights: WeightUpdate) -> int:
-        """Takes over new weights; nothing that older ones computed is used any more.
+        """Take over new weights; nothing that older ones computed is used any more.
 
         Returns:
             The version that is now in place.
@@ -197,7 +198,7 @@ class VLLMEngine:
         return self.llm.collective_rpc("policy_version")[0]
 
     def close(self) -> None:
-        """Ends vLLM and gives its memory back."""
+        """End vLLM and give its memory back."""
         self._watchdog.close()
         self.llm.llm_engine.engine_core.shutdown()
 
@@ -228,14 +229,14 @@ class VLLMEngine:
         return self.llm.llm_engine.add_request(request_id, prompt, params)
 
     def _step(self, requests: Sequence[Request], running: dict[str, _Running]) -> Iterator[tuple[int, Completion]]:
-        """One step of all requests; hands out those that are done."""
+        """Take one step of all requests; hand out those that are done."""
         try:
             outputs = self._watchdog.run(
                 self.llm.llm_engine.step,
                 lambda: f"a vLLM step of {name_requests(requests[one.index] for one in running.values())}",
             )
         except BaseException as error:
-            self._failure = error  # nobody knows what its pages hold
+            self._failure = error  # its pages may hold anything, so it must not go on
             raise
         done = [(running.pop(output.request_id), output.outputs[0]) for output in outputs if output.finished]
         traces = fetch_traces(self.llm, [one.internal_id for one, _ in done]) if done else {}
@@ -256,12 +257,12 @@ class VLLMRolloutWorker:
         self.version = -1
 
     def sync(self, weights: WeightUpdate) -> int:
-        """Take over new weights; returns the version that is now in place."""
+        """Take over new weights; return the version that is now in place."""
         self.version = self.engine.sync(weights)
         return self.version
 
     def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
-        """Complete every prompt; yields its index and its completion, with the version of the weights that wrote it."""
+        """Complete every prompt; yield its index and its completion, which names the weights that wrote it."""
         if self.version < 0:
             raise RuntimeError("asked for completions before any weights arrived: sync first")
         yield from self.engine.stream(prompts, config)
@@ -272,7 +273,7 @@ class VLLMRolloutWorker:
 
 
 def fetch_traces(llm: Any, request_ids: Sequence[str]) -> dict[str, Completion]:
-    """The completions, with their traces, of finished requests of a `vllm.LLM`; each can be fetched once.
+    """Fetch the completions, with their traces, of finished requests of a `vllm.LLM`; each can be fetched once.
 
     Args:
         llm: Started with `engine_arguments`.
@@ -295,5 +296,5 @@ def _start(arguments: dict[str, Any], multiprocess: bool) -> Any:
 
     from redraft.rollout.vllm.plugin import register
 
-    register()  # for this process, should the package's entry points not be installed
+    register()  # in this process the entry points of the package may not be installed
     return LLM(**arguments)

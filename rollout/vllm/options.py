@@ -1,4 +1,4 @@
-"""What our vLLM worker is told through vLLM's `additional_config`; also readable where vLLM is not installed."""
+"""The settings that our vLLM worker gets through vLLM's `additional_config`. Needs no vLLM."""
 
 from typing import Any, Final
 
@@ -22,7 +22,7 @@ class WorkerOptions(BaseModel):
         dtype: Of its weights, and so of the keys and values.
         device: Where it runs.
         tokens: Special ids; the stops end every request.
-        decode: What a request does not say itself; the block length is that of all requests.
+        decode: Defaults of all requests; the block length is that of all requests.
         logits_bytes: Most memory for logits at a time.
         max_traces: Completions that are kept until they are fetched; beyond that the oldest is dropped.
     """
@@ -40,7 +40,7 @@ class WorkerOptions(BaseModel):
 
     @classmethod
     def read(cls, additional_config: Any) -> "WorkerOptions":
-        """Reads them from vLLM's `additional_config`.
+        """Read the options from vLLM's `additional_config`.
 
         Raises:
             ValueError: They are missing or wrong.
@@ -55,7 +55,7 @@ class WorkerOptions(BaseModel):
 
 
 def check_window(config: DecodeConfig) -> None:
-    """Refuses a decoding mode that vLLM cannot serve.
+    """Refuse a decoding mode that vLLM cannot serve.
 
     Raises:
         ValueError: Earlier blocks may be edited, but vLLM's output only grows.

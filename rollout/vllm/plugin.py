@@ -25,7 +25,7 @@ class PublishedConfig(PreTrainedConfig):
 
 
 class ForeignNetwork(nn.Module):
-    """Stands for a network that our worker runs; it has the shape of a vLLM model and is never built."""
+    """A stand-in for a network that our worker runs: it has the interface of a vLLM model and is never built."""
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()
@@ -35,19 +35,19 @@ class ForeignNetwork(nn.Module):
         )
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
-        """Required of a vLLM model."""
+        """Exist, as vLLM requires of a model."""
         raise NotImplementedError
 
     def forward(self, input_ids: Tensor, positions: Tensor) -> Tensor:
-        """Required of a vLLM model."""
+        """Exist, as vLLM requires of a model."""
         raise NotImplementedError
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """Required of a vLLM model that generates text."""
+        """Exist, as vLLM requires of a model that generates text."""
         raise NotImplementedError
 
 
 def register() -> None:
-    """Tells transformers and vLLM about the names above; may be called any number of times."""
+    """Register the names above with transformers and vLLM; further calls change nothing."""
     AutoConfig.register(MODEL_TYPE, PublishedConfig, exist_ok=True)
     ModelRegistry.register_model(ARCHITECTURE, ForeignNetwork)

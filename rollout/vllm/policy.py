@@ -1,4 +1,4 @@
-"""The policy inside our vLLM worker: made by name, put to sleep and woken, given new weights. Nothing of vLLM here."""
+"""The policy inside our vLLM worker: loaded by name, put to sleep and woken, given new weights. Imports no vLLM."""
 
 import gc
 from collections.abc import Mapping
@@ -16,34 +16,34 @@ from redraft.rollout.worker import RolloutPolicy, load_rollout_policy
 
 
 def free_host_bytes() -> int:
-    """Memory that programs can still take."""
+    """Read how much memory programs can still take."""
     with open("/proc/meminfo") as lines:
         sizes = dict(line.split(":", 1) for line in lines)
     return int(sizes["MemAvailable"].split()[0]) * 1024
 
 
 class Asleep:
-    """Stands where a session was whose pages were given back."""
+    """A session whose pages were given back: every call fails."""
 
     def forward(self, batch: Pass, num_active: int, record: bool) -> Outcome:
-        """Refuses."""
+        """Fail: the engine is asleep."""
         self.prefill(batch)
 
     def prefill(self, batch: Pass) -> NoReturn:
-        """Refuses."""
+        """Fail: the engine is asleep."""
         raise RuntimeError("the engine is asleep; wake_up first")
 
 
 class ResidentPolicy:
-    """A policy that comes and goes.
+    """A policy whose weights can leave the device or be dropped, and come back.
 
     Attributes:
-        options: Say how it is made.
-        policy: It; None while its weights are dropped.
+        options: How the policy is loaded.
+        policy: The policy; None while its weights are dropped.
     """
 
     def __init__(self, options: WorkerOptions) -> None:
-        """Makes it."""
+        """Load the policy."""
         self.options = options
         self.policy: RolloutPolicy | None = None
         self._engine: TorchEngine | None = None
@@ -72,14 +72,15 @@ class ResidentPolicy:
         return self.cache_shape.bytes_per_token(self.dtype) * self.options.decode.block_length
 
     def memory_for(self, num_pages: int) -> int:
-        """Bytes for pages, page 0 among them: as many as are wanted and the device can give."""
+        """Count bytes for pages, page 0 included: as many pages as are wanted and the device can hold."""
         most = self._awake_engine().max_pages(self.options.decode.block_length)
-        if most is None:  # nothing is set aside on the host, which has other uses too
+        # On a CPU there is no limit, but the host's memory has other uses too.
+        if most is None:
             return min(num_pages * self.page_bytes, free_host_bytes() // 2)
         return min(num_pages, most + 1) * self.page_bytes
 
     def open(self, num_pages: int) -> DecodeSession:
-        """A session with that many pages besides page 0.
+        """Open a session with that many pages besides page 0.
 
         Raises:
             RuntimeError: The weights are asleep.
@@ -87,19 +88,20 @@ class ResidentPolicy:
         return self._awake_engine().open(num_pages, self.options.decode.block_length, self.options.tokens.mask)
 
     def sleep(self, level: int) -> None:
-        """Gives memory back: at level 1 the weights move to the CPU, from level 2 on they are dropped."""
+        """Give memory back: at level 1 the weights move to the CPU, from level 2 on they are dropped."""
         self._engine = None
         if level >= 2:
             self.policy = None
         else:
             self._present().model.to("cpu")
-        gc.unfreeze()  # vLLM exempts from collection what is there when it has started: pages and weights too
+        # vLLM exempts everything that exists after its start from garbage collection, pages and weights included.
+        gc.unfreeze()
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def wake_weights(self) -> None:
-        """Brings the weights back; where they were dropped, the folder's weights are loaded again."""
+        """Bring the weights back; where they were dropped, those of the folder are loaded again."""
         options = self.options
         if self.policy is None:
             load_model = resolve_name(options.load_model)
@@ -109,7 +111,7 @@ class ResidentPolicy:
         self._engine = TorchEngine(self._present().model, logits_bytes=options.logits_bytes)
 
     def start_update(self) -> None:
-        """Begins an update.
+        """Begin an update.
 
         Raises:
             RuntimeError: The weights are asleep, or an update has begun.
@@ -120,7 +122,7 @@ class ResidentPolicy:
         self._incoming = PendingWeights()
 
     def add_weights(self, info: Mapping[str, Any]) -> None:
-        """Takes weights, all or a part; see `PendingWeights.add`. What cannot be read ends the update.
+        """Take weights, all or a part, see `PendingWeights.add`; a part that cannot be read ends the update.
 
         Raises:
             RuntimeError: No update has begun.
@@ -130,10 +132,10 @@ class ResidentPolicy:
         self._incoming = incoming
 
     def finish_update(self) -> None:
-        """Installs what came.
+        """Install the weights that came.
 
         Raises:
-            RuntimeError: No update has begun, or nothing came.
+            RuntimeError: No update has begun, or no weights came.
             Exception: What `RolloutPolicy.install` raises if these are not the weights that were sent.
         """
         self._present().install(self._taken("finish_weight_update").update())

@@ -34,7 +34,7 @@ _OFF: Final[Mapping[str, Any]] = {
 
 
 def to_params(request: Request, stops: Sequence[int]) -> SamplingParams:
-    """A request of the decoder for vLLM, such that `to_request` gives it back.
+    """Translate a request of the decoder for vLLM, such that `to_request` gives it back.
 
     All of its settings travel in `extra_args`: vLLM rounds low temperatures up, and refuses `n` > 1 at temperature 0.
     The seed is cut to the 64 bits that vLLM carries, which the decoder does too; vLLM takes -1 for no seed.
@@ -52,7 +52,7 @@ def to_params(request: Request, stops: Sequence[int]) -> SamplingParams:
 def to_request(
     request_id: str, token_ids: Sequence[int], params: SamplingParams, options: WorkerOptions, max_length: int
 ) -> Request:
-    """A request of vLLM for the decoder.
+    """Translate a request of vLLM for the decoder.
 
     Temperature, top-k, top-p and the length limit are always those of `params`, whose own defaults vLLM sets; the
     rest is the engine's, and `extra_args["decode"]` overrides everything. The seed is that of the request's random
@@ -84,13 +84,13 @@ def to_request(
 
 
 def stops_of(params: SamplingParams, options: WorkerOptions) -> tuple[int, ...]:
-    """The tokens that end a request: the model's, and its own."""
+    """Collect the tokens that end a request: the model's, and its own."""
     eos = () if params.eos_token_id is None else (params.eos_token_id,)
     return tuple(sorted({*options.tokens.stops, *(params.stop_token_ids or ()), *eos}))
 
 
 def check_params(params: SamplingParams) -> None:
-    """Refuses what the block decoder cannot do.
+    """Refuse what the block decoder cannot do.
 
     Raises:
         ValueError: Names the parameter and what is valid.
@@ -119,9 +119,9 @@ def _seed_of(request_id: str) -> int:
 
 
 class RequestCheck(LogitsProcessor, LogitsProcessorOfV2):
-    """Refuses wrong requests where they are made: vLLM asks every registered processor before it accepts one.
+    """Refuse wrong requests where they are made: vLLM asks every registered processor before it accepts one.
 
-    In the worker it would be too late, because an error there ends the whole engine. No logits ever pass through this.
+    An error in the worker would end the whole engine. No logits ever pass through this.
     """
 
     @classmethod

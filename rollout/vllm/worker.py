@@ -26,35 +26,35 @@ from redraft.rollout.vllm.running import Emission, RunningRequests
 
 
 class DiffusionWorker(WorkerBase):
-    """Runs a block diffusion policy for vLLM: one denoising step of all scheduled requests per `execute_model`."""
+    """Run a block diffusion policy for vLLM: one denoising step of all scheduled requests per `execute_model`."""
 
     resident: ResidentPolicy
     running: RunningRequests
 
     def init_device(self) -> None:
-        """Reads the options; the policy's maker knows the device."""
+        """Read the options; the device is one of them."""
         self.options = WorkerOptions.read(self.vllm_config.additional_config)
         _check_setup(self.vllm_config, self.options)
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
-        """Makes the policy, whose maker decides what its weights are."""
+        """Load the policy; its loader decides what the weights are."""
         del load_dummy_weights
         self.resident = ResidentPolicy(self.options)
         self.device = self.resident.device
 
     def get_model(self) -> nn.Module:
-        """The policy's network."""
+        """Return the policy's network."""
         assert self.resident.policy is not None
         return self.resident.policy.model
 
     def get_supported_tasks(self) -> tuple[SupportedTask, ...]:
-        """What the engine is good for."""
+        """Name the only task: to generate."""
         return ("generate",)
 
     # --- pages -----------------------------------------------------------------------------------------------------
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
-        """What a page takes in every layer, so that vLLM counts the memory that is really used."""
+        """Describe a page in every layer, so that vLLM counts the memory that is really used."""
         shape = self.resident.cache_shape
         spec = FullAttentionSpec(
             block_size=self.cache_config.block_size,
@@ -65,18 +65,18 @@ class DiffusionWorker(WorkerBase):
         return {f"layer.{layer}": spec for layer in range(shape.layers)}
 
     def get_supported_kv_cache_layouts(self) -> list[str]:
-        """Layer, page, token, head, as the torch engine keeps them."""
+        """Name the layout of the torch engine: layer, page, token, head."""
         return ["LBNHC"]
 
     def determine_available_memory(self) -> int:
-        """Bytes for pages: what was asked for, else what all slots can use and the device can give."""
+        """Count bytes for pages: what was asked for, else what all requests can use and the device can hold."""
         if self.cache_config.kv_cache_memory_bytes:
             return self.cache_config.kv_cache_memory_bytes
         per_row = self.model_config.max_model_len // self.cache_config.block_size
         return self.resident.memory_for(per_row * self.scheduler_config.max_num_seqs + 1)
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
-        """Takes memory for the pages; vLLM never hands out page 0, where the slots put what nobody reads."""
+        """Take memory for the pages; vLLM never hands out page 0, which takes what is never read."""
         self._num_pages, length = kv_cache_config.num_blocks, self.model_config.max_model_len
         slots = Slots(
             self.resident.open(self._num_pages - 1),
@@ -90,15 +90,16 @@ class DiffusionWorker(WorkerBase):
         self.running.version = self.resident.version
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
-        """Nothing to compile."""
+        """Report no time: there is nothing to compile."""
         return CompilationTimes(language_model=0.0, encoder=0.0)
 
     # --- requests --------------------------------------------------------------------------------------------------
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
-        """One denoising step of all scheduled requests; a request emits tokens when a block of it is final."""
+        """Take one denoising step of all scheduled requests; a request emits tokens when a block of it is final."""
         if self.resident.device.type == "cuda":
-            torch.cuda.set_device(self.resident.device)  # of this thread, which may be a watchdog's
+            # The current device belongs to a thread, and this may be a watchdog's.
+            torch.cuda.set_device(self.resident.device)
         emitted = self.running.step(scheduler_output)
         ids = list(scheduler_output.num_scheduled_tokens)
         if not ids:
@@ -113,35 +114,35 @@ class DiffusionWorker(WorkerBase):
         )
 
     def take_draft_token_ids(self) -> None:
-        """No draft tokens: a block is proposed and judged in one place."""
+        """Return no draft tokens: there is no speculative decoding."""
 
     def pop_traces(self, request_ids: Sequence[str]) -> bytes:
-        """Completions of finished requests, pickled: `RunningRequests.pop_traces`. What is fetched is forgotten here.
+        """Hand out completions of finished requests and forget them, see `RunningRequests.pop_traces`.
 
-        Bytes, because vLLM hands only plain types from process to process.
+        They are pickled, because vLLM sends only plain types from process to process.
         """
         return pickle.dumps(self.running.pop_traces(request_ids))
 
     def reset_mm_cache(self) -> None:
-        """There is none."""
+        """Do nothing: there is no such cache."""
 
     def reset_encoder_cache(self) -> None:
-        """There is none."""
+        """Do nothing: there is no such cache."""
 
     def synchronize_device(self) -> None:
-        """Waits for the device."""
+        """Wait for the device."""
         if self.resident.device.type == "cuda":
             torch.cuda.synchronize(self.resident.device)
 
     # --- sleep -----------------------------------------------------------------------------------------------------
 
     def sleep(self, level: int = 1) -> None:
-        """Gives memory back: the pages; at level 1 the weights move to the CPU, at level 2 they are dropped."""
+        """Give memory back: the pages; at level 1 the weights move to the CPU, at level 2 they are dropped."""
         self.running.slots.session = Asleep()
         self.resident.sleep(level)
 
     def wake_up(self, tags: Sequence[str] | None = None) -> None:
-        """Takes memory again: "weights" first, then "kv_cache"; both if no tags are given.
+        """Take memory again: "weights" first, then "kv_cache"; both if no tags are given.
 
         Weights that were dropped are made from the policy's folder again; the next update brings newer ones.
 
@@ -158,37 +159,37 @@ class DiffusionWorker(WorkerBase):
     # --- weights ---------------------------------------------------------------------------------------------------
 
     def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
-        """Nothing has to be set up: weights come as an object or in a file.
+        """Do nothing: weights come as an object or in a file, which needs no preparation.
 
         Raises:
-            ValueError: Something is to be set up.
+            ValueError: `init_info` is not empty.
         """
         if init_info:
             raise ValueError(f"init_info must be empty, got {dict(init_info)}; weights come with update_weights")
 
     def start_weight_update(self) -> None:
-        """Begins an update; see `ResidentPolicy.start_update`."""
+        """Begin an update; see `ResidentPolicy.start_update`."""
         self.resident.start_update()
 
     def update_weights(self, update_info: Mapping[str, Any]) -> None:
-        """Takes weights, all or a part; see `PendingWeights.add`."""
+        """Take weights, all or a part; see `PendingWeights.add`."""
         self.resident.add_weights(update_info)
 
     def finish_weight_update(self) -> None:
-        """Installs what came; keys of the old weights are not read again, whatever vLLM's cache remembers."""
+        """Install the weights that came; keys of the old ones are not read again, whatever vLLM's cache remembers."""
         try:
             self.resident.finish_update()
-        finally:  # weights that did not arrive whole are not the old ones either
+        finally:  # after a failed update the weights are not the old ones either
             self.running.version = self.resident.version
             self.running.forget_keys()
 
     def policy_version(self) -> int:
-        """Of the weights in place."""
+        """Return the version of the weights in place."""
         return self.resident.version
 
 
 def _check_setup(config: VllmConfig, options: WorkerOptions) -> None:
-    """Refuses settings of vLLM under which outputs would be wrong."""
+    """Refuse settings of vLLM under which outputs would be wrong."""
     length, parallel = options.decode.block_length, config.parallel_config
     step = config.scheduler_config.max_num_seqs * (length + 1)
     broken = {
@@ -207,7 +208,7 @@ def _check_setup(config: VllmConfig, options: WorkerOptions) -> None:
 
 
 def _log_probs(per_request: Sequence[Emission]) -> LogprobsLists | None:
-    """A table of a line per emitted token, with the token itself as its only candidate.
+    """Make a table with a line per emitted token, with the token itself as its only candidate.
 
     Requests that did not ask for log-probabilities have lines too, which vLLM skips. Ranks are not known: 0.
     """

@@ -16,7 +16,7 @@ from redraft.rollout.engine.protocol import AttentionMask
 
 
 class MaskTile(NamedTuple):
-    """Consecutive queries, the keys that any of them may attend, and which of these each of them may."""
+    """Consecutive queries, the keys that at least one of them may attend, and the mask between them."""
 
     queries: slice
     keys: Int[Tensor, " k"]
@@ -28,7 +28,7 @@ Tables = tuple[Float[Tensor, "#b 1 q half"], Float[Tensor, "#b 1 q half"]]
 
 
 def rotary_tables(position_ids: Int[Tensor, "#b q"], config: LLaDA2Config) -> Tables:
-    """Cosines and sines of ``position / theta^(2j / rotary_dim)`` (radians), always in fp32."""
+    """Compute cosines and sines of ``position / theta^(2j / rotary_dim)`` (radians), always in fp32."""
     exponent = torch.arange(0, config.rotary_dim, 2, device=position_ids.device, dtype=torch.float32)
     frequency = 1.0 / config.rope_theta ** (exponent / config.rotary_dim)
     angle = position_ids[:, None, :, None].float() * frequency
@@ -51,7 +51,7 @@ def attend(
     value: Float[Tensor, "b kv_heads k head_dim"],
     mask: UsableMask,
 ) -> Float[Tensor, "b heads q head_dim"]:
-    """Softmax attention with scale ``head_dim^-0.5`` over the keys where ``mask`` allows it.
+    """Attend by softmax with scale ``head_dim^-0.5`` over the keys where ``mask`` allows it.
 
     Consecutive query heads share one key head. A `BlockMask` goes to FlexAttention, a tensor to SDPA, tiles one by one.
     A mask with one row for all queries is the cheapest: it costs no copy of a key.
@@ -66,7 +66,7 @@ def attend(
         return torch.cat(parts, dim=2)
     group = query.shape[1] // key.shape[1]
     if mask.shape[1] == 1:
-        # All queries see the same keys, so the heads of a group are as good as more queries: no key is repeated.
+        # All queries see the same keys, so the heads of a group can stand as more queries: no key is repeated.
         folded = query.unflatten(1, (-1, group)).flatten(2, 3)
         return F.scaled_dot_product_attention(folded, key, value, attn_mask=mask[:, None]).reshape(query.shape)
     if query.is_cuda:
@@ -77,12 +77,12 @@ def attend(
 
 @functools.cache
 def _compiled_flex_attention() -> Callable[..., Tensor]:
-    """Compiled on first use: without compilation FlexAttention materialises all scores."""
+    """Compile FlexAttention on first use: without compilation it materialises all scores."""
     return torch.compile(flex_attention)
 
 
 def usable_mask(mask: AttentionMask, device: torch.device) -> UsableMask:
-    """A mask that `attend` can use on ``device``: FlexAttention has no backward on CPU, so its masks become tiles.
+    """Turn a mask into one that `attend` can use on ``device``: FlexAttention has no backward on CPU, so tiles it is.
 
     Raises:
         TypeError: A tensor that is not boolean, which SDPA would add to the scores instead of masking.
@@ -95,16 +95,16 @@ def usable_mask(mask: AttentionMask, device: torch.device) -> UsableMask:
 
 
 @functools.lru_cache(maxsize=8)
-@torch.inference_mode(False)  # what is cached must serve training, whoever asked for it first
+@torch.inference_mode(False)  # the cached tensors must serve training too
 def mask_tiles(mask: BlockMask) -> tuple[MaskTile, ...]:
-    """The mask as rows of tiles without the keys that none of their queries may attend, for SDPA."""
+    """Cut the mask for SDPA into tiles of queries, without the keys that none of a tile's queries may attend."""
     batch, _, queries, keys = mask.shape
     dense = create_mask(mask.mask_mod, batch, 1, queries, keys, device="cpu")[:, 0]
     tiles = []
     for start in range(0, queries, mask.BLOCK_SIZE[0]):
         rows = slice(start, min(start + mask.BLOCK_SIZE[0], queries))
         seen = dense[:, rows].any(dim=(0, 1)).nonzero()[:, 0]
-        if not len(seen):  # SDPA needs a key, even one that nobody may attend
+        if not len(seen):  # SDPA needs a key, even one behind the mask
             seen = torch.zeros(1, dtype=torch.int64)
         tiles.append(MaskTile(rows, seen, dense[:, rows, seen]))
     return tuple(tiles)

@@ -30,7 +30,7 @@ class CheckpointError(ValueError):
 
 
 def published_tensors(model: LLaDA2Model) -> Iterator[tuple[str, Tensor]]:
-    """All tensors under their published names, as detached views: writing into one changes the model.
+    """Yield all tensors under their published names, as detached views: writing into one changes the model.
 
     The two stacked expert parameters of a layer come apart into the three matrices of every expert.
     """
@@ -78,7 +78,8 @@ def save_pretrained(
             (staging / file).replace(folder / file)
     for file in folder.iterdir():
         ours = file.name in (WEIGHTS_FILE, INDEX_FILE) or _SHARD_NAME.fullmatch(file.name)
-        if ours and Path(file.name) not in written:  # of an earlier save with other shards
+        # Weights of an earlier save with other shards.
+        if ours and Path(file.name) not in written:
             file.unlink()
 
 
@@ -152,7 +153,7 @@ def _write_config(model: LLaDA2Model, folder: Path) -> None:
     config = model.config.to_dict()
     dtype = str(model.lm_head.weight.dtype).removeprefix("torch.")
     config.update({key: dtype for key in ("dtype", "torch_dtype") if key in config})
-    named = present_auto_map(config.pop("auto_map", None), model.companions)  # no code that is not beside it
+    named = present_auto_map(config.pop("auto_map", None), model.companions)  # only code that is in the folder
     config.update({"auto_map": named} if named else {})
     _write_json(folder / CONFIG_FILE, config)
 
@@ -162,7 +163,7 @@ def _write_json(file: Path, value: object) -> None:
 
 
 def _tokenizer_config(folder: Path) -> dict[str, Any]:
-    """Content of tokenizer_config.json; empty where there is none. What is wrong with it, its loader says better."""
+    """Read tokenizer_config.json; empty where it is missing or damaged, which its own loader reports."""
     try:
         content = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -171,7 +172,7 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a checkpoint: those of the index, or the single one."""
+    """List the safetensors files of a checkpoint: those of the index, or the single one."""
     index = folder / INDEX_FILE
     if not index.is_file():
         if not (folder / WEIGHTS_FILE).is_file():

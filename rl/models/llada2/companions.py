@@ -10,7 +10,7 @@ _RELATIVE_IMPORT = re.compile(r"^\s*(?:from\s+\.(\w+)\s+import\b|import\s+\.(\w+
 
 
 def read_companions(folder: Path, *auto_maps: object) -> dict[str, bytes]:
-    """Name and content of the files: kept in memory, because the folder may be gone when a checkpoint is written.
+    """Read the files, by name: kept in memory, because the folder may be gone when a checkpoint is written.
 
     Args:
         folder: A policy folder.
@@ -27,7 +27,7 @@ def read_companions(folder: Path, *auto_maps: object) -> dict[str, bytes]:
 
 
 def present_auto_map(auto_map: object, companions: Mapping[str, bytes]) -> dict[str, Any]:
-    """The entries of an `auto_map` whose code is there, down to what it imports; code of a hub repository is."""
+    """Keep the entries of an `auto_map` whose code is there, down to its imports; hub repositories count as there."""
     entries = auto_map if isinstance(auto_map, dict) else {}
     return {
         kind: value
@@ -44,13 +44,13 @@ def _is_present(module: str, companions: Mapping[str, bytes], above: frozenset[s
 
 
 def _names(auto_map: object) -> Iterator[str]:
-    """Class references; those of tokenizers are pairs, of which one may be missing."""
+    """Yield class references; those of tokenizers are pairs, of which one may be missing."""
     for value in auto_map.values() if isinstance(auto_map, dict) else ():
         yield from (name for name in (value if isinstance(value, list | tuple) else [value]) if isinstance(name, str))
 
 
 def _module(name: str) -> list[str]:
-    """The module of `module.Class`; none for `owner/repository--module.Class`, which is not in the folder."""
+    """Return the module of `module.Class`; none for `owner/repository--module.Class`, which is not in the folder."""
     return [] if "--" in name else [name.partition(".")[0]]
 
 

@@ -106,7 +106,7 @@ class LLaDA2Config(BaseModel):
         return cls(**known, unknown_keys=unknown)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of ``config.json``, unknown keys included."""
+        """Return the content of ``config.json``, unknown keys included."""
         return {**self.model_dump(mode="json", exclude={"unknown_keys"}), **self.unknown_keys}
 
     @classmethod

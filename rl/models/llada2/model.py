@@ -26,7 +26,7 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: LLaDA2Config, layer: int) -> None:
         super().__init__()
-        routed = layer - config.first_k_dense_replace  # place among the routed layers; the first ones are dense
+        routed = layer - config.first_k_dense_replace  # place among the routed layers; negative in the dense ones
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.attention = Attention(config, layer)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -63,7 +63,7 @@ class LLaDA2Model(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.companions: Mapping[str, bytes] = {}  # files of the folder it came from, see `read_companions`
+        self.companions: Mapping[str, bytes] = {}  # small files of its folder, see `read_companions`
         # Modules are laid out on the meta device first, so that torch's default initialisation costs nothing.
         with torch.device("meta"):
             self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -80,7 +80,7 @@ class LLaDA2Model(nn.Module):
         cache: PagedCache | None = None,
         tape: RouteTape | None = None,
     ) -> Float[Tensor, "b q hidden"]:
-        """Final hidden states (after the last norm) of the given positions.
+        """Compute the final hidden states (after the last norm) of the given positions.
 
         Args:
             input_ids: Token ids.
@@ -89,7 +89,7 @@ class LLaDA2Model(nn.Module):
                 the queries themselves without a cache. One row may stand for all queries of an entry. Or the same as
                 a FlexAttention `BlockMask`.
             cache: Keys and values of earlier positions.
-            tape: Notes the routes of the positions, row by row, and may replace them; see `route_tape`.
+            tape: Notes the routes of the positions, entry by entry, and may replace them; see `route_tape`.
         """
         hidden = self.word_embeddings(input_ids)
         mask = usable_mask(attention_mask, hidden.device)
@@ -99,11 +99,11 @@ class LLaDA2Model(nn.Module):
         return self.norm(hidden)
 
     def route_tape(self, given: Routes | None = None, replay: bool = True) -> RouteTape:
-        """A tape for one call of `hidden_states`; afterwards it holds the routes that were used.
+        """Return a tape for one call of `hidden_states`; afterwards it holds the routes that were used.
 
         Args:
-            given: Routes of all positions of the call, row by row; -1: routed live. None: only record.
-            replay: Take the given routes; if not, only compare with them.
+            given: Routes of all positions of the call, entry by entry; -1 is routed live. None records only.
+            replay: Take the given routes; False only compares with them.
 
         Raises:
             ValueError: The network routes nothing, or the routes are not those of such a network.
@@ -133,21 +133,21 @@ class LLaDA2Model(nn.Module):
 
     @property
     def cache_shape(self) -> CacheShape:
-        """What a cache keeps of every token."""
+        """Sizes of the keys and values that a cache keeps of every token."""
         return CacheShape(self.config.num_hidden_layers, self.config.num_key_value_heads, self.config.head_dim)
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab hidden"]:
-        """The head's matrix, for those who need log-probabilities of few tokens and not all logits."""
+        """Matrix of the head, for log-probabilities of few tokens without all logits."""
         return self.lm_head.weight
 
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
-        """Scores of every token at the same position, in fp32 (float64 for a float64 model)."""
+        """Compute logits of the token at the same position, in fp32 (float64 for a float64 model)."""
         logits = self.lm_head(hidden)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def forward(self, input_ids: Int[Tensor, "b q"], block_length: int = 32) -> Float[Tensor, "b q vocab"]:
-        """Logits of whole sequences under the strict block-causal mask, blocks counted from position 0."""
+        """Compute logits of whole sequences under the strict block-causal mask, blocks counted from position 0."""
         positions = torch.arange(input_ids.shape[1], device=input_ids.device)[None]
         mask = block_causal_mask(positions, positions, block_length)
         return self.logits(self.hidden_states(input_ids, positions.expand_as(input_ids), mask))

@@ -49,10 +49,10 @@ def choose(
 
 
 def weigh(scores: Float[Tensor, "n experts"], index: Int[Tensor, "n k"], config: LLaDA2Config) -> Float[Tensor, "n k"]:
-    """Weights of chosen experts: their ``scores`` (no bias), normalised to sum to one, times ``routed_scaling_factor``.
+    """Weigh the chosen experts: their ``scores`` (no bias), normalised to sum to one, times ``routed_scaling_factor``.
 
-    Gathered from the scores of all experts, never from those that a top-k left: an expert that is replayed, but
-    that the live router would drop, keeps its weight and its gradient.
+    Weights are gathered from the scores of all experts, not from those that the top-k left. So an expert that is
+    replayed, but that the live router would drop, keeps its weight and its gradient.
     """
     weight = scores.gather(-1, index)
     if config.norm_topk_prob:
@@ -79,7 +79,7 @@ class Router(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "n hidden"], tape: RouteTape | None = None
     ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
-        """Expert indices and weights per token; a tape notes the indices and may replace them."""
+        """Return expert indices and weights per token; a tape notes the indices and may replace them."""
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         with torch.autocast(hidden.device.type, enabled=False):
             scores = F.linear(hidden.to(dtype), self.weight.to(dtype)).sigmoid()
@@ -109,7 +109,7 @@ class Experts(nn.Module):
     def forward(
         self, hidden: Float[Tensor, "n hidden"], index: Int[Tensor, "n k"], weight: Float[Tensor, "n k"]
     ) -> Float[Tensor, "n hidden"]:
-        """``sum_k weight_k * expert_{index_k}(x)`` for every token x."""
+        """Compute ``sum_k weight_k * expert_{index_k}(x)`` for every token x."""
         experts, order = index.flatten().sort(stable=True)
         every_expert = torch.arange(self.down_proj.shape[0], device=index.device)
         ends = torch.searchsorted(experts, every_expert, right=True, out_int32=True)
@@ -123,7 +123,7 @@ class Experts(nn.Module):
 def grouped_linear(
     inputs: Float[Tensor, "m i"], weight: Float[Tensor, "experts o i"], ends: Int32[Tensor, " experts"]
 ) -> Float[Tensor, "m o"]:
-    """``inputs @ weight[e].T`` for the rows of expert e, which end before row ``ends[e]`` and begin at ``ends[e - 1]``.
+    """Compute ``inputs @ weight[e].T`` for the rows of expert e: those from ``ends[e - 1]`` on and before ``ends[e]``.
 
     One grouped product where torch has it; float64, and rows that are no multiple of 16 bytes, go expert by expert.
     """
