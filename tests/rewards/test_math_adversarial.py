@@ -178,11 +178,13 @@ def test_what_text_decides_about_hostile_strings_takes_no_time(monkeypatch):
 
 
 def test_two_hanging_answers_among_a_thousand_hang_at_the_same_time_wherever_they_stand(monkeypatch):
-    both = threading.Barrier(2, timeout=30)
+    both, asked = threading.Barrier(2, timeout=30), []
 
     class PatientPool(WorkerPool):
         def call(self, target, args, timeout_s):
-            if HANGING[0] in args:
+            hangs = HANGING[0] in args
+            asked.append(hangs)
+            if hangs:
                 both.wait()  # until the other one is compared too; alone it would break
                 raise WorkerTimeoutError
             return "ok"
@@ -193,3 +195,5 @@ def test_two_hanging_answers_among_a_thousand_hang_at_the_same_time_wherever_the
         completions, golds = [rf"\boxed{{{answer}}}" for answer in answers], [f"x+{row}" for row in range(1_000)]
         verdicts = math_verdicts([""] * len(golds), completions, golds, num_workers=2)
         assert [v.status == "timeout" for v in verdicts] == [row in hanging for row in range(1_000)]
+        assert asked[:2] == [True, True]  # before the others, so that these go on when the deadline has passed
+        asked.clear()
