@@ -4,14 +4,16 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import shutil
 import signal
 import stat
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+
+from redraft.rl.atomic import atomic_write
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE}
 _DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d+)")
@@ -92,18 +94,18 @@ def output_file(path: str | Path) -> Iterator[TextIO]:
         return
     target = _target(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, partial = tempfile.mkstemp(dir=target.parent, prefix=".", suffix=".partial")
-    try:
-        kept = "nothing was written or replaced"
-        with signals_unwind(), _named(path, kept), open(descriptor, "w", encoding="utf-8") as file:
-            yield file
+    # Two commands may write the same file; the one that ends last wins, and neither sees a half of the other.
+    partial = target.with_name(f".{secrets.token_hex(4)}.partial")
+    whole = atomic_write(target, partial=partial)
+    with (
+        signals_unwind(),
+        whole,
+        _named(path, "nothing was written or replaced"),
+        partial.open("x", encoding="utf-8") as file,
+    ):
         if target.exists():
             shutil.copymode(target, partial)
-        else:
-            os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, target)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+        yield file
 
 
 @contextlib.contextmanager
@@ -160,9 +162,3 @@ def _open_straight(path: Path) -> TextIO | None:
 
 def _target(path: Path) -> Path:
     return Path(os.path.realpath(path))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

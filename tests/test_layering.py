@@ -1,6 +1,7 @@
 """Imports point one way, each heavy package has one owner, and names in strings lead somewhere."""
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -16,7 +17,7 @@ FLOORS = {
     "rl": [
         *(["cli"], ["verbs"], ["run"], ["preflight"], ["loop"], ["progress"], ["stages"], ["cluster"], ["learner"]),
         *(["experience", "likelihood"], ["monitor", "views", "objective"], ["run_folder"], ["data"], ["models"]),
-        *(["config", "protocols"], ["seeding", "files"]),
+        *(["config", "protocols"], ["seeding", "files"], ["atomic"]),
     ],
     "rollout": [
         *(["vllm"], ["worker"], ["decoding"], ["engine"], ["weights", "request", "chat"]),
@@ -49,10 +50,16 @@ def sources() -> list[Path]:
     return [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@functools.cache
 def imported(path: Path) -> set[str]:
     """Modules that a file imports, with `from x import y` as both x and x.y."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -109,7 +116,7 @@ def test_heavy_packages_are_imported_by_their_owners_only():
 
 def test_the_words_of_errors_are_found_in_one_place():
     for path in sources():
-        calls = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+        calls = {node.attr for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)}
         assert "difflib" not in imported(path), f"{key(path)}: use redraft.words.did_you_mean"
         if key(path) != "rl/config/errors.py":
             assert "errors" not in calls, f"{key(path)}: use redraft.words.problem_lines"
@@ -155,7 +162,7 @@ def names_in_strings() -> list[tuple[str, str]]:
     ).stdout.split()
     found = []
     for path in (ROOT / name for name in tracked if name.endswith(".py") and (ROOT / name).is_file()):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and NAMED.fullmatch(node.value):
                 found.append((key(path), node.value))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -178,7 +185,7 @@ def leads_somewhere(text: str) -> bool:
 def defined(path: Path) -> set[str]:
     """Names that a module has at its top level."""
     names: set[str] = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in parsed(path).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif isinstance(node, ast.Import | ast.ImportFrom):

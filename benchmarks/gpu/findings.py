@@ -2,13 +2,14 @@
 
 import contextlib
 import json
-import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from redraft.rl.atomic import atomic_write
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,7 @@ class Findings:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file that is never seen half. As of `benchmarks.common.report`, which would load torch."""
+    """Write a file that is never seen half, and make its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
+    with atomic_write(path) as partial:
+        partial.write_text(text)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from benchmarks.common.policies import build_bare_policy
 from benchmarks.common.pretrain import PretrainConfig, pretrain
 from benchmarks.learning.tasks import TASKS, TOKENS, VOCAB_SIZE
+from redraft.rl.atomic import atomic_write
 from redraft.rl.models.registry import save_policy
 
 BLOCK_LENGTH = 8
@@ -66,8 +66,7 @@ def ensure_warm_start(start: WarmStart, runs: Path) -> Path:
         mask_ratio=start.mask_ratio,
     )
     pretrain(model, TASKS[start.task]().demonstrations(start.demonstrations, start.seed), TOKENS, config)
-    partial = folder.with_name(f".{folder.name}.partial")  # renamed when it is whole
-    shutil.rmtree(partial, ignore_errors=True)
-    save_policy(model, partial, None)
-    partial.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder) as partial:
+        save_policy(model, partial, None)
     return folder

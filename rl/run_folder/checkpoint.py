@@ -18,7 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from redraft.rl.run_folder.files import is_write_error, read_json, step_number, sync, write_whole
+from redraft.rl.atomic import atomic_write
+from redraft.rl.run_folder.files import is_write_error, read_json, step_number, write_whole
 
 MANIFEST = "MANIFEST.json"
 
@@ -46,25 +47,19 @@ def save_checkpoint(
         OSError: The checkpoint cannot be written, e.g. on a full disk; earlier checkpoints are intact.
     """
     final = run / "checkpoints" / f"step_{step:06d}"
-    partial = final.with_name(f".{final.name}.partial")
     for leftover in final.parent.glob(".step_*.partial"):  # of killed saves, also of other steps
         if step_number(leftover.name.removeprefix("."), ".partial") is not None:
             shutil.rmtree(leftover, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
-        write_learner(str(partial))
-        for name, content in state.items():
-            (partial / name).write_text(json.dumps(content, indent=1))
-        sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
-        (partial / MANIFEST).write_text(json.dumps({"step": step, "files": sizes}, indent=1))
-        for path in (*partial.rglob("*"), partial):
-            sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        sync(final.parent)
+        with atomic_write(final, durable=True) as partial:
+            partial.mkdir(parents=True)
+            write_learner(str(partial))
+            for name, content in state.items():
+                (partial / name).write_text(json.dumps(content, indent=1))
+            sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
+            (partial / MANIFEST).write_text(json.dumps({"step": step, "files": sizes}, indent=1))
         write_whole(final.parent / "latest", final.name)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
+    except Exception as error:
         if not is_write_error(error):
             raise
         reason = getattr(error, "strerror", None) or error

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from redraft.rl.atomic import atomic_write
+
 RESOLVED = "config.resolved.yaml"
 """The recipe with every default; a folder that holds it is a run's."""
 
@@ -51,18 +53,8 @@ def write_whole(path: Path, text: str, durable: bool = True) -> None:
     Raises:
         WriteError: It cannot be written; the old one is intact.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    with writing(path):
-        try:
-            partial.write_text(text)
-            if durable:
-                sync(partial)
-            os.replace(partial, path)
-        except OSError:
-            partial.unlink(missing_ok=True)
-            raise
-        if durable:
-            sync(path.parent)
+    with writing(path), atomic_write(path, durable) as partial:
+        partial.write_text(text)
 
 
 def read_json(path: Path, remedy: str) -> Any:
@@ -117,12 +109,3 @@ def step_number(name: str, ending: str = "") -> int | None:
     """
     found = re.fullmatch(rf"step_([0-9]+){re.escape(ending)}", name)
     return int(found[1]) if found else None
-
-
-def sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

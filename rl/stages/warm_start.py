@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from redraft.rl.atomic import atomic_write
 from redraft.rl.cluster.backend import local_pipeline
 from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
@@ -120,16 +120,9 @@ def make_warm_start(
             model, demonstrations, config.sft, options, accuracy, lambda *row: recorder.metrics("sft", *row)
         )
     folder = _made_folder(config)
-    partial = folder.with_name(".hf.partial")  # written beside its place and renamed: what is there is a whole policy
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        with writing(partial):
-            save_policy(model, partial, tokenizer)
-            write_whole(folder.parent / SETTINGS, json.dumps(_settings(config), indent=1))
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with writing(folder), atomic_write(folder) as partial:
+        save_policy(model, partial, tokenizer)
+        write_whole(folder.parent / SETTINGS, json.dumps(_settings(config), indent=1))
     return folder
 
 
