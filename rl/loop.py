@@ -1,4 +1,13 @@
-"""The algorithm: rollouts, rewards, advantages, one learner update, weight sync. Nothing here knows about Ray."""
+"""The algorithm: rollouts, rewards, advantages, one update of the policy, weights back. Nothing here knows about Ray.
+
+    for each batch:
+        prompts     -> completions    decoded by the policy of the last update
+        completions -> rewards        while others are still being decoded
+        rewards     -> advantages     each completion beside the others of its prompt
+        learner updates the policy; its weights go to the rollouts
+
+A batch counts as one step of `trainer.total_steps`, also where the learner makes several optimizer steps of it.
+"""
 
 import contextlib
 import time
@@ -8,173 +17,157 @@ from typing import Any
 
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.codec import Codec
-from redraft.rl.data.tasks import Row
+from redraft.rl.data.rows import Row
 from redraft.rl.experience.assemble import completion_metrics, make_experience, shaped_rewards, shuffled
 from redraft.rl.experience.metrics import reward_metrics
 from redraft.rl.experience.pipeline import Pipeline
 from redraft.rl.experience.sampler import Sampled, Sampler
 from redraft.rl.monitor.alarm import CollapseError
-from redraft.rl.progress import TRAINER, Progress
+from redraft.rl.progress import TRAINER, RunProgress
 from redraft.rl.protocols import PolicyLearner, RewardPool, RolloutPool
 from redraft.rl.run_folder.checkpoint import complete_checkpoints, save_checkpoint
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.recorder import Recorder
-from redraft.rl.stages.evaluate import evaluate
+from redraft.rl.stages.evaluate import evaluate_rows
 
 
-@dataclass(frozen=True)
-class Parts:
-    """What the loop is made of."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One run: its recipe, its rows, the parts that do the work, and where it stands.
 
+    Attributes:
+        config: The recipe.
+        train: Rows to learn from.
+        held_out: Rows to evaluate on.
+        rollouts: Completes prompts.
+        rewards: Scores completions.
+        learner: Updates the policy.
+        codec: The policy's tokenizer.
+        recorder: Writes the run folder.
+        progress: How far the run is; moves with it.
+        inputs: Fingerprints of what the run depends on, for its checkpoints; see `run_folder.inputs`.
+    """
+
+    config: RunConfig
+    train: Sequence[Row]
+    held_out: Sequence[Row]
     rollouts: RolloutPool
     rewards: RewardPool
     learner: PolicyLearner
     codec: Codec
-
-
-@dataclass(frozen=True)
-class RunData:
-    """Rows to learn from, rows held out, and the fingerprints that checkpoints keep, see `rl.run_folder.inputs`."""
-
-    train: Sequence[Row]
-    held_out: Sequence[Row]
+    recorder: Recorder
+    progress: RunProgress
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
+    def pipeline(self) -> Pipeline:
+        """Join rollouts and rewards."""
+        return Pipeline.of(self.config, self.rollouts, self.rewards, self.codec)
 
-def train(
-    config: RunConfig,
-    parts: Parts,
-    data: RunData,
-    recorder: Recorder,
-    progress: Progress,
-    stopping: Callable[[], bool],
-) -> int:
-    """Run the steps from `progress` to `total_steps`, with a checkpoint every `save_steps` and at the end.
+
+def train(run: Training, stopping: Callable[[], bool]) -> int:
+    """Learn from one batch after the other, with a checkpoint every `trainer.save_steps` and at the end.
 
     Args:
-        config: The recipe.
-        parts: Rollouts, rewards, learner.
-        data: Rows.
-        recorder: Where results go.
-        progress: Where the run stands; moves with it.
-        stopping: Asked after each step; true: write a checkpoint and return.
+        run: The run, at the start or where a checkpoint left it.
+        stopping: Asked after each batch; at True a checkpoint is written and the run returns.
 
     Returns:
-        Number of steps done.
+        Steps done since the start of the run.
 
     Raises:
         CollapseError: The collapse alarm fired and the recipe lets it stop the run; a checkpoint is written.
         WriteError: A file of the run cannot be written; a checkpoint is, if there is room for it.
     """
     try:
-        return _steps(config, parts, data, recorder, progress, stopping)
+        return _all_batches(run, stopping)
     except WriteError:
-        saved = complete_checkpoints(recorder.run)
-        if progress.step and not (saved and saved[-1].name == f"step_{progress.step:06d}"):
+        saved = complete_checkpoints(run.recorder.run)
+        if run.progress.step and not (saved and saved[-1].name == f"step_{run.progress.step:06d}"):
             with contextlib.suppress(OSError):  # the error that is raised says what is kept
-                _save(config, parts, data, recorder, progress)
+                _save(run)
         raise
 
 
-def _steps(
-    config: RunConfig,
-    parts: Parts,
-    data: RunData,
-    recorder: Recorder,
-    progress: Progress,
-    stopping: Callable[[], bool],
-) -> int:
-    parts.rollouts.sync(parts.learner.weights())
-    for step in range(progress.step, config.trainer.total_steps):
-        if config.evaluation and step % config.evaluation.eval_steps == 0:
-            recorder.metrics("eval", step, _evaluate(config, parts, data))
-        metrics, sampled = _learn_step(config, parts, data, recorder, progress)
-        done = step + 1
-        collapse = progress.alarm.observe(metrics) if config.trainer.collapse_alarm != "off" else None
-        _record(recorder, progress, sampled, metrics | {"alarm/collapse": float(collapse is not None)})
+def _all_batches(run: Training, stopping: Callable[[], bool]) -> int:
+    trainer, progress = run.config.trainer, run.progress
+    run.rollouts.sync(run.learner.weights())
+    while progress.step < trainer.total_steps:
+        if run.config.evaluation and progress.step % run.config.evaluation.eval_steps == 0:
+            _evaluate(run)
+        sampled, metrics = _learn(run)
+        collapse = progress.alarm.observe(metrics) if trainer.collapse_alarm != "off" else None
+        _record(run, sampled, metrics | {"alarm/collapse": float(collapse is not None)})
         if collapse:
-            recorder.warn(f"step {done}: collapse? {collapse}")
-        collapsed = collapse is not None and config.trainer.collapse_alarm == "stop"
-        stop = (collapsed or stopping()) and done < config.trainer.total_steps
-        if stop or done % config.trainer.save_steps == 0 or done == config.trainer.total_steps:
-            _save(config, parts, data, recorder, progress)
-        if stop and collapsed:
+            run.recorder.warn(f"step {progress.step}: collapse? {collapse}")
+        is_last = progress.step == trainer.total_steps
+        collapsed = collapse is not None and trainer.collapse_alarm == "stop"
+        stops_early = (collapsed or stopping()) and not is_last
+        if stops_early or is_last or progress.step % trainer.save_steps == 0:
+            _save(run)
+        if stops_early and collapsed:
             raise CollapseError(
-                f"stopped after step {done}, with a checkpoint: {collapse}; continue in spite of it with"
+                f"stopped after step {progress.step}, with a checkpoint: {collapse}; continue in spite of it with"
                 " trainer.collapse_alarm=warn --resume"
             )
-        if stop:
-            return done
-    if config.evaluation:
-        recorder.metrics("eval", progress.step, _evaluate(config, parts, data))
+        if stops_early:
+            return progress.step
+    if run.config.evaluation:
+        _evaluate(run)
     return progress.step
 
 
-def _learn_step(
-    config: RunConfig, parts: Parts, data: RunData, recorder: Recorder, progress: Progress
-) -> tuple[dict[str, float], Sampled]:
-    """One on-policy step: every completion is written by the weights that this step updates."""
-    clock, step = _Clock(), progress.step
-    sampled = Sampler(config, data.train, _pipeline(config, parts)).step(step)
+def _learn(run: Training) -> tuple[Sampled, dict[str, float]]:
+    """Learn from one batch, of which every completion was written by the weights that it updates."""
+    started, step = time.perf_counter(), run.progress.step
+    sampled = Sampler(run.config, run.train, run.pipeline()).step(step)
+    metrics = _observe(run, sampled)
+
+    rewards = shaped_rewards(sampled, run.config)
+    if run.config.trainer.shuffle_rewards:
+        rewards = shuffled(rewards, run.config.seed, step)
+    experience = make_experience(*sampled.learnable(rewards), run.config.algorithm)
+    metrics |= run.learner.update(experience)
+    run.progress.step += 1
+
+    updated = time.perf_counter()
+    version = run.rollouts.sync(run.learner.weights())
+    done = time.perf_counter()
+    metrics |= {"policy_version": float(version), "time/sync_s": done - updated, "time/step_s": done - started}
+    return sampled, metrics
+
+
+def _observe(run: Training, sampled: Sampled) -> dict[str, float]:
+    """Measure a batch; warn where no completion has a score, and raise ValueError after too many such batches."""
     metrics = completion_metrics(sampled.completions, sampled.rollout_s)
     metrics |= reward_metrics(sampled.prompts, sampled.scored)
-    if nothing := progress.masked.observe(metrics, sampled.scored):
-        recorder.warn(f"step {step + 1}: {nothing}")
-    metrics |= {"time/reward_s": sampled.reward_s, "time/reward_overlap_s": sampled.reward_overlap_s}
-
-    rewards = shaped_rewards(sampled, config)
-    if config.trainer.shuffle_rewards:
-        rewards = shuffled(rewards, config.seed, step)
-    experience = make_experience(*sampled.learnable(rewards), config.algorithm)
-    metrics |= parts.learner.update(experience)
-    progress.step += 1
-    clock.lap()
-    version = parts.rollouts.sync(parts.learner.weights())
-    metrics |= {"policy_version": float(version), "time/sync_s": clock.lap(), "time/step_s": clock.total()}
-    return metrics, sampled
+    if nothing := run.progress.masked.observe(metrics, sampled.scored):
+        run.recorder.warn(f"step {run.progress.step + 1}: {nothing}")
+    return metrics | {"time/reward_s": sampled.reward_s, "time/reward_overlap_s": sampled.reward_overlap_s}
 
 
-def _record(recorder: Recorder, progress: Progress, sampled: Sampled, metrics: dict[str, float]) -> None:
-    """Write what the step gave; while that is not done, a checkpoint keeps the row for a resumed run to write."""
-    progress.unwritten = [("train", progress.step, metrics)]
-    recorder.samples(progress.step, sampled.samples, sampled.completions, sampled.scored)
-    recorder.metrics("train", progress.step, metrics)
-    progress.unwritten = []
+def _record(run: Training, sampled: Sampled, metrics: dict[str, float]) -> None:
+    """Write a batch's samples and metrics; until they are written, a checkpoint keeps the metrics for a resumed run."""
+    run.progress.unwritten = [("train", run.progress.step, metrics)]
+    run.recorder.samples(run.progress.step, sampled.samples, sampled.completions, sampled.scored)
+    run.recorder.metrics("train", run.progress.step, metrics)
+    run.progress.unwritten = []
 
 
-def _evaluate(config: RunConfig, parts: Parts, data: RunData) -> dict[str, float]:
-    assert config.evaluation is not None
-    return evaluate(_pipeline(config, parts), data.held_out, config.evaluation.decode)
+def _evaluate(run: Training) -> None:
+    assert run.config.evaluation is not None
+    metrics = evaluate_rows(run.pipeline(), run.held_out, run.config.evaluation.decode)
+    run.recorder.metrics("eval", run.progress.step, metrics)
 
 
-def _pipeline(config: RunConfig, parts: Parts) -> Pipeline:
-    return Pipeline.of(config, parts.rollouts, parts.rewards, parts.codec)
-
-
-def _save(config: RunConfig, parts: Parts, data: RunData, recorder: Recorder, progress: Progress) -> None:
+def _save(run: Training) -> None:
     state: dict[str, dict[str, Any]] = {
-        TRAINER: progress.saved(),
-        "data.json": dict(data.inputs),
-        "config.json": config.model_dump(mode="json"),
+        TRAINER: run.progress.saved(),
+        "data.json": dict(run.inputs),
+        "config.json": run.config.model_dump(mode="json"),
     }
 
     def write(folder: str) -> None:
-        parts.learner.save(folder)
-        parts.codec.save_tokenizer(f"{folder}/hf")
+        run.learner.save(folder)
+        run.codec.save_tokenizer(f"{folder}/hf")
 
-    save_checkpoint(recorder.run, progress.step, write, state, config.trainer.save_total_limit)
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last lap."""
-        now = time.perf_counter()
-        self.last, seconds = now, now - self.last
-        return seconds
-
-    def total(self) -> float:
-        """Seconds since the start."""
-        return time.perf_counter() - self.start
+    save_checkpoint(run.recorder.run, run.progress.step, write, state, run.config.trainer.save_total_limit)

@@ -13,7 +13,7 @@ TRAINER = "trainer.json"  # of a checkpoint
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """What the loop carries from step to step beside the learner; a checkpoint keeps all of it.
 
     Attributes:
@@ -38,7 +38,7 @@ class Progress:
         }
 
     @classmethod
-    def of(cls, checkpoint: Path | None) -> "Progress":
+    def of(cls, checkpoint: Path | None) -> "RunProgress":
         """What a checkpoint keeps; without one, the start."""
         if checkpoint is None:
             return cls()

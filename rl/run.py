@@ -1,8 +1,7 @@
-"""One training run: warm start if needed, backend, resume, the loop."""
+"""One training run from its recipe to its last checkpoint: checks, warm start, parts, the loop."""
 
 import contextlib
-import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +11,14 @@ from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.held_out import load_held_out
 from redraft.rl.data.load import load_rows
-from redraft.rl.loop import Parts, RunData, train
+from redraft.rl.data.rows import Row
+from redraft.rl.loop import Training, train
 from redraft.rl.models.registry import load_text_side
 from redraft.rl.preflight.checks import check_evaluation, check_machine, check_reward_calls, check_run
 from redraft.rl.preflight.quarantine import find_unfit, read_quarantine, write_quarantine
 from redraft.rl.preflight.resume import find_start
 from redraft.rl.preflight.verifiers import check_rewards
-from redraft.rl.progress import Progress
+from redraft.rl.progress import RunProgress
 from redraft.rl.run_folder.checkpoint import what_is_kept
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.inputs import check_inputs, run_inputs
@@ -26,18 +26,16 @@ from redraft.rl.run_folder.lock import run_lock
 from redraft.rl.run_folder.recorder import Recorder
 from redraft.rl.stages.warm_start import make_warm_start, plan_start, policy_folder, present_policy, run_warm_start
 
-logger = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended."""
 
     steps: int
     stopped: bool  # by a signal, before its last step
 
 
-def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome:
+def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> RunOutcome:
     """Train as the recipe says.
 
     Args:
@@ -53,11 +51,28 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> Outcome
     """
     check_machine(config)
     with _own_folder(recorder.run):
-        return _run(config, recorder, find_start(config, recorder.run, resume))
+        checkpoint = find_start(config, recorder.run, resume)
+        rows, held_out = load_rows(config.data, config.seed), load_held_out(config)
+        check_reward_calls(config, rows, held_out)
+        if checkpoint is None:
+            fit = _begin(config, recorder, rows, held_out)
+        else:
+            fit = _fit_rows_of_resumed(config, recorder.run, rows, held_out)
+        return _train(config, recorder, checkpoint, fit, held_out)
 
 
 def run_sft(config: RunConfig, recorder: Recorder) -> Path:
-    """Run only the recipe's warm start; the folder of its policy. Raises as `run_training` and `run_warm_start` do."""
+    """Run only the recipe's warm start.
+
+    Returns:
+        The folder of its policy.
+
+    Raises:
+        RunLockedError: Another process works in `output_dir`.
+        RecipeError: The recipe has no warm start, or `output_dir` already holds checkpoints of RL.
+        DataError: A demonstration or an evaluation row cannot be used.
+        WriteError: A file of the run cannot be written; says what is kept.
+    """
     with _own_folder(recorder.run):
         held_out = load_held_out(config)
         check_evaluation(config, held_out)
@@ -66,7 +81,7 @@ def run_sft(config: RunConfig, recorder: Recorder) -> Path:
 
 @contextlib.contextmanager
 def _own_folder(run: Path) -> Iterator[None]:
-    """Nobody else writes into the run folder, and a file that cannot be written there is no end without a word."""
+    """Keep other processes out of the run folder, and say which checkpoints are kept where a write to it fails."""
     with run_lock(run):
         try:
             yield
@@ -74,35 +89,70 @@ def _own_folder(run: Path) -> Iterator[None]:
             raise WriteError(f"{error}; {what_is_kept(run)}") from error
 
 
-def _run(config: RunConfig, recorder: Recorder, checkpoint: Path | None) -> Outcome:
-    """From the rows to the last step; a resumed run starts from its checkpoint, and writes nothing before it could."""
-    rows, held_out = load_rows(config.data, config.seed), load_held_out(config)
-    check_reward_calls(config, rows, held_out)
-    unfit = read_quarantine(recorder.run) if checkpoint else find_unfit(config, rows, recorder.say)
-    fit = [row for index, row in enumerate(rows) if index not in unfit]
-    first = present_policy(config) if checkpoint else policy_folder(config)
-    check_run(config, fit, held_out, first)
-    if checkpoint is None:
-        demonstrations = plan_start(config, recorder.say)
-        check_rewards(config.rewards, fit, config.reward_test, config.seed, recorder.say)
-        recorder.begin()
-        write_quarantine(recorder.run, rows, unfit)
-        recorder.rewind(0)
-        if demonstrations:
-            make_warm_start(config, recorder, held_out, demonstrations)
-    path = str(first)
-    data = RunData(fit, held_out, run_inputs(config, fit, held_out, path))
+def _begin(config: RunConfig, recorder: Recorder, rows: list[Row], held_out: list[Row]) -> list[Row]:
+    """Check all that a new run needs, write the first files of its folder, and make its warm start if it has one.
+
+    Returns:
+        The rows that the recipe's verifiers can judge.
+    """
+    unfit = find_unfit(config, rows, recorder.say)
+    fit = _without(rows, unfit)
+    check_run(config, fit, held_out, policy_folder(config))
+    demonstrations = plan_start(config, recorder.say)
+    check_rewards(config.rewards, fit, config.reward_test, config.seed, recorder.say)
+    # Nothing is written before this line, so a run that is refused leaves its folder as it was.
+    recorder.begin()
+    write_quarantine(recorder.run, rows, unfit)
+    recorder.rewind(0)
+    if demonstrations:
+        make_warm_start(config, recorder, held_out, demonstrations)
+    return fit
+
+
+def _fit_rows_of_resumed(config: RunConfig, run: Path, rows: list[Row], held_out: list[Row]) -> list[Row]:
+    """Return the rows that the run learned from before it was interrupted, once its first policy can read them."""
+    fit = _without(rows, read_quarantine(run))
+    check_run(config, fit, held_out, present_policy(config))
+    return fit
+
+
+def _without(rows: list[Row], unfit: Mapping[int, str]) -> list[Row]:
+    return [row for index, row in enumerate(rows) if index not in unfit]
+
+
+def _train(
+    config: RunConfig, recorder: Recorder, checkpoint: Path | None, rows: list[Row], held_out: list[Row]
+) -> RunOutcome:
+    """Start the parts and run the loop, from the checkpoint if there is one."""
+    policy = str(policy_folder(config))
+    inputs = run_inputs(config, rows, held_out, policy)
     if checkpoint is not None:
-        check_inputs(checkpoint, data.inputs, recorder.warn)
-    tokenizer, tokens = load_text_side(path)
-    progress = Progress.of(checkpoint)
-    # Our signal handlers come after Ray's, which would end the process without a checkpoint.
-    with backend(config, path, tokens) as (rollouts, rewards, learner), stop_signal() as stopping:
+        check_inputs(checkpoint, inputs, recorder.warn)
+    progress = RunProgress.of(checkpoint)
+    tokenizer, tokens = load_text_side(policy)
+    # Ray's own signal handlers would end the process without a checkpoint. Ours are installed after Ray has started.
+    with backend(config, policy, tokens) as (rollouts, rewards, learner), stop_signal() as stopping:
+        run = Training(
+            config=config,
+            train=rows,
+            held_out=held_out,
+            rollouts=rollouts,
+            rewards=rewards,
+            learner=learner,
+            codec=Codec(tokenizer, config.seed),
+            recorder=recorder,
+            progress=progress,
+            inputs=inputs,
+        )
         if checkpoint is not None:
-            learner.load(str(checkpoint))
-            recorder.begin()
-            recorder.rewind(progress.step, progress.unwritten)
-            progress.unwritten = ()
-        parts = Parts(rollouts, rewards, learner, Codec(tokenizer, config.seed))
-        steps = train(config, parts, data, recorder, progress, stopping)
-        return Outcome(steps, steps < config.trainer.total_steps)
+            _restore(run, checkpoint)
+        steps = train(run, stopping)
+    return RunOutcome(steps, steps < config.trainer.total_steps)
+
+
+def _restore(run: Training, checkpoint: Path) -> None:
+    """Load the policy, and take back what the run folder holds of later steps."""
+    run.learner.load(str(checkpoint))
+    run.recorder.begin()
+    run.recorder.rewind(run.progress.step, run.progress.unwritten)
+    run.progress.unwritten = ()

@@ -12,15 +12,15 @@ from redraft.rl.files import check_output_folder
 from redraft.rl.models.registry import load_policy, load_text_side
 from redraft.rl.monitor.trackers import open_trackers
 from redraft.rl.preflight.checks import check_evaluation
-from redraft.rl.run import Outcome, run_sft, run_training
+from redraft.rl.run import RunOutcome, run_sft, run_training
 from redraft.rl.run_folder.checkpoint import complete_checkpoints
 from redraft.rl.run_folder.recorder import Display, Recorder
-from redraft.rl.stages.evaluate import evaluate
+from redraft.rl.stages.evaluate import evaluate_rows
 from redraft.rl.stages.warm_start import policy_folder
 from redraft.rollout.engine.torch_engine import lay_out_for_cpu
 
 
-def train_recipe(config: RunConfig, display: Display, resume: bool) -> Outcome:
+def train_recipe(config: RunConfig, display: Display, resume: bool) -> RunOutcome:
     """Train as the recipe says, with its trackers.
 
     Args:
@@ -69,7 +69,7 @@ def evaluate_policy(config: RunConfig, policy: str | Path) -> dict[str, float]:
         policy: A policy folder.
 
     Returns:
-        Metrics as in `rl.stages.evaluate.evaluate`.
+        Metrics as in `rl.stages.evaluate.evaluate_rows`.
 
     Raises:
         RecipeError: The recipe has no evaluation section.
@@ -81,7 +81,7 @@ def evaluate_policy(config: RunConfig, policy: str | Path) -> dict[str, float]:
     check_evaluation(config, rows, Path(policy))
     network = lay_out_for_cpu(load_policy(str(policy), config.model.dtype, config.model.device))
     with local_pipeline(config, network, tokens, Codec(tokenizer, config.seed)) as pipeline:
-        return evaluate(pipeline, rows, config.evaluation.decode)
+        return evaluate_rows(pipeline, rows, config.evaluation.decode)
 
 
 def check_has_evaluation(config: RunConfig, recipe: str = "the recipe") -> None:

@@ -7,7 +7,7 @@ from redraft.rl.experience.pipeline import Pipeline
 from redraft.rollout.config import DecodeConfig
 
 
-def evaluate(pipeline: Pipeline, rows: Sequence[Row], decode: DecodeConfig) -> dict[str, float]:
+def evaluate_rows(pipeline: Pipeline, rows: Sequence[Row], decode: DecodeConfig) -> dict[str, float]:
     """Accuracy of one completion per row under the first reward term, and how the decoder worked.
 
     Args:

@@ -22,7 +22,7 @@ from redraft.rl.run_folder.checkpoint import complete_checkpoints
 from redraft.rl.run_folder.files import read_json, write_whole, writing
 from redraft.rl.run_folder.inputs import policy_fingerprint
 from redraft.rl.run_folder.recorder import Recorder
-from redraft.rl.stages.evaluate import evaluate
+from redraft.rl.stages.evaluate import evaluate_rows
 from redraft.rl.stages.sft import Demonstration, TrainOptions, encode_rows, train_supervised
 from redraft.rollout.chat import Tokenizer
 from redraft.rollout.trajectory import SpecialTokens
@@ -154,7 +154,7 @@ def _accuracy(
         return
     decode = config.evaluation.decode
     with local_pipeline(config, model, tokens, Codec(tokenizer, config.seed)) as pipeline:
-        yield lambda: evaluate(pipeline, held_out, decode)
+        yield lambda: evaluate_rows(pipeline, held_out, decode)
 
 
 def _changed_settings(folder: Path, config: RunConfig) -> list[str]:

@@ -11,9 +11,9 @@ from redraft.rl.config.recipe import RecipeError, load_recipe
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.held_out import load_held_out
 from redraft.rl.data.load import DataError, load_rows
-from redraft.rl.loop import Parts, RunData, train
+from redraft.rl.loop import Training, train
 from redraft.rl.models.registry import load_text_side
-from redraft.rl.progress import Progress
+from redraft.rl.progress import RunProgress
 from redraft.rl.run import run_training
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.recorder import Recorder
@@ -237,11 +237,21 @@ def test_a_stop_during_the_last_step_still_ends_the_run_as_finished(place):
     config = load_recipe([write_recipe(place)], ["trainer.total_steps=1"])
     lines = Lines()
     tokenizer, tokens = load_text_side(str(place / "policy"))
-    with backend(config, str(place / "policy"), tokens) as parts:
-        data = RunData(load_rows(config.data, 0), load_rows(config.evaluation.data, 0))
+    with backend(config, str(place / "policy"), tokens) as (rollouts, rewards, learner):
         recorder = Recorder(config, lines)
         recorder.begin()
-        assert train(config, Parts(*parts, Codec(tokenizer, 0)), data, recorder, Progress(), lambda: True) == 1
+        training = Training(
+            config=config,
+            train=load_rows(config.data, 0),
+            held_out=load_rows(config.evaluation.data, 0),
+            rollouts=rollouts,
+            rewards=rewards,
+            learner=learner,
+            codec=Codec(tokenizer, 0),
+            recorder=recorder,
+            progress=RunProgress(),
+        )
+        assert train(training, lambda: True) == 1
     assert [(stage, step) for stage, step, _ in lines.rows] == [("eval", 0), ("train", 1), ("eval", 1)]
 
 
