@@ -14,6 +14,7 @@ from redraft.rewards.scoring.mixture import Sample
 from redraft.rl.config.recipe import dump_recipe
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.run_folder.files import RESOLVED, append_line, step_number, write_whole, writing
+from redraft.rl.run_folder.mirror import Mirror
 from redraft.rollout.trajectory import Completion
 
 PACKAGES = ("redraft", "torch", "transformers", "trl", "ray", "accelerate", "datasets", "math-verify", "pydantic")
@@ -36,27 +37,10 @@ class Display(Protocol):
         ...
 
 
-@runtime_checkable
-class Tracker(Protocol):
-    """An experiment tracker that mirrors the metrics."""
-
-    def rewind(self, step: int, seen: Sequence[Mapping[str, Any]], kept: Sequence[Mapping[str, Any]]) -> None:
-        """The run goes on after `step`, or starts; of the rows that were logged (`seen`) these are `kept`."""
-        ...
-
-    def log(self, stage: str, values: dict[str, float], step: int) -> None:
-        """Metrics of one optimizer step or evaluation."""
-        ...
-
-    def close(self) -> None:
-        """No more metrics come."""
-        ...
-
-
 class Recorder:
     """Writes one run folder; always on, trackers are mirrors. Making one writes nothing: a run may yet be refused."""
 
-    def __init__(self, config: RunConfig, display: Display, trackers: Sequence[Tracker] = ()) -> None:
+    def __init__(self, config: RunConfig, display: Display, trackers: Sequence[Mirror] = ()) -> None:
         self.run = Path(config.output_dir)
         self.config, self.display, self.trackers = config, display, trackers
 

@@ -145,23 +145,17 @@ class _StopAtTarget(TrainerCallback):
             control.should_training_stop = True
 
 
-@dataclass(frozen=True)
-class TrainOptions:
-    """What the trainer needs beside the recipe's section."""
-
-    folder: Path
-    seed: int
-    block_length: int
-    tokens: SpecialTokens
-
-
 def train_supervised(
     model: nn.Module,
     demonstrations: Sequence[Demonstration],
     config: SFTConfig,
-    options: TrainOptions,
     accuracy: Callable[[], dict[str, float]],
     report: Report,
+    *,
+    folder: Path,
+    seed: int,
+    block_length: int,
+    tokens: SpecialTokens,
 ) -> None:
     """Train a policy in place.
 
@@ -169,14 +163,17 @@ def train_supervised(
         model: The policy.
         demonstrations: What to imitate.
         config: The recipe's `sft` section.
-        options: Folder, seed and token ids.
-        accuracy: Evaluates the policy; empty where the recipe has no evaluation.
-        report: Called with step and metrics.
+        accuracy: Evaluates the policy; its result is empty where the recipe has no evaluation.
+        report: Called with the number of optimizer steps done and metrics.
+        folder: Where the trainer may write.
+        seed: Of the order of the demonstrations and of the noise.
+        block_length: Tokens per block.
+        tokens: The policy's special ids.
     """
     trainer = Trainer(
-        model=MixtureLoss(model, config, options.tokens.mask, options.block_length),
-        args=_arguments(config, options, next(model.parameters()).device),
-        data_collator=_Collator(options.block_length, options.tokens.pad, options.seed),
+        model=MixtureLoss(model, config, tokens.mask, block_length),
+        args=_arguments(config, folder, seed, next(model.parameters()).device),
+        data_collator=_Collator(block_length, tokens.pad, seed),
         train_dataset=list(demonstrations),  # pyright: ignore[reportArgumentType]
         callbacks=[_StopAtTarget(config, accuracy, report)],
     )
@@ -184,10 +181,10 @@ def train_supervised(
     trainer.train()
 
 
-def _arguments(config: SFTConfig, options: TrainOptions, device: torch.device) -> TrainingArguments:
+def _arguments(config: SFTConfig, folder: Path, seed: int, device: torch.device) -> TrainingArguments:
     """The recipe in the trainer's words, on the policy's device."""
     arguments = TrainingArguments(
-        output_dir=str(options.folder),
+        output_dir=str(folder),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.batch_size,
         learning_rate=config.learning_rate,
@@ -201,7 +198,7 @@ def _arguments(config: SFTConfig, options: TrainOptions, device: torch.device) -
         report_to=[],
         disable_tqdm=True,
         remove_unused_columns=False,
-        seed=options.seed,
+        seed=seed,
         use_cpu=device.type == "cpu",
         log_level="error",
         dataloader_pin_memory=False,

@@ -23,7 +23,7 @@ from redraft.rl.run_folder.files import read_json, write_whole, writing
 from redraft.rl.run_folder.inputs import policy_fingerprint
 from redraft.rl.run_folder.recorder import Recorder
 from redraft.rl.stages.evaluate import evaluate_rows
-from redraft.rl.stages.sft import Demonstration, TrainOptions, encode_rows, train_supervised
+from redraft.rl.stages.sft import Demonstration, encode_rows, train_supervised
 from redraft.rollout.chat import Tokenizer
 from redraft.rollout.trajectory import SpecialTokens
 
@@ -115,9 +115,16 @@ def make_warm_start(
     torch.set_num_threads(config.cluster.learner_threads)
     model, tokenizer, tokens = _first_policy(config)
     with _accuracy(config, model, tokenizer, tokens, held_out) as accuracy:
-        options = TrainOptions(Path(config.output_dir) / "sft", config.seed, config.rollout.decode.block_length, tokens)
         train_supervised(
-            model, demonstrations, config.sft, options, accuracy, lambda *row: recorder.metrics("sft", *row)
+            model,
+            demonstrations,
+            config.sft,
+            accuracy,
+            lambda step, metrics: recorder.metrics("sft", step, metrics),
+            folder=Path(config.output_dir) / "sft",
+            seed=config.seed,
+            block_length=config.rollout.decode.block_length,
+            tokens=tokens,
         )
     folder = _made_folder(config)
     with writing(folder), atomic_write(folder) as partial:

@@ -7,6 +7,7 @@ import pytest
 
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.run_folder.files import WriteError
+from redraft.rl.run_folder.mirror import Mirror
 from redraft.rl.run_folder.recorder import Recorder
 from tiny import largest_file, write_recipe
 
@@ -22,7 +23,7 @@ class Silent:
         pass
 
 
-class Sink:
+class Sink(Mirror):
     def __init__(self):
         self.rows, self.closed = [], False
 

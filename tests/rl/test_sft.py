@@ -13,7 +13,7 @@ from redraft.rl.config.schema import DataConfig, SFTConfig
 from redraft.rl.data.load import DataError
 from redraft.rl.data.reading import Reader
 from redraft.rl.models.registry import plan_policy
-from redraft.rl.stages.sft import Demonstration, MixtureLoss, TrainOptions, _arguments, encode_rows, train_supervised
+from redraft.rl.stages.sft import Demonstration, MixtureLoss, _arguments, encode_rows, train_supervised
 from redraft.rl.views import supervised_view
 from redraft.rollout.trajectory import Completion, DecodeTrace
 from tiny import SHAPE
@@ -166,8 +166,17 @@ def train(folder, config, accuracy=dict, seed=0):
     """Teach the tiny policy to answer 2 with 3 3 3 1; gives its weights and what was reported."""
     model, reports = tiny_model(), []
     rows = [Demonstration((2, 2, 2, 2), (3, 3, 3, 1)), Demonstration((4, 4, 4, 4), (5, 5, 5, 1))] * 4
-    options = TrainOptions(folder, seed, BLOCK, TOKENS)
-    train_supervised(model, rows, config, options, accuracy, lambda *report: reports.append(report))
+    train_supervised(
+        model,
+        rows,
+        config,
+        accuracy,
+        lambda *report: reports.append(report),
+        folder=folder,
+        seed=seed,
+        block_length=BLOCK,
+        tokens=TOKENS,
+    )
     return model.state_dict(), reports
 
 
@@ -199,8 +208,7 @@ def test_the_trainer_stays_on_the_policys_device_where_there_are_more(tmp_path, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
-    options = TrainOptions(tmp_path, 0, BLOCK, TOKENS)
-    arguments = _arguments(settings(), options, torch.device("cuda:1"))
+    arguments = _arguments(settings(), tmp_path, 0, torch.device("cuda:1"))
     assert isinstance(arguments, TrainingArguments)
     assert (arguments.device, arguments.n_gpu, chosen[-1]) == (torch.device("cuda:1"), 1, torch.device("cuda:1"))
     assert arguments.train_batch_size == 4

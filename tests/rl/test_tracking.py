@@ -6,7 +6,8 @@ import logging
 import pytest
 
 from redraft.rl.config.recipe import load_recipe
-from redraft.rl.monitor.trackers import Mirror, Start, _trackio, _wandb, open_trackers
+from redraft.rl.monitor.trackers import _trackio, _wandb, open_trackers
+from redraft.rl.run_folder.mirror import Mirror, Start
 from redraft.rl.run_folder.recorder import Recorder
 from tiny import write_recipe
 
