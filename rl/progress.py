@@ -1,4 +1,4 @@
-"""What the loop carries from step to step beside the policy."""
+"""How far a run is: what the loop carries from batch to batch beside the policy, and how checkpoints keep it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ TRAINER = "trainer.json"  # of a checkpoint
 
 @dataclass
 class RunProgress:
-    """What the loop carries from step to step beside the learner; a checkpoint keeps all of it.
+    """Where a run stands; a checkpoint keeps all of it.
 
     Attributes:
-        step: Steps done.
-        alarm: With the steps that it looks back on.
-        masked: With the steps without a score so far, in a row.
-        unwritten: Rows of metrics.jsonl for which there was no room: (stage, step, values).
+        step: Batches learned from, as `trainer.total_steps` counts them.
+        alarm: The collapse alarm, with the batches that it looks back on.
+        masked: How many batches in succession had no score.
+        unwritten: Metrics that are not yet in metrics.jsonl, e.g. on a full disk: (stage, step, values).
     """
 
     step: int = 0
@@ -29,17 +29,17 @@ class RunProgress:
     unwritten: Sequence[tuple[str, int, dict[str, float]]] = ()
 
     def saved(self) -> dict[str, Any]:
-        """As content of `TRAINER`."""
+        """Return the content of `TRAINER`."""
         return {
             "step": self.step,
             "alarm": list(self.alarm.steps),
             "masked_steps": self.masked.count,
-            "unwritten": [list(row) for row in self.unwritten],
+            "unwritten": [list(entry) for entry in self.unwritten],
         }
 
     @classmethod
     def of(cls, checkpoint: Path | None) -> "RunProgress":
-        """What a checkpoint keeps; without one, the start."""
+        """Read where a checkpoint left the run; without a checkpoint, the start."""
         if checkpoint is None:
             return cls()
         saved = read_state(checkpoint, TRAINER)

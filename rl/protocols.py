@@ -1,4 +1,4 @@
-"""What the loop needs from its parts; Ray actors and plain objects both fit."""
+"""Say what the loop needs of its parts. Ray actors and plain objects both have it."""
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
@@ -13,46 +13,50 @@ from redraft.rollout.trajectory import Completion, Prompt
 
 @dataclass(frozen=True)
 class Experience:
-    """One completion to learn from."""
+    """One completion to learn from.
+
+    Attributes:
+        noise_seed: The new, the old and the reference policy are all scored on the masks that it draws.
+    """
 
     prompt: Prompt
     completion: Completion
     advantage: float
-    noise_seed: int  # the same for the new, the old and the reference policy: shared draws
+    noise_seed: int
 
 
 @runtime_checkable
 class RolloutPool(Protocol):
-    """Where completions come from."""
+    """The rollouts as the loop sees them: weights in, completions out."""
 
     def sync(self, weights: Any) -> int:
-        """Install the learner's weights everywhere; returns the policy version that is now in place."""
+        """Install the learner's weights everywhere, and return the policy version that is now in place."""
         ...
 
     def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
-        """One completion per prompt, as soon as each is done, with the prompt's index; closing it stops the rest."""
+        """Yield (index of the prompt, completion) as soon as each is done; closing the generator stops the rest."""
         ...
 
 
 @runtime_checkable
 class RewardPool(Protocol):
-    """Where scores come from."""
+    """The rewards as the loop sees them: samples in, scores out."""
 
     def submit(self, samples: Sequence[Sample]) -> Future[list[SampleScore]]:
-        """One score per sample, in order, some time later; what is submitted together is scored in one call."""
+        """Score samples in one call; the future holds one score per sample, in order."""
         ...
 
 
 @runtime_checkable
 class PolicyLearner(Protocol):
-    """What learns."""
+    """The learner as the loop sees it: one update per batch, weights out, save and load."""
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
-        """Learn from one batch; returns metrics."""
+        """Learn from one batch and return its metrics."""
         ...
 
     def weights(self) -> Any:
-        """The current weights, in the form that `RolloutPool.sync` takes."""
+        """Return the current weights in the form that `RolloutPool.sync` takes."""
         ...
 
     def save(self, folder: str) -> None:

@@ -12,12 +12,12 @@ SEED_BITS = 62  # fits a signed 64-bit tensor with room for arithmetic
 
 
 def derive_seed(seed: int, purpose: str, *indices: int) -> int:
-    """Seed of one named stream.
+    """Derive the seed of one named stream.
 
     Args:
         seed: The run's seed.
         purpose: What the stream is for, e.g. `rollout` or `noise`.
-        *indices: Counters inside the purpose, e.g. step and sample.
+        *indices: Counters inside the purpose, e.g. batch and completion.
 
     Returns:
         An integer in [0, 2**62), stable across processes and Python versions.
@@ -28,5 +28,5 @@ def derive_seed(seed: int, purpose: str, *indices: int) -> int:
 
 
 def make_generator(seed: int, purpose: str, *indices: int, device: str | torch.device = "cpu") -> torch.Generator:
-    """A fresh `torch.Generator` at the start of a named stream."""
+    """Make a `torch.Generator` that stands at the start of a named stream."""
     return torch.Generator(device=device).manual_seed(derive_seed(seed, purpose, *indices))

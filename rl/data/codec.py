@@ -1,4 +1,4 @@
-"""Between rows of text and token ids: requests for the decoder, samples for the rewards."""
+"""Turn rows of text into requests for the decoder, and completions into samples for the rewards."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class Codec:
     seed: int
 
     def prompts(self, rows: Sequence[Row], num_generations: int, purpose: str, step: int) -> list[Prompt]:
-        """`num_generations` requests per row, group by group, each with its own seed."""
+        """Make `num_generations` requests per row, group by group, each with a seed of its own."""
         encoded = [tuple(encode_prompt(self.tokenizer, row["prompt"])) for row in rows]
         return [
             Prompt(
@@ -34,15 +34,15 @@ class Codec:
         ]
 
     def save_tokenizer(self, folder: str) -> None:
-        """Put the tokenizer beside the weights."""
+        """Write the tokenizer into a policy folder."""
         self.tokenizer.save_pretrained(folder)
 
     def text(self, completion: Completion) -> str:
-        """What the rewards and people read."""
+        """Decode a completion into the text that rewards and people read."""
         return decode_text(self.tokenizer, completion.token_ids)
 
     def sample(self, row: Row, prompt: Prompt, completion: Completion) -> Sample:
-        """What the rewards score: text, token ids and the other columns of the prompt's row."""
+        """Make what the rewards score: text, token ids and the other columns of the prompt's row."""
         return Sample(
             prompt=row["prompt"],
             completion=self.text(completion),

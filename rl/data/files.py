@@ -1,4 +1,7 @@
-"""Rows from local files, packed or not, and from the hub; JSONL is read here, to name files and lines."""
+"""Read rows from local files, packed or not, and from the hub.
+
+JSONL is read here and not by the datasets library, so that an error names the file and the line.
+"""
 
 import bz2
 import contextlib
@@ -42,12 +45,19 @@ class DataError(ValueError):
 
 
 def source_name(config: DataConfig) -> str:
-    """What errors call a set of rows."""
+    """Return what errors call a set of rows."""
     return f"{config.path} ({config.split})"
 
 
 def read_jsonl(path: str | Path) -> list[tuple[int, Row]]:
-    """Rows of a JSONL file, packed or not, with their line numbers, from 1; a bad row is named by file and line."""
+    """Read a JSONL file, packed or not.
+
+    Returns:
+        Line numbers, from 1, and rows.
+
+    Raises:
+        DataError: There is no such file, it has no rows, or a line is no JSON object; names file and line.
+    """
     path = expand(path)
     if path.is_dir():
         raise DataError(f"{path}: is a folder; a JSONL file is needed")
@@ -61,11 +71,10 @@ def read_jsonl(path: str | Path) -> list[tuple[int, Row]]:
 
 
 def load_files(config: DataConfig) -> list[tuple[str, Row]]:
-    """Rows of a local file or folder, or of a hub data set, each with what errors call it.
+    """Read a local file or folder, or a data set of the hub, into rows, each with what errors call it.
 
     Raises:
-        DataError: There is no such thing, or it cannot be read. What looks like a file is never looked up on the hub:
-            the error would send the user the wrong way.
+        DataError: There is no such file or data set, or it cannot be read.
     """
     path = expand(config.path)
     ending = _ending(path)
@@ -83,7 +92,7 @@ def load_files(config: DataConfig) -> list[tuple[str, Row]]:
 
 
 def _ending(path: Path) -> str | None:
-    """The kind of a file, without its packing; None where it cannot be read."""
+    """Return a file's ending without that of its packing, or None if files of that ending cannot be read."""
     name = path.name.lower()
     packing = next((end for end in PACKED if name.endswith(end)), "")
     ending = Path(name.removesuffix(packing)).suffix
@@ -91,6 +100,7 @@ def _ending(path: Path) -> str | None:
 
 
 def _refuse_files(path: str, ending: str | None) -> None:
+    """Refuse a path that looks like a missing file: an error of the hub would send the user the wrong way."""
     packed = path.lower().endswith((*PACKED, *LOADERS))
     if ending or packed or _OTHER_FILES.search(path.lower()) or not _HUB_NAME.fullmatch(path) or path.startswith("."):
         raise DataError(f"{path}: no such file or folder")
@@ -100,7 +110,7 @@ def _refuse_files(path: str, ending: str | None) -> None:
 
 @contextlib.contextmanager
 def open_lines(path: Path) -> Iterator[IO[bytes]]:
-    """The lines of a file, unpacked; what is packed is seen by its first bytes, whatever its name."""
+    """Open a file for reading lines, unpacked. Its first bytes say how it is packed, not its name."""
     with path.open("rb") as raw:
         start = raw.peek(8)
         if start.startswith(_ZSTANDARD):
@@ -113,7 +123,7 @@ def open_lines(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _check_escapes(path: Path) -> None:
-    """Refuse halves of surrogate pairs in a file that the datasets library reads, which drops them without a word."""
+    """Refuse halves of surrogate pairs in a JSON file: the datasets library would drop them silently."""
     with open_lines(path) as lines:
         for number, line in enumerate(lines, start=1):
             half = next((found[1] for found in _ESCAPES.finditer(line) if found[1]), None)

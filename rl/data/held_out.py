@@ -1,4 +1,4 @@
-"""The rows that learning never sees."""
+"""Load evaluation rows, without those that the policy also learns from."""
 
 import logging
 
@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_held_out(config: RunConfig) -> list[Row]:
-    """The evaluation rows whose prompts occur neither in the training rows nor among the demonstrations.
+    """Load the evaluation rows whose prompts occur neither in the training rows nor among the demonstrations.
 
     Public splits overlap (two of three calculator annotations of GSM8K's test split also occur in its train split);
     an accuracy over such rows would measure memory too.

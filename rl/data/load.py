@@ -1,4 +1,4 @@
-"""Rows for learning and evaluation: loaded or generated, transformed, checked, and their order."""
+"""Load or generate the rows of a data section, transform and check them, and choose those of each batch."""
 
 import contextlib
 import hashlib
@@ -51,7 +51,7 @@ def load_rows(config: DataConfig, seed: int) -> list[Row]:
 
 
 def sample_rows(rows: list[Row], max_rows: int | None, seed: int) -> list[Row]:
-    """At most `max_rows` of the rows: a seeded sample."""
+    """Draw a seeded sample of `max_rows` rows; return all rows where there are no more."""
     if not max_rows or max_rows >= len(rows):
         return rows
     return random.Random(derive_seed(seed, "max_rows")).sample(rows, max_rows)
@@ -59,15 +59,15 @@ def sample_rows(rows: list[Row], max_rows: int | None, seed: int) -> list[Row]:
 
 @contextlib.contextmanager
 def located(where: str) -> Iterator[None]:
-    """Say where the row is that cannot be used."""
+    """Put the place of a row before the error that is raised about it."""
     try:
         yield
-    except (ValueError, TemplateError) as error:  # the latter from chat templates that refuse a message
+    except (ValueError, TemplateError) as error:  # chat templates raise TemplateError about a message they refuse
         raise DataError(f"{where}: {error}") from error
 
 
 def rows_fingerprint(rows: Sequence[Row]) -> str:
-    """Hash of all rows, kept in checkpoints so that a resumed run notices changed data."""
+    """Hash all rows. Checkpoints keep the hash, so that a resumed run notices changed data."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(row, sort_keys=True, default=str).encode())
@@ -75,7 +75,11 @@ def rows_fingerprint(rows: Sequence[Row]) -> str:
 
 
 def step_indices(num_rows: int, prompts_per_step: int, seed: int, step: int) -> list[int]:
-    """Which rows optimizer step `step` learns from: epochs of seeded permutations, as a pure function of the step."""
+    """Choose the rows of one batch: batch after batch walks through seeded permutations of all rows.
+
+    With 5 rows and 3 prompts per batch, batch 1 gets the last two rows of the first permutation and the first row of
+    the second. The choice depends on the arguments only, so a resumed run makes the same one.
+    """
     first = step * prompts_per_step
     indices: list[int] = []
     while len(indices) < prompts_per_step:
@@ -86,7 +90,7 @@ def step_indices(num_rows: int, prompts_per_step: int, seed: int, step: int) -> 
 
 
 def _named_rows(config: DataConfig) -> list[tuple[str, Row]]:
-    """Untransformed rows, each with what errors call it."""
+    """Load or generate rows, each with what errors call it."""
     if config.path not in GENERATORS:
         return load_files(config)
     generate = GENERATORS[config.path]
@@ -96,7 +100,7 @@ def _named_rows(config: DataConfig) -> list[tuple[str, Row]]:
 
 
 def _transformed(config: DataConfig, named: list[tuple[str, Row]]) -> list[tuple[str, Row]]:
-    """The rows made from every row, each called like the row that it was made from."""
+    """Transform every row into any number of rows; errors call each as the row that it was made from."""
     assert config.transform is not None
     transform = _find_transform(config.transform)
     kwargs = {} if config.path in GENERATORS else config.kwargs

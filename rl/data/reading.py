@@ -1,4 +1,4 @@
-"""Texts as one policy reads them: token ids that it knows and has room for, and what is odd about a data set."""
+"""Read texts as one policy does: into token ids that it knows and has room for. Warn of what is odd in a data set."""
 
 import logging
 from collections import Counter
@@ -24,7 +24,7 @@ class Reader:
     """The text side of a policy: its tokenizer, its special ids and its limits.
 
     Attributes:
-        tokenizer: None where the policy's folder has none; then it reads token ids only.
+        tokenizer: None where the policy's folder has none; then the policy reads token ids only.
     """
 
     tokenizer: Tokenizer | None
@@ -33,13 +33,13 @@ class Reader:
 
     @classmethod
     def of(cls, path: str, ids_only: bool = False) -> "Reader":
-        """The text side of a policy folder; with `ids_only` it may lack a tokenizer."""
+        """Load the text side of a policy folder; with `ids_only` it may lack a tokenizer."""
         tokenizer, tokens = find_text_side(path) if ids_only else load_text_side(path)
         return cls(tokenizer, tokens, policy_limits(path))
 
     @classmethod
     def of_first(cls, config: RunConfig, made: Path | None = None) -> "Reader":
-        """That of the policy that training starts from: in `made`, if it is there, else as the recipe's `model` says.
+        """Load the text side of the policy that training starts from: `made` if it is there, else the recipe's `model`.
 
         Raises:
             FileNotFoundError: `model.path` names no folder.
@@ -53,7 +53,7 @@ class Reader:
         return cls.of(str(path))
 
     def read_prompt(self, prompt: Any, what: str = "the prompt") -> list[int]:
-        """Token ids of a prompt, text or chat messages.
+        """Encode a prompt, text or chat messages.
 
         Raises:
             ValueError: It cannot be encoded, or holds the mask token or a token that the policy lacks.
@@ -63,11 +63,11 @@ class Reader:
         return self.check_ids(encode_prompt(self.tokenizer, prompt), what)
 
     def read_answer(self, text: str) -> list[int]:
-        """Token ids of a demonstration; raises as `read_prompt`."""
+        """Encode the completion of a demonstration; raises as `check_ids` does."""
         return self.check_ids(encode_text(self.tokenizer, text), "`completion`")
 
     def check_ids(self, ids: list[int], what: str) -> list[int]:
-        """The ids, if the policy can read all of them.
+        """Return `ids` if the policy can read all of them.
 
         Raises:
             ValueError: One is the mask token, or one that the policy lacks.
@@ -107,10 +107,10 @@ class Reader:
 
 
 class Survey:
-    """What is odd in a data set without being wrong, counted over its texts and told once.
+    """Count what is odd in the texts of a data set without being wrong, and warn once at the end.
 
-    Control tokens that texts spell: in plain texts they are meant, if the text went through a template before, and
-    else a part of somebody's message that now steers the policy. And characters that the tokenizer does not know.
+    Two things are odd. Texts that spell control tokens: in a text that went through a chat template before they are
+    meant, in any other a user's words now steer the policy. And characters that the tokenizer does not know.
     """
 
     def __init__(self, tokenizer: Tokenizer | None, source: str) -> None:
@@ -134,7 +134,7 @@ class Survey:
                 self.first.setdefault(token, place)
 
     def tell(self) -> None:
-        """Say what was found; nothing where nothing was."""
+        """Log one warning for each kind of oddity that was seen."""
         for found, what in (
             (self.read, "are read as control tokens, as the template's own are; in a user's message they stay text"),
             (self.kept, "are spelled in messages, and stay text there"),

@@ -1,4 +1,4 @@
-"""What a row of data must be, whatever policy reads it; rows remember where they were read."""
+"""Check what every policy needs of a row of data. Rows remember where they were read, for errors."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ Row = dict[str, Any]
 
 
 class PlacedRow(dict[str, Any]):
-    """A row with its place, as errors name it: a file and a line, or a data set, a split and a number."""
+    """A row that knows its place, as errors name it: file and line, or data set, split and number."""
 
     def __init__(self, values: Mapping[str, Any], place: str) -> None:
         super().__init__(values)
@@ -15,7 +15,7 @@ class PlacedRow(dict[str, Any]):
 
 
 def place_of(row: Row, source: str, number: int) -> str:
-    """What errors call a row: its place, or else its number in what is called `source`, with the text to find it by."""
+    """Return what errors call a row: its place, or its number in `source` and the start of its prompt."""
     # The number counts what `max_rows` and the transform left, so the text helps to find the row.
     return getattr(row, "place", None) or f"{source}: row {number} ({str(row.get('prompt'))[:40]!r})"
 
@@ -31,7 +31,7 @@ def check_row(row: Row) -> None:
 
 
 def check_texts(row: Row) -> None:
-    """Refuse halves of surrogate pairs, which no encoding knows: half an emoji, from a text that was cut or escaped.
+    """Refuse halves of surrogate pairs, such as half an emoji of a text that was cut: they cannot be encoded.
 
     Raises:
         ValueError: Some column holds one; names it.
@@ -48,7 +48,7 @@ def check_texts(row: Row) -> None:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in a value, keys included; ASCII, the most frequent, is left out because nothing is wrong with it."""
+    """Yield all texts in a value, keys included, but for those of ASCII, in which nothing can be wrong."""
     if isinstance(value, str):
         if not value.isascii():
             yield value

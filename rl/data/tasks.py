@@ -1,4 +1,4 @@
-"""Built-in tasks: a generated one for the quickstart, and transforms of public data sets.
+"""Generate the quickstart's task, and transform the rows of public data sets.
 
 A task row has `prompt` (text), `ground_truth`, and for supervised training `completion`.
 """
@@ -16,7 +16,7 @@ HELD_OUT_FRACTION = 0.2
 
 
 def arithmetic(split: str, *, max_a: int = 99, max_b: int = 99, careless: float = 0.0, rows: int = 0) -> list[Row]:
-    r"""Sums `a+b=` answered by `\boxed{c}`, split into disjoint `train` and `test` problems.
+    r"""Generate sums `a+b=` answered by `\boxed{c}`, split into disjoint `train` and `test` problems.
 
     Args:
         split: `train` or `test`; which problem is in which split does not depend on the run's seed.
@@ -24,7 +24,7 @@ def arithmetic(split: str, *, max_a: int = 99, max_b: int = 99, careless: float 
         max_b: Largest second summand.
         careless: Probability that a demonstration forgets to carry, as a careless teacher would. Ground truths are
             always right.
-        rows: Draw this many rows with replacement, each with its own demonstration; 0: every problem once.
+        rows: Draw this many rows with replacement, each with its own demonstration. 0 gives every problem once.
 
     Returns:
         Rows in a fixed order.
@@ -45,14 +45,14 @@ def arithmetic(split: str, *, max_a: int = 99, max_b: int = 99, careless: float 
 
 
 def add_without_carry(a: int, b: int) -> int:
-    """Digit by digit, each modulo 10: 27 + 5 = 22."""
+    """Add digit by digit, each modulo 10: 27 + 5 gives 22."""
     if not a and not b:
         return 0
     return 10 * add_without_carry(a // 10, b // 10) + (a + b) % 10
 
 
 def gsm8k_calculator(row: Row, *, max_length: int = 12) -> list[Row]:
-    r"""The calculator annotations inside one GSM8K answer: `<<48/2=24>>` asks `48/2=` and expects `24`.
+    r"""Make a row of each calculator annotation in a GSM8K answer: `<<48/2=24>>` asks `48/2=` and expects `24`.
 
     Args:
         row: A GSM8K row with `answer`.
@@ -64,7 +64,7 @@ def gsm8k_calculator(row: Row, *, max_length: int = 12) -> list[Row]:
 
 
 def gsm8k(row: Row, *, suffix: str = "") -> list[Row]:
-    """A GSM8K row as a question with its final answer, for `math_accuracy`.
+    """Make a question with its final answer of a GSM8K row, for `math_accuracy`.
 
     Args:
         row: With `question` and `answer`, which ends in `#### answer`.
@@ -75,7 +75,7 @@ def gsm8k(row: Row, *, suffix: str = "") -> list[Row]:
 
 
 def rename(row: Row, *, columns: Mapping[str, str], suffix: str = "") -> list[Row]:
-    """A row of any data set under the names that rewards read; the other columns stay.
+    """Give the columns of a row the names that rewards read; the other columns stay.
 
     Args:
         row: A row.
@@ -95,7 +95,7 @@ def rename(row: Row, *, columns: Mapping[str, str], suffix: str = "") -> list[Ro
 
 
 def _text(row: Row, column: str) -> str:
-    """A column that must hold text.
+    """Return a column that must hold text.
 
     Raises:
         ValueError: It does not, or is not there.

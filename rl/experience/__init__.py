@@ -1,1 +1,1 @@
-"""Prompts to completions to rewards to advantages: what one step learns from."""
+"""Prompts to completions to rewards to advantages: what one batch learns from."""

@@ -1,4 +1,4 @@
-"""Advantages: what a completion's reward says about it beside the other completions of its prompt. Pure functions."""
+"""Compute advantages: how much better a completion is than the others of its prompt. Pure functions of numbers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,11 +6,13 @@ from statistics import fmean, pstdev
 from typing import Final
 
 Rewards = Sequence[float | None]
-_TINY: Final = 1e-6  # in units of reward: a group whose rewards differ by less has nothing to say
+_TINY: Final = 1e-6  # in units of reward; rewards of a group that differ by less count as equal
 
 
 def group_advantages(rewards: Rewards, kind: str, psi: float = 1.0) -> list[float | None]:
-    """Advantages inside one group (docs/math.md eq 30 to 34).
+    """Compute the advantages of one group, in units of reward but for the kinds that scale (docs/math.md eq 30 to 34).
+
+    Rewards 1, 0, 0 give 2/3, -1/3, -1/3 with `dr_grpo` and 1, -1/2, -1/2 with `leave_one_out`.
 
     * `dr_grpo`: r - mean(r) (eq 30).
     * `leave_one_out`: r - mean of the others' rewards = n / (n - 1) (r - mean(r)): unbiased as a baseline (eq 31).
@@ -51,14 +53,14 @@ def _advantages(rewards: Sequence[float], kind: str, psi: float) -> list[float]:
 
 
 def softmax(values: Sequence[float], scale: float) -> list[float]:
-    """exp(v / scale) over their sum."""
+    """Compute exp(v / scale) over the sum of all of them."""
     top = max(values)
     powers = [math.exp((value - top) / scale) for value in values]
     return [power / sum(powers) for power in powers]
 
 
 def whiten(advantages: Sequence[float | None]) -> list[float | None]:
-    """Mean 0 and standard deviation 1, over a group (GRPO) or a batch (REINFORCE++); all 0 where all are equal."""
+    """Shift and scale to mean 0 and standard deviation 1, over a group (GRPO) or a batch; equal values become 0."""
     known = [value for value in advantages if value is not None]
     if not known:
         return list(advantages)
@@ -68,7 +70,7 @@ def whiten(advantages: Sequence[float | None]) -> list[float | None]:
 
 
 def normalised_sum(parts: Sequence[Mapping[str, float | None]], weights: Mapping[str, float]) -> list[float | None]:
-    """Rewards of one group, each part normalised inside the group before the weighted sum (docs/math.md eq 43).
+    """Normalise each part inside the group, then add the parts by weight (docs/math.md eq 43).
 
     A part that varies little, such as a format reward, then counts as much as its weight says, instead of drowning.
 

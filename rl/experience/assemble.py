@@ -1,4 +1,4 @@
-"""From scored completions to what the learner gets, and the numbers a person wants to see about them."""
+"""Turn scored completions into what the learner gets, and measure them."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -21,13 +21,13 @@ def make_experience(
     rewards: Sequence[float | None],
     algorithm: AlgorithmConfig,
 ) -> list[Experience]:
-    """Completions with their group advantages; those that cannot be compared (None) are left out.
+    """Pair completions with their advantages, and leave out those that cannot be compared.
 
     Args:
         prompts: Requests, in groups.
         completions: Answers, aligned with the prompts.
-        rewards: What is learned from; None where a sample is masked.
-        algorithm: Names the advantage.
+        rewards: What is learned from; None where a completion is masked.
+        algorithm: Says how advantages are computed.
     """
     reward_of = {prompt.id: reward for prompt, reward in zip(prompts, rewards, strict=True)}
     pairs: list[tuple[Prompt, Completion]] = []
@@ -69,13 +69,13 @@ def shaped_rewards(sampled: Sampled, config: RunConfig) -> list[float | None]:
 
 
 def shuffled(rewards: Sequence[float | None], seed: int, step: int) -> list[float | None]:
-    """The control experiment: the same rewards, given to the wrong completions of the batch."""
+    """Give each reward of a batch to a random completion of it, as a control experiment."""
     order = torch.randperm(len(rewards), generator=make_generator(seed, "shuffle_rewards", step))
     return [rewards[index] for index in order.tolist()]
 
 
 def completion_metrics(completions: Sequence[Completion], seconds: float) -> dict[str, float]:
-    """Lengths, diversity and the decoder's economy."""
+    """Measure lengths, diversity and the work of the decoder; `seconds` is the time of decoding."""
     tokens = sum(len(completion.token_ids) for completion in completions)
     forwards = sum(completion.num_forwards for completion in completions)
     return {

@@ -1,4 +1,4 @@
-"""What a person wants to know about the rewards of one step: their level, their spread, their failures, their cost."""
+"""Measure the rewards of one batch: level, spread, failures and cost."""
 
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, pstdev
@@ -15,9 +15,9 @@ MASKED_STEPS = 3
 
 
 def reward_metrics(prompts: Sequence[Prompt], scored: Sequence[SampleScore]) -> dict[str, float]:
-    """Means per part and in total, share of each status, latencies, and how many groups have nothing to learn from.
+    """Measure means per part and in total, shares of each status, latencies, and the share of groups without contrast.
 
-    A step whose completions are all masked has no `reward/mean`.
+    A batch whose completions are all masked has no `reward/mean`.
     """
     totals = [one.total for one in scored if one.total is not None]
     metrics = {
@@ -44,7 +44,7 @@ def reward_metrics(prompts: Sequence[Prompt], scored: Sequence[SampleScore]) -> 
 
 
 def _share(scored: Sequence[SampleScore], holds: Callable[[Verdict], bool]) -> float:
-    """Share of the completions of which at least one verdict is of a kind."""
+    """Share of the completions for which at least one verdict `holds`."""
     return fmean(float(any(map(holds, one.verdicts.values()))) for one in scored)
 
 
@@ -67,25 +67,28 @@ def _part_metrics(scored: Sequence[SampleScore], name: str) -> dict[str, float]:
 
 
 def _slowest(scored: Sequence[SampleScore]) -> dict[str, float]:
-    """Index, in the step's samples file, of the completion that took longest to score."""
+    """Find the completion that took longest to score: its time, and its line in the batch's samples file from 0."""
     times = [max((verdict.ms or 0.0 for verdict in one.verdicts.values()), default=0.0) for one in scored]
     return {"reward/slowest_ms": max(times), "reward/slowest_row": float(times.index(max(times)))}
 
 
 class MaskedSteps:
-    """Steps in a row without a single score: a judge that is down for a moment must not end a run, a dead one must."""
+    """Count consecutive batches without a single score, and give up after `limit` of them.
+
+    A judge that is down for a moment does not end a run. One that stays down does.
+    """
 
     def __init__(self, limit: int = MASKED_STEPS, count: int = 0) -> None:
         self.limit, self.count = limit, count
 
     def observe(self, metrics: Mapping[str, float], scored: Sequence[SampleScore]) -> str | None:
-        """Take in one step.
+        """Count one batch.
 
         Returns:
-            What to say of it, None for a step with scores.
+            A warning, or None for a batch with scores.
 
         Raises:
-            ValueError: It is one too many.
+            ValueError: The limit is reached.
         """
         self.count = 0 if REWARD in metrics else self.count + 1
         if not self.count:

@@ -1,4 +1,15 @@
-"""Decoding and scoring at the same time: a completion goes to the rewards as soon as it is decoded."""
+"""Decode and score at the same time: a completion goes to the rewards as soon as it is decoded.
+
+**Guarantees**
+
+* Results come in the order of the prompts, whatever the order in which completions and scores arrive.
+* Completions that a reward compares (`scope`) are scored in one call, in the order of the prompts, once all are there.
+* A reward that fails ends the run at the next completion: decoding stops, and calls that still wait are withdrawn.
+
+**Assumes**
+
+* `RewardPool.submit` returns at once, and its futures end; `timeout_s` bounds the wait for each next one.
+"""
 
 import queue
 import time
@@ -20,11 +31,12 @@ from redraft.rl.protocols import RewardPool, RolloutPool
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.trajectory import Completion, Prompt
 
-GRACE_S = 5.0  # a reward worker has the same deadline, and names itself when it passes it: let it speak first
+# Wait longer than the reward worker's own deadline, so that its error, which names the reward, arrives first.
+GRACE_S = 5.0
 
 
 def largest_scope(terms: Iterable[RewardTerm]) -> Scope:
-    """What has to be scored in one call, so that every reward sees all that it compares."""
+    """Return what has to be scored in one call, so that every reward sees all completions that it compares."""
     scopes: list[Scope] = [term.scope for term in terms]
     return max(scopes, key=get_args(Scope).index)
 
@@ -34,7 +46,6 @@ class Answers:
     """Completions of prompts with their scores, in the order of the prompts.
 
     Attributes:
-        completions: Of the prompts.
         samples: What the rewards saw.
         scored: What they said.
         rollout_s: Seconds until the last completion was there.
@@ -52,14 +63,11 @@ class Answers:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Rollouts and rewards, one behind the other.
+    """Rollouts with rewards behind them.
 
     Attributes:
-        rollouts: Decode.
-        rewards: Score.
-        codec: Makes samples of completions.
-        scope: What is scored together: each completion alone, those of a group, or all.
-        timeout_s: Longest wait for a score once everything is decoded.
+        scope: What is scored in one call: one completion (`rows`), those of a prompt (`group`), or all (`batch`).
+        timeout_s: Longest wait for the next score once everything is decoded.
     """
 
     rollouts: RolloutPool
@@ -70,14 +78,14 @@ class Pipeline:
 
     @classmethod
     def of(cls, config: RunConfig, rollouts: RolloutPool, rewards: RewardPool, codec: Codec) -> "Pipeline":
-        """The pipeline of a recipe."""
+        """Build the pipeline that a recipe describes."""
         return cls(rollouts, rewards, codec, largest_scope(config.rewards), config.cluster.reward_timeout_s)
 
     def run(self, rows: Sequence[Row], prompts: Sequence[Prompt], decode: DecodeConfig) -> Answers:
         """Complete and score every prompt.
 
         Args:
-            rows: Where the prompts come from; `Prompt.group` says which.
+            rows: Where the prompts come from; `Prompt.group` is the index of a prompt's row.
             prompts: Requests.
             decode: Decode settings.
 
@@ -112,12 +120,12 @@ class Pipeline:
         )
 
     def _unit(self, prompt: Prompt) -> str | int:
-        """Names the completions that this one is scored with."""
+        """Return a name that all completions share which are scored in one call."""
         return {"rows": prompt.id, "group": prompt.group, "batch": "all"}[self.scope]
 
 
 class _Scoring:
-    """Scores that are under way."""
+    """The calls to the rewards that are under way, and the scores that have come back."""
 
     def __init__(self, rewards: RewardPool) -> None:
         self.rewards = rewards
@@ -127,14 +135,14 @@ class _Scoring:
         self._done: queue.SimpleQueue[tuple[Future[list[SampleScore]], float]] = queue.SimpleQueue()
 
     def submit(self, samples: dict[int, Sample]) -> None:
-        """Ask for the scores of samples that belong together."""
+        """Ask for the scores of samples, by index of the prompt, in one call."""
         asked = time.perf_counter()
         future = self.rewards.submit(list(samples.values()))
         self._pending[future] = list(samples), asked
         future.add_done_callback(lambda done: self._done.put((done, time.perf_counter())))
 
     def take_what_is_there(self) -> None:
-        """Take the scores that are done; raises what a reward raised."""
+        """Take the scores that are there; raise what a reward raised."""
         while self._take(0.0):
             pass
 
@@ -153,7 +161,7 @@ class _Scoring:
                 )
 
     def close(self) -> None:
-        """Withdraw what still waits for its turn."""
+        """Withdraw the calls that have not begun."""
         for future in self._pending:
             future.cancel()
 
@@ -169,7 +177,7 @@ class _Scoring:
 
 
 def covered_s(spans: Iterable[tuple[float, float]]) -> float:
-    """Length of the union of spans (begin, end)."""
+    """Length of the union of spans (begin, end), in their unit: [(0, 2), (1, 3), (5, 6)] cover 4."""
     total, reached = 0.0, float("-inf")
     for begin, end in sorted(spans):
         total += max(0.0, end - max(begin, reached))
@@ -178,6 +186,6 @@ def covered_s(spans: Iterable[tuple[float, float]]) -> float:
 
 
 def _even(rows: Sequence[Row]) -> list[Row]:
-    """Rows with the columns of all of them: what a reward gets must not depend on who is scored in the same call."""
+    """Give every row the columns of all rows: what a reward gets must not depend on what is scored in the same call."""
     names = dict.fromkeys(name for row in rows for name in row)
     return [{name: row.get(name) for name in names} for row in rows]

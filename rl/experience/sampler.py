@@ -1,7 +1,7 @@
-"""Completions to learn from: prompts of one step, decoded and scored, in more than one round if asked to.
+"""Draw the prompts of one batch and have them decoded and scored, in several rounds if the recipe allows them.
 
-DAPO's dynamic sampling (arXiv 2503.14476): a group whose completions all have one reward teaches nothing, so further
-prompts are drawn until enough groups differ inside, or the rounds are used up.
+DAPO's dynamic sampling (arXiv 2503.14476): a group whose completions all have the same reward has advantages of 0. So
+further prompts are drawn until enough groups hold different rewards, or `rollout.max_sampling_rounds` are used up.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,12 @@ from redraft.rollout.trajectory import Completion, Prompt
 
 @dataclass
 class Sampled:
-    """Everything decoded and scored in one step, in groups; aligned lists.
+    """Everything decoded and scored for one batch, in groups; the lists are aligned.
 
     Attributes:
-        prompts: Requests.
-        completions: Their answers.
         samples: What the rewards saw.
-        scored: What they said.
         learned: Indices of the completions to learn from.
-        rollout_s: Seconds of decoding.
-        reward_s: Seconds of scoring after the decoding.
-        reward_overlap_s: Seconds of scoring beside the decoding.
+        rollout_s: Seconds of decoding, over all rounds; the next two as in `Answers`.
     """
 
     prompts: list[Prompt] = field(default_factory=list)
@@ -50,7 +45,7 @@ class Sampled:
         self.reward_overlap_s += answers.reward_overlap_s
 
     def learnable(self, rewards: Sequence[float | None]) -> tuple[list[Prompt], list[Completion], list[float | None]]:
-        """Prompts, completions and their rewards (one per completion of the step) to learn from."""
+        """Return the prompts, completions and rewards to learn from; `rewards` has one per completion of the batch."""
         chosen = self.learned
         return [self.prompts[i] for i in chosen], [self.completions[i] for i in chosen], [rewards[i] for i in chosen]
 
@@ -64,7 +59,7 @@ class Sampler:
     pipeline: Pipeline
 
     def step(self, step: int) -> Sampled:
-        """The completions of one step; a pure function of (seed, step) and the policy."""
+        """Sample the batch of one step; a pure function of (seed, step) and the policy."""
         wanted, rounds = self.config.rollout.prompts_per_step, self.config.rollout.max_sampling_rounds
         sampled = Sampled()
         for number in range(rounds):
@@ -76,7 +71,7 @@ class Sampler:
 
     def _round(self, sampled: Sampled, step: int, number: int) -> None:
         rollout, seed = self.config.rollout, self.config.seed
-        place = step * rollout.max_sampling_rounds + number  # no prompt comes twice in an epoch
+        place = step * rollout.max_sampling_rounds + number  # counts rounds, so that no prompt comes twice in an epoch
         rows = [self.rows[index] for index in step_indices(len(self.rows), rollout.prompts_per_step, seed, place)]
         prompts = self.pipeline.codec.prompts(rows, rollout.num_generations, "rollout", place)
         shift = number * rollout.prompts_per_step
@@ -85,7 +80,7 @@ class Sampler:
 
 
 def _informative(sampled: Sampled, wanted: int) -> list[int]:
-    """Completions of the first `wanted` groups that hold two different rewards; shaping alone makes no difference."""
+    """Find the completions of the first `wanted` groups that hold different rewards before shaping."""
     found: dict[int, set[float]] = {}
     for prompt, one in zip(sampled.prompts, sampled.scored, strict=True):
         if one.unshaped is not None:
