@@ -1,4 +1,4 @@
-"""Words of error texts that all packages share: the nearest valid name, and what pydantic found wrong."""
+"""Write the parts of error texts that all packages share: the nearest valid name, and what pydantic found wrong."""
 
 import difflib
 from collections.abc import Collection

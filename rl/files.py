@@ -1,4 +1,4 @@
-"""Paths as people write them, and output files that are whole or not there."""
+"""Read paths as users write them, and write users' output files whole or not at all."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ _DESCRIPTOR = re.compile(r"/dev/(?:fd/(\d+)|(stdout)|(stderr))|/proc/self/fd/(\d
 
 
 def expand(path: str | Path) -> Path:
-    """A path with `~` and `~user` replaced by the home folder; nothing else is replaced.
+    """Replace `~` and `~user` by the home folder; nothing else is replaced.
 
     Raises:
         ValueError: There is no such user.
@@ -33,13 +33,13 @@ def expand(path: str | Path) -> Path:
 
 
 def check_output_file(path: str | Path) -> Path:
-    """Refuse, before any work is done, a place that cannot be written; makes nothing.
+    """Refuse a place that cannot be written, before any work is done. Makes no file and no folder.
 
     Returns:
         The path with `~` expanded.
 
     Raises:
-        OSError: It is a folder, its folder is a file, or one may not write there.
+        OSError: It is a folder, its folder is a file, or it may not be written.
         ValueError: The path is empty.
     """
     path = _given(path)
@@ -55,10 +55,10 @@ def check_output_file(path: str | Path) -> Path:
 
 
 def check_output_folder(path: str | Path) -> Path:
-    """As `check_output_file`, for a folder that is there or is to be made.
+    """Refuse a folder that cannot be made or written, as `check_output_file` does.
 
     Raises:
-        OSError: A file stands in its place or above it, or one may not write there.
+        OSError: A file stands in its place or above it, or it may not be written.
         ValueError: The path is empty.
     """
     path = _given(path)
@@ -71,7 +71,7 @@ def check_output_folder(path: str | Path) -> Path:
 
 
 def _given(path: str | Path) -> Path:
-    """As `expand`; an empty path, perhaps of a variable that is not set, would be the working directory."""
+    """Expand a path, and refuse an empty one, e.g. of an unset variable: it would mean the working directory."""
     if not str(path).strip():
         raise ValueError("the path to write is empty; write . for the working directory")
     return expand(path)
@@ -79,9 +79,9 @@ def _given(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def output_file(path: str | Path) -> Iterator[TextIO]:
-    """A text file to write, which appears under its name only when the block ends well.
+    """Open a text file to write, which gets its name only when the block ends well.
 
-    A link is followed. What is no regular file (a pipe, a device, `/dev/stdout`) is written straight, never replaced.
+    A link is followed. A pipe, a device or `/dev/stdout` is written directly and never replaced.
 
     Raises:
         OSError: As `check_output_file`, or a full disk; an earlier file is as it was.
@@ -110,17 +110,18 @@ def output_file(path: str | Path) -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def signals_unwind() -> Iterator[None]:
-    """SIGTERM and a closed terminal end the block as Ctrl-C does, so that what it has begun is removed."""
+    """Make SIGTERM and a closed terminal end the block as Ctrl-C does, so that what it has begun is removed."""
     owner = os.getpid()
 
     def end(signum: int, frame: object) -> None:
         if os.getpid() == owner:
             raise SystemExit(128 + signum)
-        signal.signal(signum, signal.SIG_DFL)  # a forked child: what was begun is not its own
+        signal.signal(signum, signal.SIG_DFL)  # a forked child must not remove what its parent has begun
         os.kill(os.getpid(), signum)
 
     numbers = (signal.SIGTERM, signal.SIGHUP) if threading.current_thread() is threading.main_thread() else ()
-    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]  # not under nohup
+    # Under nohup SIGHUP is ignored, and stays so.
+    ours = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
         signal.signal(number, end)
     try:
@@ -132,7 +133,7 @@ def signals_unwind() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named(path: Path, kept: str) -> Iterator[None]:
-    """A full disk says which file it was; errors of the work inside the block stay as they are."""
+    """Name the file in the error of a full disk; errors of the work inside the block pass unchanged."""
     try:
         yield
     except OSError as error:
@@ -142,7 +143,7 @@ def _named(path: Path, kept: str) -> Iterator[None]:
 
 
 def is_stdout(path: str | Path) -> bool:
-    """Whether a file is where this process prints; what else it has to say belongs on stderr then."""
+    """Tell whether a file is where this process prints. Messages belong on stderr then."""
     try:
         return os.path.samestat(os.stat(path), os.fstat(1))
     except OSError:
@@ -150,7 +151,7 @@ def is_stdout(path: str | Path) -> bool:
 
 
 def _open_straight(path: Path) -> TextIO | None:
-    """The file itself where it is no regular one; a descriptor is shared, because opening it anew would cut it off."""
+    """Open what is no regular file. A descriptor is duplicated: opening it by path would truncate a file behind it."""
     match = _DESCRIPTOR.fullmatch(str(path))
     if match:
         number = int(match[1] or match[4] or (1 if match[2] else 2))

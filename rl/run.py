@@ -1,4 +1,4 @@
-"""One training run from its recipe to its last checkpoint: checks, warm start, parts, the loop."""
+"""Run one training from its recipe to its last checkpoint: checks, warm start, parts, the loop."""
 
 import contextlib
 from collections.abc import Iterator, Mapping

@@ -1,1 +1,1 @@
-"""Watching a run: trackers that mirror its metrics, and the collapse alarm."""
+"""Watch a run: open its experiment trackers, and raise the alarm when the policy collapses."""

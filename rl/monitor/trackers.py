@@ -1,4 +1,4 @@
-"""The experiment trackers that `report_to` names, by way of accelerate."""
+"""Open the experiment trackers that `report_to` names, by way of accelerate."""
 
 import importlib.util
 from pathlib import Path
@@ -10,7 +10,7 @@ from redraft.rl.run_folder.mirror import Mirror, Start
 
 
 def open_trackers(config: RunConfig) -> list[Mirror]:
-    """The trackers that `report_to` names.
+    """Make a mirror for each tracker that `report_to` names.
 
     Raises:
         ValueError: One is not installed.
@@ -19,7 +19,8 @@ def open_trackers(config: RunConfig) -> list[Mirror]:
         return []
     from accelerate.state import PartialState
 
-    PartialState()  # accelerate's trackers ask it whether they are the main process
+    # Accelerate's trackers ask this object whether they run in the main process, and fail if it was never made.
+    PartialState()
     for name in config.report_to:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"report_to: {name} is not installed; pip install 'redraft[trackers]'")

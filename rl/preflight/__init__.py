@@ -1,1 +1,1 @@
-"""What is refused before step 0: a run that cannot work costs a minute, never a night."""
+"""Refuse, before anything is trained, a run that cannot work."""

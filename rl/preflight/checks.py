@@ -1,4 +1,4 @@
-"""Everything that can be known before anything is trained is known before: a run that cannot work costs a minute."""
+"""Check machine, rewards and rows before anything is trained, so that a run that cannot work ends in a minute."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def check_machine(config: RunConfig) -> None:
     Raises:
         VLLMMissingError: vLLM is asked for and not installed.
         ValueError: Ray is asked for and not installed, or more GPUs than a cluster of this machine has.
-        RayAddressError: Nobody answers at RAY_ADDRESS.
+        RayAddressError: No cluster answers at RAY_ADDRESS.
     """
     if config.rollout.engine == "vllm":
         require_vllm()
@@ -57,9 +57,9 @@ def check_run(config: RunConfig, train: Sequence[Row], held_out: Sequence[Row], 
 
     Args:
         config: The recipe.
-        train: Training rows.
+        train: Rows to learn from.
         held_out: Evaluation rows.
-        folder: Where the first policy is, or will be when the warm start has made it.
+        folder: Where the first policy is, or where the warm start will write it.
 
     Raises:
         DataError: Names the first such row.
@@ -73,12 +73,16 @@ def check_run(config: RunConfig, train: Sequence[Row], held_out: Sequence[Row], 
 
 
 def check_evaluation(config: RunConfig, held_out: Sequence[Row], folder: Path | None = None) -> None:
-    """Refuse an evaluation that would fail: its rewards and its rows; raises as the two above.
+    """Refuse an evaluation whose rewards or rows would fail.
 
     Args:
         config: The recipe; without an evaluation section there is nothing to check.
         held_out: Evaluation rows.
-        folder: Where the policy is; None: as the recipe's `model` says.
+        folder: Where the policy is; the recipe's `model` decides unless given.
+
+    Raises:
+        RewardError: A reward cannot be called on the rows.
+        DataError: The policy cannot read a row.
     """
     if config.evaluation is not None:
         check_reward_calls(config, [], held_out)

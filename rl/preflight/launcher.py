@@ -1,4 +1,4 @@
-"""What other launchers and clusters left in the environment: ranks that are not ours, and a Ray that may be gone."""
+"""Handle what launchers and clusters left in the environment: ranks of other processes, and a Ray that may be gone."""
 
 import os
 import re
@@ -21,14 +21,14 @@ class RayAddressError(ConnectionError):
 
 
 def forget_launcher(environment: MutableMapping[str, str]) -> list[str]:
-    """Removes the variables by which a launcher tells a process its place among others: a command is one process.
+    """Remove the variables by which a launcher gives a process its rank, because a command is a single process.
 
-    With them, accelerate would wait for the others (or, alone, wrap the policy for distribution). Processes started
-    from here, Ray's among them, inherit the environment without them. SLURM's own variables stay: nothing here reads
-    them, and a user's code may.
+    With them, accelerate would wait for the other ranks, or wrap the policy for distribution if there are none.
+    Processes started from here, Ray's among them, inherit the environment without them. SLURM's own variables stay: we
+    do not read them, and a user's code may.
 
     Returns:
-        The names that were there.
+        The names of the removed variables.
     """
     found = sorted(name for name in environment if _RANKS.fullmatch(name))
     for name in found:
@@ -39,7 +39,7 @@ def forget_launcher(environment: MutableMapping[str, str]) -> list[str]:
 def check_ray_address() -> None:
     """Refuse a RAY_ADDRESS where no cluster answers, before any work; Ray itself would wait for minutes.
 
-    Asked in a process of its own: Ray's client cannot be interrupted, and ends its process when it gives up.
+    A process of its own asks: Ray's client cannot be interrupted, and ends its process when it gives up.
 
     Raises:
         RayAddressError: Nothing is there, or no answer came in time.

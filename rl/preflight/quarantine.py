@@ -1,4 +1,4 @@
-"""Audits of training data at load: rows that a verifier cannot judge are put aside, with a reason and a count."""
+"""Find training rows that a verifier cannot judge, and leave them out, each with a reason."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -12,23 +12,23 @@ from redraft.rl.data.rows import Row, place_of
 from redraft.rl.run_folder.files import write_whole
 
 QUARANTINE = "quarantine.jsonl"
-_PORTION = 256  # rows of one audit call: verifiers in a process have a deadline per call
+_PORTION = 256  # rows per call of an audit, because a call of a verifier in a process has a deadline
 _SHOWN = 3
 
 
 def find_unfit(config: RunConfig, rows: Sequence[Row], say: Callable[[str], None]) -> dict[int, str]:
-    """Rows that the recipe's verifiers cannot judge.
+    """Find the rows that the recipe's verifiers cannot judge.
 
     Args:
-        config: The recipe; without `reward_test.audit` no row is looked at.
+        config: The recipe; without `reward_test.audit` no row is audited.
         rows: Training rows.
-        say: Gets one line if there are any.
+        say: Called with one line if rows are left out.
 
     Returns:
         The reason, by index of the row.
 
     Raises:
-        RewardError: More rows than `reward_test.threshold` leaves room for.
+        RewardError: More rows cannot be judged than `reward_test.threshold` allows.
     """
     found: dict[int, str] = {}
     for term in config.rewards:
@@ -56,16 +56,16 @@ def _refusal(config: RunConfig, rows: Sequence[Row], found: Mapping[int, str]) -
 
 
 def write_quarantine(run: Path, rows: Sequence[Row], found: Mapping[int, str]) -> None:
-    """Keep what was left out in the run folder: for people, and for a resumed run.
+    """Write into the run folder which rows were left out, for people and for a resumed run.
 
-    A second audit might find other rows, where a limit of time is near, and other rows would be another experiment.
+    A resumed run does not audit again: verifiers have deadlines, so a second audit might leave out other rows.
     """
     lines = [{"index": index, "reason": reason, "row": rows[index]} for index, reason in sorted(found.items())]
     write_whole(run / QUARANTINE, "".join(json.dumps(line, default=str) + "\n" for line in lines))
 
 
 def read_quarantine(run: Path) -> dict[int, str]:
-    """What the run left out when it began.
+    """Read which rows the run left out when it began.
 
     Raises:
         ValueError: The file is damaged.

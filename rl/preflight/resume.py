@@ -1,4 +1,4 @@
-"""Continuing a run: which checkpoint, and what of the recipe may differ."""
+"""Find the checkpoint that a run continues from, and refuse a recipe that differs in more than it may."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,11 @@ from redraft.rl.config.schema import RunConfig
 from redraft.rl.progress import TRAINER
 from redraft.rl.run_folder.checkpoint import complete_checkpoints, newest_checkpoint, read_state
 
-# What a resumed run may change; everything else would make it another experiment.
+# Keys and sections that a resumed run may change. Any other change would make it another experiment.
 MAY_CHANGE = {
     "output_dir",
-    "model.path",  # these three name what has a fingerprint
+    # These three may move: checkpoints keep fingerprints of what they name.
+    "model.path",
     "data.path",
     "evaluation.data.path",
     "report_to",
@@ -32,11 +33,11 @@ MAY_CHANGE = {
 
 
 def find_start(config: RunConfig, run: Path, resume: bool) -> Path | None:
-    """The checkpoint that a run starts from; None for a new one.
+    """Find the checkpoint to start from; return None for a new run.
 
     Raises:
         RecipeError: There is nothing left to do, or another experiment's results would be mixed with this one's.
-        CheckpointNotFoundError: There is none to resume from.
+        CheckpointNotFoundError: There is no checkpoint to resume from.
     """
     if not resume:
         if complete_checkpoints(run):
@@ -61,7 +62,7 @@ def find_start(config: RunConfig, run: Path, resume: bool) -> Path | None:
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Flatten nested mappings into one with dotted keys."""
     if not isinstance(value, dict) or not value:
         return {prefix: value}
     return {k: v for key, part in value.items() for k, v in _flat(part, f"{prefix}.{key}".lstrip(".")).items()}

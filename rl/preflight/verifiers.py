@@ -1,4 +1,4 @@
-"""Before a run: its rewards can be called on its rows, and its verifiers tell right answers from cheap ones."""
+"""Check that rewards can be called on the rows, and that verifiers tell right answers from cheap ones."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ _PATIENCE_S = 60.0
 
 
 def check_calls(terms: Sequence[RewardTerm], rows_of: Mapping[str, Sequence[Row]]) -> None:
-    """Import every reward, and make sure that it takes its settings, and that each row it applies to has what it needs.
+    """Import every reward, and refuse settings that it does not take and rows that lack a column that it needs.
 
     Args:
         terms: The recipe's rewards.
@@ -67,15 +67,16 @@ def _check_columns(term: RewardTerm, signature: Signature, source: str, rows: Se
 
 
 def _try_settings(term: RewardTerm, signature: Signature, columns: Iterable[str]) -> None:
-    """Call one of our rewards without any completion: whatever that objects to is wrong in the recipe.
+    """Call one of our rewards with an empty batch: what it objects to is wrong in the recipe.
 
-    Adapters import the function of somebody else on the way. Functions of others are not called, as they need not bear
+    Our adapters import the user's function in that call. The user's own functions are not called, as they may fail on
     an empty batch.
     """
     if ":" in term.fn or not registered(term.fn).address.startswith(_OURS):
         return
     adapter = "function" in term.kwargs
-    in_process = adapter and term.isolation == "process"  # where that function will run; ours runs nobody's code
+    # An adapter imports the user's code, so it is tried where the run will call it. Our own rewards are called here.
+    in_process = adapter and term.isolation == "process"
     batch = {name: [] for name in (*BATCH_ARGUMENTS, *columns)}
     with contextlib.closing(
         ProcessRunner(term.fn, term.timeout_s or _PATIENCE_S) if in_process else InlineRunner(term.fn)
@@ -96,11 +97,11 @@ def check_rewards(
     """Try every verifier of a recipe on a sample of rows.
 
     Args:
-        terms: The recipe's rewards; those that name no attacks are no verifiers and are not tried.
+        terms: The recipe's rewards; a reward is a verifier, and is tried, if it names attacks.
         rows: Training rows.
         config: Size of the sample, and the share of it that must pass.
         seed: Of the sample.
-        say: Gets one line per verifier.
+        say: Called with one line per verifier.
 
     Raises:
         RewardError: A reward applies to no row, or a verifier passes too small a share of right or of cheap answers.
@@ -125,7 +126,7 @@ def check_measure(terms: Sequence[RewardTerm], rows: Sequence[Row]) -> None:
     """Refuse an evaluation whose measure, the first reward, applies to no row.
 
     Raises:
-        RewardError: It does not.
+        RewardError: No row has what the reward's `when` asks for.
     """
     if not any(terms[0].applies(row) for row in rows):
         raise RewardError(
@@ -142,7 +143,7 @@ def _nowhere(term: RewardTerm, rows: Sequence[Row], what: str) -> str:
 
 
 def shares_by_kind(checks: Sequence[Check]) -> dict[str, float]:
-    """Share of passed checks, for right answers and for each attack."""
+    """Share of passed checks, 0 to 1, for right answers and for each attack."""
     kinds = dict.fromkeys(check.kind for check in checks)
     return {
         kind: sum(check.passed for check in checks if check.kind == kind) / sum(check.kind == kind for check in checks)

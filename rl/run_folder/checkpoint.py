@@ -1,13 +1,22 @@
-"""Checkpoints of a run: complete or absent, never half.
+"""Write and find the checkpoints of a run.
 
-    checkpoints/step_000100/{hf/, state/, data.json, trainer.json, MANIFEST.json}    checkpoints/latest
+    checkpoints/step_000100/{hf/, state/, config.json, data.json, trainer.json, MANIFEST.json}    checkpoints/latest
 
-A checkpoint is written into a temporary folder, its manifest last, forced to the disk, then renamed. Whatever fails
-before leaves the earlier checkpoints as they were, and a power loss afterwards finds the new one whole. There is no
-generator state to keep: every draw is a pure function of (seed, step).
+**Guarantees**
 
-Only folders named `step_<digits>` whose manifest says the same step are the run's, in the order of their numbers; a
-copy that somebody keeps beside them is never read, counted or removed.
+* A checkpoint is complete or absent. It is written beside its place, its manifest last, forced to the disk, then
+  renamed; a failure before leaves the earlier checkpoints as they were, and a power loss afterwards the new one whole.
+* Only folders named `step_<digits>` whose manifest says the same step are the run's, in the order of their numbers. A
+  copy that a user keeps beside them (`step_000100_best`) is never read, counted or removed.
+
+**Assumes**
+
+* This process holds the lock of the run folder.
+
+**Rejected alternatives**
+
+* Saving the state of random generators: every draw is a pure function of (seed, step), so there is none.
+* Trusting `latest`: a copied or pruned folder would leave it pointing nowhere. It is there for people and scripts.
 """
 
 import contextlib
@@ -36,8 +45,8 @@ def save_checkpoint(
     Args:
         run: The run folder.
         step: Steps done.
-        write_learner: Writes `hf/` and `state/` into the folder it is given.
-        state: Small files beside them: name -> content, e.g. `trainer.json`.
+        write_learner: Writes `hf/` and `state/` into the folder that it is called with.
+        state: Content of the small files beside them, by name.
         keep: Complete checkpoints to keep, at least 1.
 
     Returns:
@@ -65,7 +74,8 @@ def save_checkpoint(
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"cannot write checkpoint {final}: {reason}; {what_is_kept(run)}") from error
     for old in complete_checkpoints(run)[:-keep]:
-        with contextlib.suppress(OSError):  # by another name first: a removal that is cut short is taken up again
+        # A removal that is interrupted leaves the other name, which the next save removes.
+        with contextlib.suppress(OSError):
             doomed = old.with_name(f".{old.name}.partial")
             os.replace(old, doomed)
             shutil.rmtree(doomed, ignore_errors=True)
@@ -73,12 +83,12 @@ def save_checkpoint(
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """Checkpoints whose manifest is there and whose files have the sizes it says, oldest first."""
+    """Find the checkpoints whose files have the sizes that their manifest says, oldest first."""
     return [folder for folder in _step_folders(run) if _is_complete(folder)]
 
 
 def newest_checkpoint(run: Path) -> Path:
-    """The checkpoint to resume from.
+    """Find the checkpoint to resume from.
 
     Raises:
         CheckpointNotFoundError: There is none; names incomplete ones.
@@ -90,7 +100,7 @@ def newest_checkpoint(run: Path) -> Path:
 
 
 def what_is_kept(run: Path) -> str:
-    """The end of an error that a full disk caused: what of the run is safe, and how to go on."""
+    """Say which checkpoints are safe and how to go on, for the end of an error about a full disk."""
     names = ", ".join(folder.name for folder in complete_checkpoints(run))
     if not names:
         return "complete checkpoints: none; make room, then start again"
@@ -98,15 +108,15 @@ def what_is_kept(run: Path) -> str:
 
 
 def policy_to_export(source: Path, step: int) -> Path:
-    """The policy folder that is wanted.
+    """Find the policy folder to export.
 
     Args:
         source: A run folder, one of its checkpoints, or a policy folder.
-        step: Steps done, of a run; 0: the newest.
+        step: Which checkpoint of a run; 0 takes the newest.
 
     Raises:
         CheckpointNotFoundError: The checkpoint is not there; says what is.
-        ValueError: A step of what is no run.
+        ValueError: A step is asked of a single policy.
     """
     is_checkpoint = (source / MANIFEST).is_file()
     is_policy = (source / "config.json").is_file() and not (source / "checkpoints").is_dir()
@@ -131,12 +141,16 @@ def _checkpoint_to_export(run: Path, step: int) -> Path:
 
 
 def read_state(checkpoint: Path, name: str) -> dict[str, Any]:
-    """One of the small files of a checkpoint; a damaged one is named."""
+    """Read one of the small files of a checkpoint.
+
+    Raises:
+        ValueError: It is missing or damaged; names it.
+    """
     return read_json(checkpoint / name, f"remove {checkpoint} to resume from an earlier one")
 
 
 def _step_folders(run: Path) -> list[Path]:
-    """The run's own folders, complete or not, by number: as text, 1000000 would come before 999999."""
+    """Find the run's own folders, complete or not, by number: sorted as text, 1000000 would come before 999999."""
     found = ((step_number(folder.name), folder) for folder in (run / "checkpoints").glob("step_*"))
     return [folder for step, folder in sorted((step, folder) for step, folder in found if step is not None)]
 

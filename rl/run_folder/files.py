@@ -1,4 +1,4 @@
-"""Files of a run folder: which names are a run's own, and writing so that nothing is left half or unsaid."""
+"""Write files of a run folder whole or not at all, and know which names in it are the run's own."""
 
 import contextlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 from redraft.rl.atomic import atomic_write
 
 RESOLVED = "config.resolved.yaml"
-"""The recipe with every default; a folder that holds it is a run's."""
+"""The recipe with every default. A folder that holds this file is a run folder."""
 
 _OWN_FOLDERS = {"checkpoints", "samples", "sft"}
 
@@ -22,7 +22,7 @@ class WriteError(OSError):
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file that cannot be written, on a full disk for instance; the reason alone does not.
+    """Name the file in the error when it cannot be written: "No space left on device" does not say which it was.
 
     Raises:
         WriteError: What is written inside failed.
@@ -38,12 +38,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def is_write_error(error: BaseException) -> bool:
-    """Python's own, and those of Rust writers (tokenizers, safetensors), which only say so in their text."""
+    """Tell whether writing failed. Writers in Rust (tokenizers, safetensors) say so only in the text of an error."""
     return isinstance(error, OSError) or re.search(r"\(os error \d+\)", str(error)) is not None
 
 
 def write_whole(path: Path, text: str, durable: bool = True) -> None:
-    """Write a file so that it is either the old or the new one, whatever fails.
+    """Write a file so that its content is either the old or the new one, whatever fails.
 
     Args:
         path: The file.
@@ -58,7 +58,7 @@ def write_whole(path: Path, text: str, durable: bool = True) -> None:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """Content of a file of the run; people's editors and copies damage them.
+    """Read a JSON file of the run, which an editor or an incomplete copy may have damaged.
 
     Args:
         path: The file.
@@ -79,7 +79,7 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         WriteError: It cannot be written.
     """
-    with writing(path), path.open("ab", buffering=0) as file:  # a buffer would be written again when it closes
+    with writing(path), path.open("ab", buffering=0) as file:  # closing would write a buffer again
         size, rest = file.tell(), memoryview(f"{line}\n".encode())
         try:
             while rest:
@@ -103,9 +103,9 @@ def check_no_run_file(path: Path) -> None:
 
 
 def step_number(name: str, ending: str = "") -> int | None:
-    """The step that a name `step_<digits>` of a run's own file or folder says; None for any other name.
+    """Read the step in a name `step_<digits>` of a run's own file or folder; return None for any other name.
 
-    People keep copies beside them (`step_000100_best`), which are not the run's to read, count or remove.
+    Users keep copies beside them (`step_000100_best`), which the run must not read, count or remove.
     """
     found = re.fullmatch(rf"step_([0-9]+){re.escape(ending)}", name)
     return int(found[1]) if found else None

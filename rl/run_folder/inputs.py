@@ -1,4 +1,4 @@
-"""What a run depends on and its checkpoints do not hold: fingerprints, kept in each and compared by a resume."""
+"""Fingerprint what a run depends on and its checkpoints do not hold, and compare the fingerprints on a resume."""
 
 import ast
 import hashlib
@@ -30,12 +30,12 @@ NAMES = {
 
 
 def run_inputs(config: RunConfig, train: Sequence[Row], held_out: Sequence[Row], policy: str) -> dict[str, Any]:
-    """Fingerprints of everything that a run's steps depend on beside its recipe and its state.
+    """Fingerprint everything that a run depends on beside its recipe and its state.
 
     Args:
         config: The recipe.
         train: Rows to learn from, without those in quarantine.
-        held_out: Rows to evaluate on.
+        held_out: Evaluation rows.
         policy: Folder of the first policy; also the reference of a KL term, and the run's config and tokenizer.
     """
     installed = environment()
@@ -51,13 +51,13 @@ def run_inputs(config: RunConfig, train: Sequence[Row], held_out: Sequence[Row],
 def check_inputs(checkpoint: Path, now: Mapping[str, Any], warn: Callable[[str], None]) -> None:
     """Compare a checkpoint's fingerprints with those of today.
 
-    Other rows or another first policy make another experiment. Other rewards do too, but people mend them in mid-run:
-    they are only said, as are other versions.
+    Other rows or another first policy make another experiment and are refused. Other reward files do too, but users
+    repair rewards in the middle of a run, so these cause a warning only, as do other versions of packages.
 
     Args:
         checkpoint: To resume from.
-        now: Of `run_inputs`.
-        warn: Gets a line for whatever is different and allowed.
+        now: Fingerprints of today, of `run_inputs`.
+        warn: Called with one line per difference that is allowed.
 
     Raises:
         DataError: Rows or the first policy changed.
@@ -84,16 +84,16 @@ def check_inputs(checkpoint: Path, now: Mapping[str, Any], warn: Callable[[str],
 
 
 def policy_fingerprint(folder: str | Path) -> dict[str, str]:
-    """Digests of a policy folder's weights, config and tokenizer files, by name."""
+    """Digest the weights, config and tokenizer files of a policy folder, by name."""
     files = [path for path in sorted(Path(folder).iterdir()) if path.suffix in POLICY_FILES and path.is_file()]
     return {Path(path).name: digest for path, digest in _digests(files).items()}
 
 
 def reward_files(terms: Sequence[RewardTerm]) -> list[Path]:
-    """Files that the rewards of a recipe are made of.
+    """Find the files that the rewards of a recipe are made of.
 
-    These are the modules of functions, what they import from beside them, and files that arguments name. Redraft's own
-    rewards are a matter of its version.
+    These are the modules of functions, what they import from their own folder, and files that arguments name. Redraft's
+    own rewards are left out: its version stands for them.
     """
     found: dict[Path, None] = {}
     for term in terms:
@@ -122,7 +122,7 @@ def _names_file(word: str) -> bool:
 
 
 def _module_file(fn: str) -> Path | None:
-    """The file behind `path/file.py:function` or `pkg.module:function`."""
+    """Find the file behind `path/file.py:function` or `pkg.module:function`."""
     place = fn.rpartition(":")[0]
     if place and is_file(fn):
         return Path(place).expanduser().resolve() if _names_file(place) else None
@@ -136,7 +136,7 @@ def _module_file(fn: str) -> Path | None:
 
 
 def _add_module(path: Path, found: dict[Path, None]) -> None:
-    """The file, and the modules that it imports from its own folder."""
+    """Add a file to `found`, and the modules that it imports from its own folder."""
     if path in found:
         return
     found[path] = None
@@ -158,7 +158,7 @@ def _add_module(path: Path, found: dict[Path, None]) -> None:
 
 
 def _digests(files: Sequence[Path]) -> dict[str, str]:
-    with ThreadPoolExecutor(8) as pool:  # hashing lets other threads run: shards of a large policy side by side
+    with ThreadPoolExecutor(8) as pool:  # hashing releases the GIL, so shards are read in parallel
         return dict(zip(map(str, files), pool.map(_digest, files), strict=True))
 
 

@@ -1,4 +1,22 @@
-"""One run per folder: `run.lock` says who writes into an output_dir, and keeps everybody else out."""
+"""Let one process at a time write into a run folder, by way of `run.lock`.
+
+**Guarantees**
+
+* The file says who holds the folder (host, process id, start of the process), which a user on any host can read. It is
+  believed as long as that process lives, and always where the process is on another host.
+* The kernel holds a lock on the file until this process ends, however it ends. The lock decides between two commands
+  that start at the same moment, and also sees a process that another container hides.
+* A run that is refused leaves the folder as it was; a folder that was made for it is removed again.
+
+**Assumes**
+
+* Clocks agree on the start of a process to 2 seconds. A process id that was given to a new process is told apart by it.
+
+**Rejected alternatives**
+
+* `flock`: its lock passes to child processes that outlive a killed run, and network file systems may ignore it.
+* A file without the kernel's lock: two commands that start at the same moment would both find it absent.
+"""
 
 import contextlib
 import errno
@@ -17,7 +35,8 @@ from redraft.rl.run_folder.files import WriteError, writing
 
 LOCK = "run.lock"
 _SAME_START_S = 2.0  # the start of a process is counted from the machine's, which clocks place differently
-_HELD: set[Path] = set()  # by this process, whose own kernel locks never stand in its way
+# The kernel never refuses a lock to the process that holds it already, so this set does.
+_HELD: set[Path] = set()
 
 
 class RunLockedError(RuntimeError):
@@ -26,17 +45,10 @@ class RunLockedError(RuntimeError):
 
 @contextlib.contextmanager
 def run_lock(run: Path) -> Iterator[None]:
-    """Hold a run folder, made if need be, while a command writes into it.
-
-    Two things keep others out. The file says who holds it (host, process id, start of the process), which anybody on
-    any host can read; it is believed as long as that process lives, and always where it is on another host. And the
-    kernel holds a lock on the file until this process ends, however it ends; that decides between two commands that
-    start at the same moment, and also sees a process that another container hides. The lock is one of `lockf`, which,
-    unlike that of `flock`, does not pass to child processes that outlive a killed run, and which network file systems
-    know.
+    """Hold a run folder while a command writes into it, and make it if it is not there.
 
     Args:
-        run: The output_dir. Left as it was, if nothing was written into it.
+        run: The output_dir.
 
     Raises:
         RunLockedError: Another process holds it.
@@ -63,14 +75,15 @@ def run_lock(run: Path) -> Iterator[None]:
 
 
 def _take(path: Path) -> int:
-    """A descriptor that holds the lock, once the file says that we have it."""
+    """Lock the file, write our name into it, and return the descriptor that holds the lock."""
     while True:
         with writing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _lock(descriptor):
                 raise RunLockedError(_refusal(path, _read(descriptor)))
-            if _is_still(path, descriptor):  # the one before may have removed it as it left
+            # The process before us may have removed the file after we opened it; then we lock a new one.
+            if _is_still(path, descriptor):
                 owner = _read(descriptor)
                 if owner and _is_alive(owner):
                     raise RunLockedError(_refusal(path, owner))
@@ -86,7 +99,7 @@ def _take(path: Path) -> int:
 
 
 def _lock(descriptor: int) -> bool:
-    """Take the kernel's lock; a file system without locks leaves the decision to what the file says."""
+    """Take the kernel's lock; where the file system has no locks, return True and let the file's content decide."""
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -102,7 +115,7 @@ def _is_still(path: Path, descriptor: int) -> bool:
 
 
 def _read(descriptor: int) -> dict[str, Any] | None:
-    """Who the file names; None for an empty or a torn one, which its writer did not live to finish."""
+    """Read whom the file names, or None where its writer was killed before it was complete."""
     try:
         owner = json.loads(os.pread(descriptor, 1 << 16, 0))
         is_whole = {"host", "pid", "started", "since"} <= owner.keys() and isinstance(owner["pid"], int)
@@ -118,7 +131,7 @@ def _ourselves() -> dict[str, Any]:
 
 
 def _is_alive(owner: dict[str, Any]) -> bool:
-    """Whether the process that a lock names may still be at work: another one with its number is not."""
+    """Tell whether the process that a lock names may still be at work. A later process with its id does not count."""
     if owner["host"] != socket.gethostname():
         return True
     try:
@@ -132,7 +145,7 @@ def _is_alive(owner: dict[str, Any]) -> bool:
 
 
 def _refusal(path: Path, owner: dict[str, Any] | None) -> str:
-    if owner is None:  # between the kernel's lock and the first line there is a moment
+    if owner is None:  # it has the kernel's lock, and has not written its name yet
         return f"{path.parent} is being taken by another process; wait for it, or choose another output_dir=FOLDER"
     told = f"{path.parent} is in use by process {owner['pid']} on {owner['host']}, since {owner['since']}"
     if owner["host"] == socket.gethostname():

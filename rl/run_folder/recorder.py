@@ -22,52 +22,52 @@ PACKAGES = ("redraft", "torch", "transformers", "trl", "ray", "accelerate", "dat
 
 @runtime_checkable
 class Display(Protocol):
-    """Where progress is shown."""
+    """Where progress is shown: a terminal, or nothing."""
 
     def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Metrics of one optimizer step or evaluation."""
+        """Show the metrics of one batch or evaluation."""
         ...
 
     def say(self, text: str) -> None:
-        """Something good to know."""
+        """Show what is good to know."""
         ...
 
     def warn(self, text: str) -> None:
-        """Something that a person should look at; the run goes on."""
+        """Show what a user should look at; the run goes on."""
         ...
 
 
 class Recorder:
-    """Writes one run folder; always on, trackers are mirrors. Making one writes nothing: a run may yet be refused."""
+    """Write one run folder. Making a recorder writes nothing, as the run may still be refused; `begin` does."""
 
     def __init__(self, config: RunConfig, display: Display, trackers: Sequence[Mirror] = ()) -> None:
         self.run = Path(config.output_dir)
         self.config, self.display, self.trackers = config, display, trackers
 
     def begin(self) -> None:
-        """Make the run folder and say in it what runs here, once nothing speaks against the run."""
+        """Make the run folder, with the recipe and the environment in it."""
         with writing(self.run):
             self.run.mkdir(parents=True, exist_ok=True)
         write_whole(self.run / RESOLVED, dump_recipe(self.config))
         write_whole(self.run / "env.json", json.dumps(environment(), indent=1))
 
     def close(self) -> None:
-        """Let the trackers send what they still hold; to be called however the run ended."""
+        """End the runs of the trackers; to be called however the run ended."""
         for tracker in self.trackers:
             tracker.close()
 
     def rewind(self, step: int, unwritten: Sequence[tuple[str, int, Mapping[str, float]]] = ()) -> None:
-        """Forget what a killed run wrote after its last checkpoint, so that no step appears twice.
+        """Remove what a killed run wrote after its last checkpoint, so that no step appears twice.
 
         Args:
-            step: Of the checkpoint; 0: the run starts, only the warm start stays.
-            unwritten: Rows (stage, step, values) that the checkpoint keeps because there was no room for them.
+            step: Of the checkpoint. At 0 only the metrics of the warm start stay.
+            unwritten: Metrics (stage, step, values) that the checkpoint keeps because the disk was full.
         """
-        seen, kept = self._keep_rows(lambda row: _is_before(row, step))
-        there = {(row["stage"], row["step"]) for row in kept}
-        for row in unwritten:
-            if row[:2] not in there:
-                kept.append(self._append(*row))
+        seen, kept = self._keep(lambda entry: _is_before(entry, step))
+        there = {(entry["stage"], entry["step"]) for entry in kept}
+        for entry in unwritten:
+            if entry[:2] not in there:
+                kept.append(self._append(*entry))
         for sample in (self.run / "samples").glob("step_*.jsonl"):
             number = step_number(sample.name, ".jsonl")
             if number is not None and number > step:
@@ -76,29 +76,29 @@ class Recorder:
             tracker.rewind(step, seen, kept)
 
     def drop_stage(self, stage: str) -> None:
-        """Forget a stage that is made anew."""
-        self._keep_rows(lambda row: row["stage"] != stage)
+        """Remove the metrics of a stage that is made anew."""
+        self._keep(lambda entry: entry["stage"] != stage)
 
-    def _keep_rows(self, wanted: Callable[[dict[str, Any]], bool]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """All rows of metrics.jsonl, and those that stay in it."""
+    def _keep(self, wanted: Callable[[dict[str, Any]], bool]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Rewrite metrics.jsonl with what is wanted; return what was in it, and what stays."""
         path = self.run / "metrics.jsonl"
         if not path.is_file():
             return [], []
-        rows = [row for line in path.read_text().splitlines() if (row := _parse(line))]
-        kept = [row for row in rows if wanted(row)]
-        write_whole(path, "".join(f"{json.dumps(row)}\n" for row in kept))
-        return rows, kept
+        entries = [entry for line in path.read_text().splitlines() if (entry := _parse(line))]
+        kept = [entry for entry in entries if wanted(entry)]
+        write_whole(path, "".join(f"{json.dumps(entry)}\n" for entry in kept))
+        return entries, kept
 
     def _append(self, stage: str, step: int, values: Mapping[str, float]) -> dict[str, Any]:
-        row = {"step": step, "stage": stage, **values}
-        append_line(self.run / "metrics.jsonl", json.dumps(row))
-        return row
+        entry = {"step": step, "stage": stage, **values}
+        append_line(self.run / "metrics.jsonl", json.dumps(entry))
+        return entry
 
     def metrics(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Append one row to metrics.jsonl and show it.
+        """Append one line to metrics.jsonl, send it to the trackers and show it.
 
         Raises:
-            WriteError: There is no room; nothing of the row is in the file.
+            WriteError: There is no room; nothing of the line is in the file.
         """
         self._append(stage, step, values)
         # Trackers have one step axis, on which the warm start's steps would stand in the way of the first RL steps.
@@ -115,14 +115,14 @@ class Recorder:
         self._show("warn", text)
 
     def _show(self, method: str, *arguments: object) -> None:
-        """A terminal that was closed, or a full disk behind a redirection, is no reason to lose a run."""
+        """Call the display. A closed terminal or a full disk behind a redirection must not end the run."""
         with contextlib.suppress(OSError):
             getattr(self.display, method)(*arguments)
 
     def samples(
         self, step: int, samples: Sequence[Sample], completions: Sequence[Completion], scored: Sequence[SampleScore]
     ) -> None:
-        """Write the step's completions as readable rows.
+        """Write the completions of one batch as JSON lines.
 
         Raises:
             WriteError: There is no room; no half file is left.
@@ -138,7 +138,7 @@ class Recorder:
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, for the first question of every bug report."""
+    """Collect versions and machine, for bug reports."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -167,14 +167,14 @@ def _sample_row(sample: Sample, completion: Completion, score: SampleScore) -> d
 
 
 def _parse(line: str) -> dict[str, Any] | None:
-    """A row; None for the line that a kill cut short, and for what somebody else wrote."""
+    """Parse a line of metrics, or return None where a kill cut it short or the run did not write it."""
     try:
-        row = json.loads(line)
+        entry = json.loads(line)
     except json.JSONDecodeError:
         return None
-    return row if isinstance(row, dict) and {"stage", "step"} <= row.keys() else None
+    return entry if isinstance(entry, dict) and {"stage", "step"} <= entry.keys() else None
 
 
-def _is_before(row: Mapping[str, Any], step: int) -> bool:
+def _is_before(entry: Mapping[str, Any], step: int) -> bool:
     # The evaluation before step `step + 1` is made again by the resumed run.
-    return row["stage"] == "sft" or row["step"] < step or (row["step"] == step and row["stage"] == "train")
+    return entry["stage"] == "sft" or entry["step"] < step or (entry["step"] == step and entry["stage"] == "train")

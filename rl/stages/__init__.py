@@ -1,1 +1,1 @@
-"""What is not the RL loop: warm start, supervised training, evaluation, generation."""
+"""Work outside of the RL loop: warm start, supervised training, evaluation, generation."""

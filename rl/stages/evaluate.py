@@ -1,4 +1,4 @@
-"""Held-out evaluation: decode with the evaluation settings and average the unshaped task reward."""
+"""Evaluate a policy on held-out rows: complete each once and average the first reward, unshaped."""
 
 from collections.abc import Sequence
 
@@ -8,15 +8,15 @@ from redraft.rollout.config import DecodeConfig
 
 
 def evaluate_rows(pipeline: Pipeline, rows: Sequence[Row], decode: DecodeConfig) -> dict[str, float]:
-    """Accuracy of one completion per row under the first reward term, and how the decoder worked.
+    """Complete every row once, and measure accuracy and the work of the decoder.
 
     Args:
         pipeline: Decodes and scores.
         rows: Held-out rows.
-        decode: Evaluation decode settings; greedy unless they say otherwise.
+        decode: Evaluation decode settings.
 
     Returns:
-        `eval/accuracy`: mean of the first reward term (unshaped) over the rows that it applies to, and decode metrics.
+        `eval/accuracy`: mean of the first reward, unshaped, over the rows that it applies to; and decode metrics.
 
     Raises:
         ValueError: No row could be scored.

@@ -1,4 +1,4 @@
-"""The warm start: supervised training of a policy on the M2T + T2T mixture, by transformers' trainer."""
+"""Train a policy on demonstrations, with the M2T + T2T mixture as loss and transformers' trainer."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class Demonstration:
 def encode_rows(
     rows: Sequence[Row], reader: Reader, block_length: int, source: str = "sft.data"
 ) -> list[Demonstration]:
-    """Rows with `prompt` and `completion` as demonstrations; end tokens up to the block's end are trained too.
+    """Turn rows with `prompt` and `completion` into demonstrations, with end tokens up to the end of the last block.
 
     Args:
         rows: Checked rows.
@@ -76,7 +76,7 @@ def _demonstrate(row: Row, reader: Reader, block_length: int) -> Demonstration:
 
 
 class MixtureLoss(nn.Module):
-    """The mixture's loss as a module, which is what the trainer trains; the policy is its only child."""
+    """The mixture's loss as a module, because the trainer takes a module that returns its loss; wraps the policy."""
 
     def __init__(self, policy: nn.Module, config: SFTConfig, mask_id: int, block_length: int) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class MixtureLoss(nn.Module):
 
 
 class _Collator:
-    """Demonstrations as tensors, each batch with the next noise seeds of the run's `sft_noise` stream."""
+    """Make tensors of demonstrations, each batch with the next noise seeds of the run's `sft_noise` stream."""
 
     def __init__(self, block_length: int, pad_id: int, seed: int) -> None:
         self.block_length, self.pad_id, self.seed = block_length, pad_id, seed
@@ -177,12 +177,12 @@ def train_supervised(
         train_dataset=list(demonstrations),  # pyright: ignore[reportArgumentType]
         callbacks=[_StopAtTarget(config, accuracy, report)],
     )
-    trainer.remove_callback(PrinterCallback)  # we report ourselves
+    trainer.remove_callback(PrinterCallback)  # `_StopAtTarget` reports
     trainer.train()
 
 
 def _arguments(config: SFTConfig, folder: Path, seed: int, device: torch.device) -> TrainingArguments:
-    """The recipe in the trainer's words, on the policy's device."""
+    """Translate the recipe into the trainer's arguments, on the policy's device."""
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=config.max_steps,
@@ -204,8 +204,8 @@ def _arguments(config: SFTConfig, folder: Path, seed: int, device: torch.device)
         dataloader_pin_memory=False,
     )
     if device.type == "cuda":
-        # Left alone, the trainer moves the policy to cuda:0 and, with nn.DataParallel, copies it to all other GPUs.
+        # By default the trainer moves the policy to cuda:0 and copies it to all other GPUs with nn.DataParallel.
         arguments._n_gpu = 1
         arguments._setup_devices = device  # pyright: ignore[reportAttributeAccessIssue]
-        torch.cuda.set_device(device)  # where accelerate puts batches; the constructor has set it to cuda:0
+        torch.cuda.set_device(device)  # accelerate puts batches there; the constructor set cuda:0
     return arguments

@@ -1,4 +1,4 @@
-"""The supervised stage of a recipe: a policy from scratch (or from `model.path`), left as a Hugging Face folder."""
+"""Run the supervised stage of a recipe: train a policy from scratch, or that of `model.path`, into `sft/hf`."""
 
 import contextlib
 import json
@@ -27,11 +27,11 @@ from redraft.rl.stages.sft import Demonstration, encode_rows, train_supervised
 from redraft.rollout.chat import Tokenizer
 from redraft.rollout.trajectory import SpecialTokens
 
-SETTINGS = "settings.json"  # beside hf/: what the warm start was made with
+SETTINGS = "settings.json"  # beside hf/; says what the warm start was made with
 
 
 def policy_folder(config: RunConfig) -> Path:
-    """Where the run's first policy is: the warm start's result, or `model.path`.
+    """Find the run's first policy: the warm start's result, or `model.path`.
 
     A recipe with both goes on from the warm start once `redraft sft` has made it, and from `model.path` before.
     """
@@ -42,10 +42,10 @@ def policy_folder(config: RunConfig) -> Path:
 
 
 def present_policy(config: RunConfig) -> Path:
-    """As `policy_folder`, for a run that has begun.
+    """Find the first policy of a run that has begun, as `policy_folder` does.
 
     Raises:
-        FileNotFoundError: It is not there any more.
+        FileNotFoundError: The folder is gone.
     """
     folder = policy_folder(config)
     if not folder.is_dir():
@@ -54,11 +54,11 @@ def present_policy(config: RunConfig) -> Path:
 
 
 def plan_start(config: RunConfig, say: Callable[[str], None]) -> list[Demonstration]:
-    """What the warm start must learn before the run: nothing where the run's first policy is there. Writes nothing.
+    """Load the demonstrations of the warm start, or none if the run's first policy is there already. Writes nothing.
 
     Args:
         config: The recipe.
-        say: Gets a line where a recipe has both `model.path` and a warm start: which of them it is.
+        say: Called with one line if the recipe has both `model.path` and a warm start, to say which of them it is.
 
     Raises:
         RecipeError: The warm start in the run folder was made with other settings.
@@ -101,7 +101,7 @@ def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row
         raise RecipeError("the recipe has no sft section; add one with at least sft.data")
     if complete_checkpoints(recorder.run):
         raise RecipeError(f"{recorder.run} already holds RL checkpoints; choose another output_dir=FOLDER")
-    demonstrations = _demonstrations(config)  # a bad row is known before anything is written
+    demonstrations = _demonstrations(config)  # before anything is written, as a row may be refused
     recorder.begin()
     return make_warm_start(config, recorder, held_out, demonstrations)
 
@@ -109,7 +109,7 @@ def run_warm_start(config: RunConfig, recorder: Recorder, held_out: Sequence[Row
 def make_warm_start(
     config: RunConfig, recorder: Recorder, held_out: Sequence[Row], demonstrations: Sequence[Demonstration]
 ) -> Path:
-    """Train the warm start on checked demonstrations; its folder, see `run_warm_start`."""
+    """Train the warm start on checked demonstrations, and return its folder, as `run_warm_start` does."""
     assert config.sft is not None
     recorder.drop_stage("sft")
     torch.set_num_threads(config.cluster.learner_threads)
@@ -155,7 +155,7 @@ def _demonstrations(config: RunConfig) -> list[Demonstration]:
 def _accuracy(
     config: RunConfig, model: nn.Module, tokenizer: Tokenizer, tokens: SpecialTokens, held_out: Sequence[Row]
 ) -> Iterator[Callable[[], dict[str, float]]]:
-    """Held-out evaluation of the model as it stands; empty where the recipe has none."""
+    """Yield a function that evaluates the model as it then is; its result is empty if the recipe has no evaluation."""
     if config.evaluation is None:
         yield dict
         return
@@ -165,13 +165,13 @@ def _accuracy(
 
 
 def _changed_settings(folder: Path, config: RunConfig) -> list[str]:
-    """Names of what differs from the settings of a warm start; earlier versions kept fewer of them."""
+    """Name what differs from the settings that a warm start was made with. Earlier versions kept fewer settings."""
     saved, now = read_json(folder / SETTINGS, f"delete {folder} to make the warm start anew"), _settings(config)
     return [name for name in sorted(saved.keys() | now.keys()) if saved.get(name, now.get(name)) != now.get(name)]
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """What the warm start's result depends on; where an accuracy ends it, also on how that is measured."""
+    """Collect what the warm start depends on; if an accuracy ends it, how that is measured belongs to it too."""
     settings = {
         "seed": config.seed,
         "block_length": config.rollout.decode.block_length,
