@@ -119,7 +119,7 @@ def _all_batches(run: Training, stopping: Callable[[], bool]) -> int:
 def _learn(run: Training) -> tuple[Sampled, dict[str, float]]:
     """Learn from one batch, of which every completion was written by the weights that it updates."""
     started, step = time.perf_counter(), run.progress.step
-    sampled = Sampler(run.config, run.train, run.pipeline()).step(step)
+    sampled = Sampler(run.config, run.train, run.pipeline()).batch(step)
     metrics = _observe(run, sampled)
 
     rewards = shaped_rewards(sampled, run.config)

@@ -24,7 +24,7 @@ from redraft.rl.config.schema import (
     RunConfig,
     TrainerConfig,
 )
-from redraft.rl.data.load import step_indices
+from redraft.rl.data.load import batch_indices
 from redraft.rl.experience.assemble import completion_metrics, make_experience
 from redraft.rl.experience.metrics import reward_metrics
 from redraft.rl.learner.learner import Learner
@@ -148,7 +148,7 @@ def run_one(spec: RunSpec, algorithm: AlgorithmConfig, policy: Path) -> dict[str
 def _learn_step(learner: Learner, task: Task, step: int) -> dict[str, float]:
     """One on-policy step, as `rl.loop` takes it."""
     config = learner.config
-    chosen = step_indices(len(task.train), config.rollout.prompts_per_step, config.seed, step)
+    chosen = batch_indices(len(task.train), config.rollout.prompts_per_step, config.seed, step)
     problems = [task.train[index] for index in chosen]
     prompts = _prompts(problems, config.rollout.num_generations, config.seed, "rollout", step)
     clock = time.perf_counter()
@@ -180,7 +180,7 @@ def _rewards(problems: Sequence[Problem], prompts: Sequence[Prompt], completions
 
 def _held_out(model: nn.Module, task: Task, config: RunConfig, spec: RunSpec) -> dict[str, float]:
     """Reward on problems that were never learned from, sampled as in training and with the mode's greedy decode."""
-    chosen = step_indices(len(task.held_out), min(spec.held_out, len(task.held_out)), 0, 0)
+    chosen = batch_indices(len(task.held_out), min(spec.held_out, len(task.held_out)), 0, 0)
     problems = [task.held_out[index] for index in chosen]
     prompts = _prompts(problems, 1, spec.seed, "held_out", 0)
     settings = config.rollout.decode.model_dump()

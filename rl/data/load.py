@@ -74,7 +74,7 @@ def rows_fingerprint(rows: Sequence[Row]) -> str:
     return digest.hexdigest()[:16]
 
 
-def step_indices(num_rows: int, prompts_per_step: int, seed: int, step: int) -> list[int]:
+def batch_indices(num_rows: int, prompts_per_step: int, seed: int, step: int) -> list[int]:
     """Choose the rows of one batch: batch after batch walks through seeded permutations of all rows.
 
     With 5 rows and 3 prompts per batch, batch 1 gets the last two rows of the first permutation and the first row of

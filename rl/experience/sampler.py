@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.data.load import step_indices
+from redraft.rl.data.load import batch_indices
 from redraft.rl.data.tasks import Row
 from redraft.rl.experience.pipeline import Answers, Pipeline
 from redraft.rollout.trajectory import Completion, Prompt
@@ -52,13 +52,13 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Draws prompts of a run's rows and has them decoded and scored."""
+    """Draw prompts of a run's rows and have them decoded and scored."""
 
     config: RunConfig
     rows: Sequence[Row]
     pipeline: Pipeline
 
-    def step(self, step: int) -> Sampled:
+    def batch(self, step: int) -> Sampled:
         """Sample the batch of one step; a pure function of (seed, step) and the policy."""
         wanted, rounds = self.config.rollout.prompts_per_step, self.config.rollout.max_sampling_rounds
         sampled = Sampled()
@@ -72,7 +72,7 @@ class Sampler:
     def _round(self, sampled: Sampled, step: int, number: int) -> None:
         rollout, seed = self.config.rollout, self.config.seed
         place = step * rollout.max_sampling_rounds + number  # counts rounds, so that no prompt comes twice in an epoch
-        rows = [self.rows[index] for index in step_indices(len(self.rows), rollout.prompts_per_step, seed, place)]
+        rows = [self.rows[index] for index in batch_indices(len(self.rows), rollout.prompts_per_step, seed, place)]
         prompts = self.pipeline.codec.prompts(rows, rollout.num_generations, "rollout", place)
         shift = number * rollout.prompts_per_step
         sampled.prompts += [replace(prompt, group=prompt.group + shift) for prompt in prompts]

@@ -10,7 +10,7 @@ import pytest
 
 from redraft.rl.config.schema import DataConfig
 from redraft.rl.data.files import read_jsonl
-from redraft.rl.data.load import DataError, load_rows, rows_fingerprint, step_indices
+from redraft.rl.data.load import DataError, batch_indices, load_rows, rows_fingerprint
 
 
 def test_a_malformed_row_is_named_by_file_and_line(tmp_path):
@@ -297,16 +297,16 @@ def test_max_rows_takes_a_seeded_sample():
 
 
 def test_every_epoch_visits_every_row_once_in_a_new_order():
-    visited = [index for step in range(6) for index in step_indices(9, 3, seed=0, step=step)]
+    visited = [index for step in range(6) for index in batch_indices(9, 3, seed=0, step=step)]
     assert sorted(visited[:9]) == sorted(visited[9:]) == list(range(9))
     assert visited[:9] != visited[9:]
 
 
 def test_a_step_may_span_epochs_and_depends_on_nothing_but_its_number():
-    flat = [index for step in range(5) for index in step_indices(7, 4, seed=3, step=step)]
+    flat = [index for step in range(5) for index in batch_indices(7, 4, seed=3, step=step)]
     assert sorted(flat[:7]) == sorted(flat[7:14]) == list(range(7))
-    assert step_indices(7, 4, seed=3, step=2) == flat[8:12]
-    assert len(step_indices(2, 5, seed=0, step=0)) == 5
+    assert batch_indices(7, 4, seed=3, step=2) == flat[8:12]
+    assert len(batch_indices(2, 5, seed=0, step=0)) == 5
 
 
 def test_the_fingerprint_sees_a_changed_row():
