@@ -68,14 +68,27 @@ HELD = {
     "train": ("resumed against undisturbed", 1),
 }
 """Words of each part's most telling checks, and how many there are of them."""
+assert list(HELD) == [part.name for part in PARTS]
 
 
-AS_ANOTHER = {"decode_more"}  # measured by the same function as decode_64, at other sizes
+@pytest.mark.parametrize("name", HELD)
+def test_a_part_finds_what_it_should(tmp_path, golden, monkeypatch, name):
+    """In this process, which has imported torch already."""
+    monkeypatch.setenv("REDRAFT_GOLDEN", str(golden.parent))
+    path = tmp_path / "found.json"
+    assert command.main(["--device", "cpu", "--size", "tiny", "--child", name, str(path)]) == 0
+    checks = json.loads(path.read_text())["checks"]
+    assert [one for one in checks if not one["holds"]] == []
+    words, count = HELD[name]
+    assert sum(words in one["name"] for one in checks) == count
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(part.name, marks=[pytest.mark.heavy] * (part.name in AS_ANOTHER)) for part in PARTS]
-)
+def one_process_each():
+    """Every part; all but one are heavy, because each of their processes imports torch anew."""
+    return [pytest.param(name, marks=[pytest.mark.heavy] * (name != "experts")) for name in HELD]
+
+
+@pytest.mark.parametrize("name", one_process_each())
 def test_a_part_holds_on_a_cpu_without_what_a_bare_machine_lacks(tmp_path, bare, golden, name):
     done = check("--device", "cpu", "--size", "tiny", "--out", tmp_path, "--parts", name)
     ((found, part),) = record_of(tmp_path)["parts"].items()
