@@ -107,12 +107,16 @@ def test_a_part_holds_on_a_cpu_without_what_a_bare_machine_lacks(tmp_path, bare,
 
 def test_what_a_run_in_one_process_needs_is_imported_without_them(bare):
     """And they are really not there."""
-    told = python(
+    ended = python(
         "-c",
         "import redraft.rl.run, redraft.rl.stages.generate, redraft.rl.stages.evaluate, redraft.rl.learner.worker,"
-        " redraft.rewards.worker, benchmarks.decode.measure, ray",
-    ).stderr
-    assert [line for line in told.splitlines() if "Error" in line] == ["ModuleNotFoundError: No module named 'ray'"]
+        " redraft.rewards.worker, benchmarks.decode.measure\n"
+        "print('imported')\n"
+        "import ray",
+    )
+    assert ended.stdout == "imported\n", ended.stderr
+    told = ended.stderr.splitlines()
+    assert [line for line in told if "Error" in line] == ["ModuleNotFoundError: No module named 'ray'"]
 
 
 # --- what goes wrong ----------------------------------------------------------------------------------------------
