@@ -14,40 +14,53 @@ DEFAULT_TIMEOUT_S = 30.0
 
 
 class RewardTerm(BaseModel):
-    """One reward of a mixture, as written in a recipe.
-
-    Attributes:
-        fn: A registered name, ``pkg.module:function`` or ``path/file.py:function``.
-        name: Label in metrics; by default the function's name.
-        kwargs: Extra keyword arguments of the function.
-        weight: Factor in the weighted sum; 0 reports the reward without training on it.
-        gate: Multiply the task rewards of the sample with this score in place of adding it.
-        shaping: Leave it out of the unshaped reward; it is added after the gates.
-        attacks: Cheap answers that must score 0 when the reward is tried before a run; see `scoring.trial`. A reward
-            with any of them is a verifier, whose right answers score 1.
-        when: Columns with the value, or list of values, that a row must have for the reward to apply.
-        scope: What one call gets: any completions (``rows``), those of one prompt (``group``), or all (``batch``).
-        isolation: ``process`` runs it in a worker that can be killed; ``inline`` calls it in the process that scores,
-            where a call that hangs cannot be stopped.
-        timeout_s: Seconds one call may take under ``process``; must be absent under ``inline``.
-        on_error: What follows from an exception, an invalid score, a missed deadline or a broken data row: ``raise``
-            stops the run, ``mask`` leaves the completion out and counts it. `scoring.configured` has the exceptions.
-    """
+    """One reward of a mixture, as written in a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    fn: str
-    name: str = Field(default="", pattern=r"^[\w.\-]+$", validate_default=True)
-    kwargs: dict[str, Any] = Field(default_factory=dict)
-    weight: float = 1.0
-    gate: bool = False
-    shaping: bool = False
-    attacks: tuple[Literal["empty", "list_everything", "sys_exit", "always_equal"], ...] = ()
-    when: dict[str, Any] = Field(default_factory=dict)
-    scope: Scope = "rows"
-    isolation: Isolation = "process"
-    timeout_s: float | None = Field(default=None, gt=0)
-    on_error: Literal["raise", "mask"] = "raise"
+    fn: str = Field(description="A registered name, pkg.module:function or path/file.py:function.")
+    name: str = Field(
+        default="",
+        pattern=r"^[\w.\-]+$",
+        validate_default=True,
+        description="Label in metrics; by default the function's name.",
+    )
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="Extra keyword arguments of the function.")
+    weight: float = Field(
+        default=1.0, description="Factor in the weighted sum; 0 reports the reward without training on it."
+    )
+    gate: bool = Field(
+        default=False, description="Multiply the task rewards of the sample with this score in place of adding it."
+    )
+    shaping: bool = Field(
+        default=False, description="Leave it out of the unshaped reward; it is added after the gates."
+    )
+    attacks: tuple[Literal["empty", "list_everything", "sys_exit", "always_equal"], ...] = Field(
+        default=(),
+        description="Cheap answers that must score 0 when the reward is tried before a run (scoring.trial). A reward"
+        " with any of them is a verifier, whose right answers score 1.",
+    )
+    when: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Columns with the value, or list of values, that a row must have for the reward to apply.",
+    )
+    scope: Scope = Field(
+        default="rows",
+        description="What one call gets: any completions (rows), those of one prompt (group), or all (batch).",
+    )
+    isolation: Isolation = Field(
+        default="process",
+        description="process runs it in a worker that can be killed; inline calls it in the process that scores, where"
+        " a call that hangs cannot be stopped.",
+    )
+    timeout_s: float | None = Field(
+        default=None, gt=0, description="Seconds one call may take under process; must be absent under inline."
+    )
+    on_error: Literal["raise", "mask"] = Field(
+        default="raise",
+        description="What follows from an exception, an invalid score, a missed deadline or a broken data row: raise"
+        " stops the run, mask leaves the completion out and counts it (scoring.configured has the exceptions).",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -38,45 +38,61 @@ class Limits:
 
 
 class DecodeConfig(BaseModel):
-    """How one request is decoded; both thresholds are strict and test untempered probabilities.
-
-    Attributes:
-        block_length: Tokens per block.
-        threshold: A masked position is unmasked when its confidence exceeds this.
-        editing_threshold: A visible position is edited when another token's probability exceeds this; 0.0 edits every
-            position whose argmax differs, 1.0 switches editing off.
-        max_post_steps: A block ends after this many mask-free forwards even if edits keep firing.
-        max_completion_length: Tokens; the completion is cut there.
-        temperature: Of the sampling distribution, at least 0.001; or 0.0, which takes the argmax.
-        top_k: Draw from the k most probable tokens only; 0 switches it off.
-        top_p: Draw from the smallest set of tokens with at least this probability; 1.0 switches it off.
-        edit_sampling: An edit writes the argmax, or a redraw of the position (which may keep the old token).
-        unmask_confidence: Confidence of a masked position: the probability of the drawn token, or the highest
-            probability. With "top" the positions are chosen before the draw, so the log-probabilities of a
-            completion's actions sum to the log-likelihood of its trajectory exactly.
-        unmask_fallback: The position that a denoising step fills when none passes the threshold: the most confident
-            one, or the leftmost; with thresholds of 1.0 "leftmost" writes one token at a time from left to right.
-        editing_window: Blocks that are open to edits when a block is final: that block and those before it. The earlier
-            ones are opened again one by one, from left to right, for edits only, with all of the window in sight. 1
-            opens no earlier block.
-        record_routes: Keep in the trace which experts every forward of the active block visited.
-    """
+    """How one request is decoded; both thresholds are strict and test untempered probabilities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    block_length: int = Field(default=32, ge=1)
-    threshold: float = Field(default=0.7, ge=0.0, le=1.0)
-    editing_threshold: float = 0.5
-    max_post_steps: int = Field(default=16, ge=0)
-    max_completion_length: int = Field(default=256, ge=1)
-    temperature: float = Field(default=0.0, ge=0.0)
-    top_k: int = Field(default=0, ge=0)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    edit_sampling: Literal["argmax", "sample"] = "argmax"
-    unmask_confidence: Literal["drawn", "top"] = "drawn"
-    unmask_fallback: Literal["confident", "leftmost"] = "confident"
-    editing_window: int = Field(default=1, ge=1)
-    record_routes: bool = False
+    block_length: int = Field(default=32, ge=1, description="Tokens per block.")
+    threshold: float = Field(
+        default=0.7,
+        ge=0.0,
+        le=1.0,
+        description="A masked position is unmasked when its confidence, a probability, exceeds this.",
+    )
+    editing_threshold: float = Field(
+        default=0.5,
+        description="A visible position is edited when another token's probability exceeds this; 0.0 edits every"
+        " position whose argmax differs, 1.0 switches editing off.",
+    )
+    max_post_steps: int = Field(
+        default=16, ge=0, description="A block ends after this many mask-free forwards even if edits keep firing."
+    )
+    max_completion_length: int = Field(default=256, ge=1, description="Tokens after which a completion is cut.")
+    temperature: float = Field(
+        default=0.0, ge=0.0, description="Of the sampling distribution, at least 0.001; or 0.0, which takes the argmax."
+    )
+    top_k: int = Field(default=0, ge=0, description="Draw from the k most probable tokens only; 0 switches it off.")
+    top_p: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="Draw from the smallest set of tokens with at least this probability; 1.0 switches it off.",
+    )
+    edit_sampling: Literal["argmax", "sample"] = Field(
+        default="argmax",
+        description="An edit writes the argmax, or a redraw of the position, which may keep the old token.",
+    )
+    unmask_confidence: Literal["drawn", "top"] = Field(
+        default="drawn",
+        description="Confidence of a masked position: the probability of the drawn token, or the highest probability."
+        " With top the positions are chosen before the draw, so the log-probabilities of a completion's actions sum to"
+        " the log-likelihood of its trajectory exactly.",
+    )
+    unmask_fallback: Literal["confident", "leftmost"] = Field(
+        default="confident",
+        description="The position that a denoising step fills when none passes the threshold: the most confident, or"
+        " the leftmost; with thresholds of 1.0 leftmost writes one token at a time from left to right.",
+    )
+    editing_window: int = Field(
+        default=1,
+        ge=1,
+        description="Blocks that are open to edits when a block is final: that block and those before it. The earlier"
+        " ones are opened again one by one, from left to right, for edits only, with all of the window in sight. 1"
+        " opens no earlier block.",
+    )
+    record_routes: bool = Field(
+        default=False, description="Keep in the trace which experts every forward of the active block visited."
+    )
 
     @field_validator("editing_threshold")
     @classmethod
