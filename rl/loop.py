@@ -125,7 +125,7 @@ def _learn(run: Training) -> tuple[Sampled, dict[str, float]]:
     rewards = shaped_rewards(sampled, run.config)
     if run.config.trainer.shuffle_rewards:
         rewards = shuffled(rewards, run.config.seed, step)
-    experience = make_experience(*sampled.learnable(rewards), run.config.algorithm)
+    experience = make_experience(*sampled.learnable(rewards), run.config.algorithm.advantage)
     metrics |= run.learner.update(experience)
     run.progress.step += 1
 

@@ -2,9 +2,10 @@
 
 import torch
 
-from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import Normaliser, Policies, Terms
+from short_names import short
 
 
 def doubles(*values: float) -> torch.Tensor:
@@ -38,7 +39,7 @@ TERMS = make_terms(
 
 
 def config(**changes) -> AlgorithmConfig:
-    return AlgorithmConfig(**{"ratio": "token", "epsilon": 0.2, "epsilon_high": 0.28, **changes})
+    return short(**{"ratio": "token", **changes})
 
 
 def losses(current, old, reference, algorithm, terms=TERMS, num_sequences=5.0, max_tokens=10):

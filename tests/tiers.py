@@ -20,7 +20,7 @@ def one_per_estimator() -> list[Any]:
     seen: set[str] = set()
     presets = []
     for name in PRESETS:
-        estimator = AlgorithmConfig(preset=name).estimator
+        estimator = AlgorithmConfig(preset=name).estimator.kind
         presets.append(pytest.param(name, marks=[pytest.mark.heavy] * (estimator in seen)))
         seen.add(estimator)
     return presets

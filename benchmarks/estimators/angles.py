@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.common.plain import plain
 from benchmarks.common.policies import decode
 from benchmarks.estimators.exact import Chain, block_logits, expected_return, make_chain, visits
 from benchmarks.estimators.fixtures import SumPolicy
@@ -22,7 +23,6 @@ from benchmarks.estimators.surrogates import (
     view_coefficients,
     weighted_sum,
 )
-from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import AlgorithmConfig, RolloutDecode
 from redraft.rl.experience.advantage import group_advantages
 from redraft.rl.protocols import Experience
@@ -195,8 +195,8 @@ def _rollout_coefficients(exact: ExactMode, rows: Sequence[Experience], config: 
     batch = collate(rows, space.length, exact.policy.tokens.pad, "cpu")
     table, forwards = torch.zeros(space.size, space.length, space.vocab_size, dtype=torch.float64), 0.0
     for view in make_views(batch, config, space.mask, score_edits=True):
-        factor = torch.where(view.edit, config.t2t_weight, 1.0)
-        worth = config.anchor * (batch.advantages > 0) if view.anchor else batch.advantages
+        factor = torch.where(view.edit, config.loss.t2t_weight, 1.0)
+        worth = config.regulariser.anchor * (batch.advantages > 0) if view.anchor else batch.advantages
         table += view_coefficients(batch, [replace(view, weight=view.weight * factor)], worth.double(), space)
         forwards += view.scored.any(-1).double().mean().item()
     return table, forwards

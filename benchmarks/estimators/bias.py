@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.common.plain import plain
 from benchmarks.estimators.exact import BlockSpace, block_logits
 from benchmarks.estimators.fixtures import SumPolicy
 from benchmarks.estimators.surrogates import (
@@ -19,7 +20,7 @@ from benchmarks.estimators.surrogates import (
     weighted_sum,
 )
 from benchmarks.estimators.variance import LAWS
-from redraft.rl.config.algorithm import plain
+from redraft.rl.config.estimators import Cyclic, Elbo, ExactCount, Gauss
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.views import View, make_views
 from redraft.rl.views.canvas import CanvasBatch
@@ -27,10 +28,10 @@ from redraft.rl.views.elbo import count_distribution, mask_count
 from redraft.rl.views.make import masking_scheme
 
 OTHERS: Final = {
-    "mean field (d1)": {"estimator": "mean_field", "num_mc": 1},
-    "coupled (DiffuCoder)": {"estimator": "coupled", "num_mc": 3, "ratio": "position"},
+    "mean field (d1)": {"estimator": {"kind": "mean_field", "num_mc": 1}},
+    "coupled (DiffuCoder)": {"estimator": "coupled", "loss": {"ratio": "position"}},
     "spaced levels (UniGRPO)": {"estimator": "random_mask"},
-    "left to right (JustGRPO)": {"estimator": "autoregressive", "num_mc": 5},
+    "left to right (JustGRPO)": {"estimator": {"kind": "autoregressive", "num_mc": 5}},
 }
 NUM_MC: Final = 2
 
@@ -68,8 +69,8 @@ def measure_biases(policy: SumPolicy, draws: int) -> dict[str, Bias]:
     for name, config in _configs().items():
         views = make_views(batch, config, space.mask, score_edits=True)
         exact = None
-        if config.estimator == "elbo":
-            sizes = expected_weights(config, space.length)
+        if isinstance(config.estimator, Elbo):
+            sizes = expected_weights(config.estimator, space.length)
             exact = weighted_sum(_by_size(truth, sizes, space) - truth, log_prob).item()
         one = _measure(policy, batch, views, log_prob, truth)
         found[name] = one._replace(
@@ -120,24 +121,26 @@ def _row_values(batch: CanvasBatch, views: list[View], log_prob: Table, space: B
     return total
 
 
-def expected_weights(config: AlgorithmConfig, length: int) -> Float[Tensor, " sizes"]:
+def expected_weights(estimator: Elbo, length: int) -> Float[Tensor, " sizes"]:
     """E[sum over views of weight where |M| = k], for k = 0 to L; an unbiased law has 1 / k everywhere.
 
     Every view's level is uniform on [0, 1), alone (strata and grids only tie views together), or a fixed node; the
     learner's own `mask_count` maps it to k and its weight, and is constant between the edges integrated over here.
     """
-    if config.noise == "bernoulli":  # C(L, k) times the integral of t^(k-1) (1 - t)^(L-k), which is 1 / k
+    noise = estimator.noise
+    if noise.kind == "bernoulli":  # C(L, k) times the integral of t^(k-1) (1 - t)^(L-k), which is 1 / k
         chances = [math.comb(length, k) * _beta(k, length - k + 1) for k in range(1, length + 1)]
         return torch.tensor([0.0, *chances], dtype=torch.float64)
-    law, size = masking_scheme(config), torch.tensor([[length]])
+    law, size = masking_scheme(estimator), torch.tensor([[length]])
     edges = {0.0, 1.0, *(i / length for i in range(length)), *(i / (length + 1) for i in range(length + 1))}
-    edges |= set(count_distribution(size, length, config.count_exponent).cumsum(-1).flatten().tolist())
+    exponent = noise.count_exponent if isinstance(noise, ExactCount | Cyclic) else 0.0
+    edges |= set(count_distribution(size, length, exponent).cumsum(-1).flatten().tolist())
     ends = torch.tensor(sorted(edges), dtype=torch.float64)
     middles, widths = (ends[1:] + ends[:-1]) / 2, ends.diff()
     weights = torch.zeros(length + 1, dtype=torch.float64)
-    for view in range(config.num_mc):
-        if config.noise == "gauss":
-            node = _gauss_node(config, view)
+    for view in range(estimator.num_mc):
+        if isinstance(noise, Gauss):
+            node = _gauss_node(estimator, view)
             middles, widths = torch.tensor([node], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
         for level, width in zip(middles, widths, strict=True):
             count, weight = mask_count(level.view(1, 1), size, view, law)
@@ -149,9 +152,9 @@ def _beta(a: int, b: int) -> float:
     return math.exp(math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b))
 
 
-def _gauss_node(config: AlgorithmConfig, view: int) -> float:
-    nodes = torch.from_numpy(np.polynomial.legendre.leggauss(config.num_mc // config.masks_per_level)[0])
-    return float((nodes[view // config.masks_per_level] + 1) / 2)
+def _gauss_node(estimator: Elbo, view: int) -> float:
+    nodes = torch.from_numpy(np.polynomial.legendre.leggauss(estimator.num_mc // estimator.views_per_level)[0])
+    return float((nodes[view // estimator.views_per_level] + 1) / 2)
 
 
 def _by_size(truth: Table, sizes: Float[Tensor, " sizes"], space: BlockSpace) -> Table:

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import torch
 
+from benchmarks.common.plain import plain
 from benchmarks.common.pretrain import PretrainConfig, pretrain
 from benchmarks.estimators.angles import MODES, ExactMode, draw_rollouts, rollout_angle
 from benchmarks.estimators.bias import measure_biases
@@ -35,7 +36,6 @@ from benchmarks.estimators.variance import (
     gradient_spread,
     log_ratio,
 )
-from redraft.rl.config.algorithm import plain
 from redraft.rl.seeding import derive_seed
 
 ROLLOUTS: Final = 1024
@@ -75,29 +75,42 @@ class Effort:
 SHORT: Final = Effort(2, 3, 2500, 1000, 3, 40, 300, 2000, 2, 2048)
 LONG: Final = Effort(5, 4, 2500, 1000, 4, 120, 1000, 20000, 4, 8192)
 
+
+def _cut(cut: dict[str, Any]) -> dict[str, Any]:
+    return {"estimator": {"kind": "trajectory", "cut": cut}}
+
+
 SURROGATES: Final[dict[str, tuple[dict[str, Any], int]]] = {
-    "coupled-GRPO": ({"estimator": "coupled", "num_mc": 3, "ratio": "position"}, 20),
-    "mean field (d1)": ({"estimator": "mean_field", "num_mc": 1}, 1),
-    "left to right (JustGRPO)": ({"estimator": "autoregressive", "num_mc": 5}, 1),
+    "coupled-GRPO": ({"estimator": "coupled", "loss": {"ratio": "position"}}, 20),
+    "mean field (d1)": ({"estimator": {"kind": "mean_field", "num_mc": 1}}, 1),
+    "left to right (JustGRPO)": ({"estimator": {"kind": "autoregressive", "num_mc": 5}}, 1),
 }
 """Surrogates of final blocks: settings, and noise seeds per block (1: not random)."""
 
 TRAJECTORIES: Final[dict[str, dict[str, Any]]] = {
     "trajectory": {"estimator": "trajectory"},
-    "trajectory, 2 steps from one state (TraceRL)": {"estimator": "trajectory", "shrink": 2},
-    "trajectory merged to 3 segments (d2)": {"estimator": "trajectory", "merge": 3},
-    "trajectory merged to 2 segments (d2)": {"estimator": "trajectory", "merge": 2},
+    "trajectory, 2 steps from one state (TraceRL)": _cut({"kind": "shrink", "steps": 2}),
+    "trajectory merged to 3 segments (d2)": _cut({"kind": "merge", "segments": 3}),
+    "trajectory merged to 2 segments (d2)": _cut({"kind": "merge", "segments": 2}),
 }
 
-_ELBO: Final = {"estimator": "elbo", "ratio": "sequence", "count_exponent": 0.5, "tiles": True}
+
+def _elbo(num_mc: int) -> dict[str, Any]:
+    return {"estimator": {"kind": "elbo", "num_mc": num_mc, "noise": {"count_exponent": 0.5, "tiles": True}}}
+
+
+def _steps(num_mc: int, step_sampling: str = "uniform") -> dict[str, Any]:
+    return {"estimator": {"kind": "trajectory_sampled", "num_mc": num_mc, "step_sampling": step_sampling}}
+
+
 BUDGET_ROWS: Final[dict[str, dict[str, Any]]] = {
-    **{f"trajectory steps, {k}": {"estimator": "trajectory_sampled", "num_mc": k} for k in (1, 2, 4)},
-    "trajectory steps, 2, by surprisal": {"estimator": "trajectory_sampled", "step_sampling": "surprisal"},
+    **{f"trajectory steps, {k}": _steps(k) for k in (1, 2, 4)},
+    "trajectory steps, 2, by surprisal": _steps(2, "surprisal"),
     "trajectory, all steps": {"estimator": "trajectory"},
-    **{f"ELBO, {n}": {**_ELBO, "num_mc": n} for n in (1, 2, 4, 8)},
+    **{f"ELBO, {n}": _elbo(n) for n in (1, 2, 4, 8)},
     **{name: {"preset": name} for name in ("vrbpo", "ebpo", "espo", "coupled_grpo", "unigrpo", "gdpo")},
     **{name: {"preset": name} for name in ("tracerl", "d2", "justgrpo")},
-    "diffu_grpo (no prompt masks)": {"preset": "diffu_grpo", "prompt_mask_ratio": 0.0},
+    "diffu_grpo (no prompt masks)": {"preset": "diffu_grpo", "estimator": {"prompt_mask_ratio": 0.0}},
 }
 
 

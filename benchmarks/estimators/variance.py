@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from benchmarks.common.batches import take_rows
+from benchmarks.common.plain import plain
 from benchmarks.estimators.surrogates import canvases, flat_gradient
-from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.views import View, make_views
@@ -27,37 +27,37 @@ class Law:
 
     Attributes:
         name: As printed.
-        settings: Keys of `AlgorithmConfig`; `num_mc` is added.
+        noise: The `noise` of the ELBO.
         independent: Its views are, so that n of them have exactly 1 / n of the variance of one.
         unbiased: Its mean is the ELBO.
     """
 
     name: str
-    settings: dict[str, object]
+    noise: str | dict[str, object]
     independent: bool = False
     unbiased: bool = True
 
     def config(self, num_mc: int) -> AlgorithmConfig:
         """The estimator at a number of forwards."""
-        return plain({"estimator": "elbo", "ratio": "sequence", "stratify": False, **self.settings, "num_mc": num_mc})
+        return plain({"estimator": {"kind": "elbo", "num_mc": num_mc, "noise": self.noise}})
 
 
 BUDGETS: Final = (1, 2, 4, 8)
 SMALLEST_LEVEL: Final = 1e-3  # of Bernoulli 1/t, as in LLaDA's published code
-IID: Final = Law("exact count, iid", {}, independent=True)
-BERNOULLI: Final = Law("Bernoulli 1/t", {"noise": "bernoulli"}, independent=True)
-BEST: Final = Law("stratified + importance + tiles (ebpo)", {"stratify": True, "count_exponent": 0.5, "tiles": True})
+IID: Final = Law("exact count, iid", {"stratify": False}, independent=True)
+BERNOULLI: Final = Law("Bernoulli 1/t", {"kind": "bernoulli", "stratify": False}, independent=True)
+BEST: Final = Law("stratified + importance + tiles (ebpo)", {"count_exponent": 0.5, "tiles": True})
 LAWS: Final = (
     IID,
     BERNOULLI,
-    Law("two masks per level", {"masks_per_level": 2}),
-    Law("stratified counts", {"stratify": True}),
-    Law("cyclic grid (DARE)", {"noise": "cyclic"}),
-    Law("Gauss nodes (GDPO)", {"noise": "gauss"}, unbiased=False),
-    Law("coupled pairs (ESPO)", {"noise": "coupled"}),
-    Law("folded pairs", {"noise": "folded"}),
-    Law("tiles", {"tiles": True}),
-    Law("importance-sampled counts", {"count_exponent": 0.5}, independent=True),
+    Law("two masks per level", {"stratify": False, "masks_per_level": 2}),
+    Law("stratified counts", {}),
+    Law("cyclic grid (DARE)", "cyclic"),
+    Law("Gauss nodes (GDPO)", "gauss", unbiased=False),
+    Law("coupled pairs (ESPO)", {"kind": "coupled", "stratify": False}),
+    Law("folded pairs", {"kind": "folded", "stratify": False}),
+    Law("tiles", {"stratify": False, "tiles": True}),
+    Law("importance-sampled counts", {"stratify": False, "count_exponent": 0.5}, independent=True),
     BEST,
 )
 

@@ -6,6 +6,17 @@ from typing import Any
 from pydantic import ValidationError
 
 from redraft.rl.config.errors import describe_all
+from redraft.rl.config.estimators import (
+    Coupled,
+    Elbo,
+    MeanField,
+    MergedSteps,
+    NoEdits,
+    OnTrajectory,
+    PairedMasks,
+    Trajectory,
+)
+from redraft.rl.config.layers import opened
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.scalars import settle
 from redraft.rl.config.schema import AlgorithmConfig
@@ -27,14 +38,18 @@ def read_variants(path: Path) -> dict[str, AlgorithmConfig]:
     """
     found = read_yaml(path)
     if not isinstance(found, dict) or not all(isinstance(section, dict) for section in found.values()):
-        raise ValueError(f"{path}: must map names to algorithm sections, e.g. `mine: {{preset: vrbpo, num_mc: 3}}`")
+        raise ValueError(
+            f"{path}: must map names to algorithm sections, e.g. `mine: {{preset: vrbpo, estimator: {{num_mc: 3}}}}`"
+        )
     taken = sorted(found.keys() & PRESETS.keys())
     if taken:
         raise ValueError(f"{path}: {', '.join(taken)}: presets have these names; choose others")
     variants = {}
     for name, section in found.items():
         try:
-            variants[str(name)] = AlgorithmConfig.model_validate(settle(section, AlgorithmConfig))
+            variants[str(name)] = AlgorithmConfig.model_validate(
+                settle(opened(section, AlgorithmConfig), AlgorithmConfig)
+            )
         except ValidationError as error:
             told = "; ".join(describe_all(error, AlgorithmConfig))
             raise ValueError(f"{path}: {name}: {told}") from None
@@ -51,19 +66,24 @@ def at_budget(name: str, forwards: int) -> AlgorithmConfig:
     took steps. What a run really spent stands in its record.
     """
     preset = AlgorithmConfig(preset=name)
-    beside = preset.anchor_mc if preset.anchor > 0 and preset.estimator != "elbo" else 0
-    if preset.t2t_views != "none" and not preset.on_trajectory:
-        beside += preset.num_t2t
+    estimator, regulariser = preset.estimator, preset.regulariser
+    beside = regulariser.anchor_mc if regulariser.anchor > 0 and not isinstance(estimator, Elbo) else 0
+    if not isinstance(estimator, OnTrajectory) and not isinstance(estimator.edits, NoEdits):
+        beside += estimator.edits.num_views
     return AlgorithmConfig.model_validate({"preset": name, **_budget(preset, max(1, forwards - beside))})
 
 
 def _budget(preset: AlgorithmConfig, forwards: int) -> dict[str, Any]:
-    if preset.estimator == "trajectory":
-        return {"merge": forwards} if preset.merge else {}
-    if preset.estimator == "mean_field":
-        return {"num_iterations": forwards} if preset.num_iterations > 1 else {}
-    if preset.estimator == "coupled":
-        return {"num_mc": max(3, forwards - 1 + forwards % 2)}
-    if preset.noise in {"coupled", "folded"} or preset.loss_type == "sandwich":
-        return {"num_mc": 2 * max(1, forwards // 2)}
-    return {"num_mc": forwards}
+    estimator = preset.estimator
+    match estimator:
+        case Trajectory():
+            return {"estimator": {"cut": {"segments": forwards}}} if isinstance(estimator.cut, MergedSteps) else {}
+        case MeanField():
+            return {"update": {"num_iterations": forwards}} if preset.update.num_iterations > 1 else {}
+        case Coupled():
+            views = max(3, forwards - 1 + forwards % 2)
+        case Elbo() if isinstance(estimator.noise, PairedMasks) or preset.loss.kind == "sandwich":
+            views = 2 * max(1, forwards // 2)
+        case _:
+            views = forwards
+    return {"estimator": {"num_mc": views}}

@@ -103,7 +103,11 @@ def _finished(
 
 def _is_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Settings that exist now and existed then are equal; one added since is taken to have a neutral default."""
-    return all(then[name] == now[name] for name in then.keys() & now.keys())
+    shared = [(then[name], now[name]) for name in then.keys() & now.keys()]
+    return all(
+        _is_same(before, after) if isinstance(before, Mapping) and isinstance(after, Mapping) else before == after
+        for before, after in shared
+    )
 
 
 def read_records(runs: Path) -> list[Record]:

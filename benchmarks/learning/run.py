@@ -156,7 +156,7 @@ def _learn_step(learner: Learner, task: Task, step: int) -> dict[str, float]:
     seconds = time.perf_counter() - clock
     rewards = _rewards(problems, prompts, completions)
     scored = [SampleScore(value, value, {}) for value in rewards]
-    experience = make_experience(prompts, completions, rewards, config.algorithm)
+    experience = make_experience(prompts, completions, rewards, config.algorithm.advantage)
     updated = learner.update(experience)
     return completion_metrics(completions, seconds) | reward_metrics(prompts, scored) | updated
 

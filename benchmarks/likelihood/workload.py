@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
+from benchmarks.common.plain import plain
 from benchmarks.common.policies import decode
 from redraft.rewards.term import RewardTerm
-from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import (
     AlgorithmConfig,
     DataConfig,
@@ -114,4 +114,4 @@ class Workload:
 
 def elbo(num_views: int) -> AlgorithmConfig:
     """Sequence-ratio policy gradient on exact-count ELBO views."""
-    return plain({"estimator": "elbo", "ratio": "sequence", "num_mc": num_views})
+    return plain({"estimator": {"kind": "elbo", "num_mc": num_views}})

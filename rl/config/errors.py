@@ -1,13 +1,16 @@
 """Pydantic's problems with a recipe as sentences for the person who wrote it."""
 
 import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ValidationError
 
-from redraft.rl.config.scalars import alternatives, item_type, section_type
-from redraft.words import did_you_mean, guess_or_valid, problem_line
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.moved import MOVED, where_now
+from redraft.rl.config.scalars import alternatives, fields_of, item_type, kinds_of, section_types
+from redraft.words import did_you_mean, guess_and_valid, guess_or_valid, problem_line
 
 _MESSAGES = {
     "int_from_float": "Input should be a valid integer",
@@ -28,37 +31,78 @@ def describe_all(error: ValidationError, schema: type[BaseModel]) -> list[str]:
 
 
 def _describe(problem: Any, schema: type[BaseModel]) -> str:
-    location, kind = problem["loc"], problem["type"]
-    place = ".".join(map(str, location)) or "recipe"
+    kind, at = problem["type"], _Place.of(problem["loc"], schema)
+    place = ".".join(map(str, at.names)) or "recipe"
     if kind == "extra_forbidden":
-        return f"{place}: {_unknown(location, schema)}"
-    if kind in {"tuple_type", "model_type", "dict_type"}:
-        message = f"must be {_shape(location, schema, kind)}"
+        moved = where_now(place.rpartition(".")[2], problem["input"]) if AlgorithmConfig in at.parents else None
+        return f"{place} {moved}" if moved else f"{place}: {_unknown(at, schema)}"
+    if kind == "union_tag_invalid":
+        valid = [word for section in at.sections for word in kinds_of(section)]
+        word = str(problem["ctx"]["tag"])
+        return f"{place}.kind: unknown kind {word!r}; {guess_and_valid(word, valid)}"
+    if kind in {"tuple_type", "model_type", "model_attributes_type", "dict_type"}:
+        message = f"must be {_shape(at, kind)}"
     else:
         message = _MESSAGES.get(kind, "")
-    return problem_line(problem, "" if location else "recipe", message)
+    placed: Any = {**problem, "loc": tuple(at.names)}
+    return problem_line(placed, "" if at.names else "recipe", message)
 
 
-def _shape(location: tuple[Any, ...], schema: type[BaseModel], kind: str) -> str:
+@dataclass(frozen=True)
+class _Place:
+    """Where a problem is.
+
+    Attributes:
+        names: Keys and numbers of items, from the root of the recipe.
+        sections: Classes that may stand there, of which a kind chooses one.
+        parents: Classes of the section that holds the last name; one, where the kind is known.
+        kinds: All classes that the kind of that section chooses from.
+    """
+
+    names: Sequence[Any]
+    sections: Sequence[type[BaseModel]]
+    parents: Sequence[type[BaseModel]]
+    kinds: Sequence[type[BaseModel]]
+
+    @classmethod
+    def of(cls, location: Sequence[Any], schema: type[BaseModel]) -> "_Place":
+        """Follow pydantic's location, which names the kind behind each section that has kinds."""
+        names: list[Any] = []
+        sections = parents = kinds = others = [schema]
+        for part in location:
+            chosen = [section for section in sections if part in kinds_of(section)]
+            if len(sections) > 1 and chosen:
+                sections, others = chosen, sections
+                continue
+            names.append(part)
+            if isinstance(part, str):
+                parents, kinds = sections, others
+                fields = fields_of(sections)
+                sections = others = section_types(fields[part].annotation) if part in fields else []
+        return cls(names, sections, parents, kinds)
+
+
+def _shape(at: _Place, kind: str) -> str:
     """How the list or mapping at a place is written."""
-    name = location[-1] if location else "recipe"
+    name = at.names[-1] if at.names else "recipe"
     if isinstance(name, int):
         return "a mapping, e.g. {fn: math_accuracy}"
     if kind != "tuple_type":
         return f"a mapping, e.g. {name}: {{key: value}}"
-    section = _section_at(location[:-1], schema)
-    item = item_type(alternatives(section.model_fields[name].annotation)) if section else Any
+    fields = fields_of(at.parents)
+    item = item_type(alternatives(fields[name].annotation)) if name in fields else Any
     example = typing.get_args(item)[0] if typing.get_origin(item) is Literal else "{fn: math_accuracy}"
     return f"a list, e.g. {name}: [{example}]"
 
 
-def _unknown(location: tuple[Any, ...], schema: type[BaseModel]) -> str:
-    key = str(location[-1])
-    section = _section_at(location[:-1], schema)
-    valid = sorted(section.model_fields) if section else []
+def _unknown(at: _Place, schema: type[BaseModel]) -> str:
+    key, valid = str(at.names[-1]), sorted(fields_of(at.parents))
     if "." in key:
         return f"unknown key {key!r}; in a file a key inside a section is written {_nested(key)}"
-    elsewhere = [path for path in _paths(schema) if path.rpartition(".")[2] == key]
+    if of := [kind for section in at.kinds if key in section.model_fields for kind in kinds_of(section)]:
+        return f"this is a key of kind {', '.join(of)}; valid here: {', '.join(valid)}"
+    elsewhere = [path for path in dict.fromkeys(_paths(schema)) if path.rpartition(".")[2] == key]
+    elsewhere = elsewhere or [f"algorithm.{place}" for place in MOVED.get(key, ())]
     if elsewhere and not did_you_mean(key, valid, cutoff=0.8):
         return f"unknown key {key!r}; did you mean {' or '.join(elsewhere)}?"
     return f"unknown key {key!r}; {guess_or_valid(key, valid)}"
@@ -69,19 +113,11 @@ def _nested(key: str) -> str:
     return "".join(f"{section}: {{" for section in sections) + f"{last}: ..." + "}" * len(sections)
 
 
-def _section_at(location: Iterable[Any], schema: type[BaseModel]) -> type[BaseModel] | None:
-    section: type[BaseModel] | None = schema
-    for part in location:
-        if isinstance(part, str) and section is not None and part in section.model_fields:
-            section = section_type(section.model_fields[part].annotation)
-    return section
-
-
 def _paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Dotted names of all keys."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
-        inner = section_type(field.annotation)
-        if inner is not None:
-            is_list = item_type(alternatives(field.annotation)) is inner
-            yield from _paths(inner, f"{prefix}{name}.0." if is_list else f"{prefix}{name}.")
+        inner = section_types(field.annotation)
+        is_list = item_type(alternatives(field.annotation)) in inner
+        for kind in inner:
+            yield from _paths(kind, f"{prefix}{name}.0." if is_list else f"{prefix}{name}.")

@@ -1,8 +1,8 @@
 """Published methods as settings of the `algorithm` section: a paper is a dictionary, not a file of code.
 
 Each preset names its source and where it deviates from the published code; docs/algorithms.md says which to take.
-`vrbpo` is the default method: the field defaults of `AlgorithmConfig` are its settings. The others must not change with
-it, so all presets are settings over one neutral base.
+`vrbpo` is the default method: the defaults of `config.choices` are its settings. The others must not change with it, so
+they lie over `NEUTRAL`, and each names the keys of its estimator of which the default method has an opinion.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ class Preset:
     """One method.
 
     Attributes:
-        settings: Keys of `AlgorithmConfig`, over `NEUTRAL`.
+        settings: Sections of `AlgorithmConfig`, over `NEUTRAL`.
         source: Where it was published.
         deviations: What is different from the published code, and why.
     """
@@ -28,7 +28,7 @@ class Preset:
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """The settings of a preset, over the neutral base.
+    """The settings of a preset, over the neutral ones.
 
     Raises:
         ValueError: No preset has that name.
@@ -38,43 +38,33 @@ def preset_settings(name: str) -> dict[str, Any]:
     return {**NEUTRAL, **PRESETS[name].settings}
 
 
-NEUTRAL: Final[Mapping[str, Any]] = {
-    "step_sampling": "uniform",
-    "lookahead": 0.0,
-    "num_minibatches": 1,
-    "target_drift": 0.0,
-}
-"""Fields whose default is the default method's own choice, at the value that chooses nothing."""
+NEUTRAL: Final[Mapping[str, Any]] = {"update": {"num_minibatches": 1, "target_drift": 0.0}}
+"""Sections whose defaults are the default method's own choice, at the values that choose nothing."""
 
-_ELBO: Final[Mapping[str, Any]] = {"estimator": "elbo", "ratio": "sequence"}
-_MEAN_FIELD: Final[Mapping[str, Any]] = {"estimator": "mean_field", "num_mc": 1, "prompt_mask_ratio": 0.15}
+_MEAN_FIELD: Final[Mapping[str, Any]] = {"kind": "mean_field", "num_mc": 1, "prompt_mask_ratio": 0.15}
+_BOTH_SIDES: Final[Mapping[str, Any]] = {"kind": "clip", "epsilon": 0.2, "epsilon_high": 0.2}
 
 PRESETS: Final[Mapping[str, Preset]] = {
     "vrbpo": Preset(
         settings={
-            "estimator": "trajectory_sampled",
-            "num_mc": 2,
-            "step_sampling": "surprisal",
-            "lookahead": 0.3,
-            "ratio": "token",
+            "estimator": {"kind": "trajectory_sampled", "num_mc": 2, "step_sampling": "surprisal", "lookahead": 0.3},
+            "loss": {"kind": "clip", "ratio": "token", "epsilon": 0.2, "epsilon_high": 0.28},
             "advantage": "dr_grpo",
-            "epsilon": 0.2,
-            "epsilon_high": 0.28,
-            "num_minibatches": 2,
-            "target_drift": 1e-3,
+            "update": {"num_minibatches": 2, "target_drift": 1e-3},
         },
         source="Redraft: surprising steps of the decoder's own trajectory, clip-higher and a trust region, Dr.GRPO",
         deviations="none; docs/experiments.md records what was tried for it",
     ),
     "ebpo": Preset(
         settings={
-            **_ELBO,
-            "num_mc": 2,
-            "count_exponent": 0.5,
-            "tiles": True,
-            "gamma": 1.0,
+            "estimator": {
+                "kind": "elbo",
+                "num_mc": 2,
+                "noise": {"kind": "exact_count", "count_exponent": 0.5, "tiles": True},
+                "edits": "none",
+            },
+            "loss": {"kind": "clip", "ratio": {"kind": "sequence", "gamma": 1.0}},
             "advantage": "dr_grpo",
-            "t2t_views": "none",
         },
         source="EBPO, LLaDA2.1 (arXiv 2602.08676) eq 4 and 5",
         deviations="masks are stratified, importance-sampled and tiled (DARE's grid is noise: cyclic); the log ratio is"
@@ -82,111 +72,115 @@ PRESETS: Final[Mapping[str, Preset]] = {
     ),
     "espo": Preset(
         settings={
-            **_ELBO,
-            "num_mc": 2,
-            "noise": "coupled",
+            "estimator": {"kind": "elbo", "num_mc": 2, "noise": "coupled"},
+            "loss": {**_BOTH_SIDES, "ratio": "sequence"},
             "advantage": "leave_one_out",
-            "epsilon_high": 0.2,
-            "beta": 1e-3,
+            "regulariser": {"beta": 1e-3},
         },
         source="ESPO (arXiv 2512.03759)",
         deviations="lengths count generated tokens, not the canvas; one pair of masks; levels per block",
     ),
     "coupled_grpo": Preset(
         settings={
-            "estimator": "coupled",
-            "num_mc": 3,
-            "ratio": "position",
+            "estimator": {"kind": "coupled", "num_mc": 3},
+            "loss": {**_BOTH_SIDES, "ratio": {"kind": "position", "normaliser": "batch"}},
             "advantage": "leave_one_out",
-            "epsilon_high": 0.2,
-            "loss_normaliser": "batch",
-            "beta": 0.01,
-            "kl": "k3",
+            "regulariser": {"beta": 0.01, "kl": "k3"},
         },
         source="coupled-GRPO, DiffuCoder (arXiv 2506.20639)",
         deviations="one t per completion, not per batch; KL to the starting policy",
     ),
     "diffu_grpo": Preset(
         settings={
-            **_MEAN_FIELD,
-            "ratio": "token",
-            "epsilon": 0.5,
-            "epsilon_high": 0.5,
-            "loss_normaliser": "sequence",
-            "beta": 0.04,
-            "kl": "k3",
-            "num_iterations": 12,
-            "redraw": True,
+            "estimator": _MEAN_FIELD,
+            "loss": {
+                "kind": "clip",
+                "ratio": {"kind": "token", "normaliser": "sequence"},
+                "epsilon": 0.5,
+                "epsilon_high": 0.5,
+            },
+            "regulariser": {"beta": 0.04, "kl": "k3"},
+            "update": {**NEUTRAL["update"], "num_iterations": 12, "redraw": True},
         },
         source="d1 / diffu-GRPO (arXiv 2504.12216)",
         deviations="the reference policy is never replaced (there every 64 steps); no dropout; no global seeding",
     ),
     "wd1": Preset(
-        settings={**_MEAN_FIELD, "ratio": "token", "loss_type": "reinforce", "advantage": "signed_softmax"},
+        settings={
+            "estimator": _MEAN_FIELD,
+            "loss": {"kind": "reinforce", "ratio": "token"},
+            "advantage": "signed_softmax",
+        },
         source="wd1 (arXiv 2507.08838)",
         deviations="weights are normalised inside the prompt's group, not the local batch; rollouts from the policy,"
         " not from its mixture with the reference",
     ),
     "unigrpo": Preset(
         settings={
-            "estimator": "random_mask",
-            "num_mc": 2,
-            "ratio": "token",
+            "estimator": {"kind": "random_mask", "num_mc": 2},
+            "loss": {**_BOTH_SIDES, "ratio": {"kind": "token", "normaliser": "sequence"}},
             "advantage": "grpo",
-            "epsilon_high": 0.2,
-            "loss_normaliser": "sequence",
-            "beta": 0.01,
-            "kl": "k3",
+            "regulariser": {"beta": 0.01, "kl": "k3"},
         },
         source="UniGRPO, MMaDA (arXiv 2505.15809), as implemented in dLLM-RL",
         deviations="levels are spaced over the views of one update, not over inner iterations",
     ),
     "spg": Preset(
-        settings={**_ELBO, "num_mc": 2, "loss_type": "sandwich", "bound_beta": 1.5, "bound_mix": 0.5},
+        settings={
+            "estimator": {"kind": "elbo", "num_mc": 2},
+            "loss": {"kind": "sandwich", "bound_beta": 1.5, "bound_mix": 0.5},
+        },
         source="SPG (arXiv 2510.09541)",
         deviations="every block is masked (one there); positions without a masked view are left out instead of getting"
         " a made-up probability; no prompt masking",
     ),
     "bgpo": Preset(
-        settings={**_ELBO, "num_mc": 16, "stratify": False, "loss_type": "bgpo"},
+        settings={
+            "estimator": {"kind": "elbo", "num_mc": 16, "noise": {"kind": "exact_count", "stratify": False}},
+            "loss": "bgpo",
+        },
         source="BGPO (arXiv 2510.11683)",
         deviations="log ratios are divided by the editable tokens, without which most bounds overflow",
     ),
     "gdpo": Preset(
-        settings={**_ELBO, "num_mc": 2, "noise": "gauss", "epsilon_high": 0.2},
+        settings={
+            "estimator": {"kind": "elbo", "num_mc": 2, "noise": "gauss"},
+            "loss": {**_BOTH_SIDES, "ratio": "sequence"},
+        },
         source="GDPO (arXiv 2510.08554)",
         deviations="weight w n / k of the realised count, where the published w / t is biased (up to 64 % at 8 tokens)",
     ),
     "vrpo": Preset(
-        settings={**_ELBO, "num_mc": 8, "stratify": False, "gamma": 0.0, "loss_type": "dpo", "dpo_beta": 0.1},
+        settings={
+            "estimator": {"kind": "elbo", "num_mc": 8, "noise": {"kind": "exact_count", "stratify": False}},
+            "loss": {"kind": "dpo", "ratio": {"kind": "sequence", "gamma": 0.0}, "beta": 0.1},
+        },
         source="VRPO, LLaDA 1.5 (arXiv 2505.19223)",
         deviations="pairs are the best and worst completions of each group, drawn on policy, not a fixed data set",
     ),
     "tracerl": Preset(
         settings={
-            "estimator": "trajectory",
-            "shrink": 2,
-            "ratio": "token",
+            "estimator": {"kind": "trajectory", "cut": {"kind": "shrink", "steps": 2}, "lookahead": 0.0},
+            "loss": {**_BOTH_SIDES, "ratio": {"kind": "token", "normaliser": "sequence"}},
             "advantage": "grpo",
-            "epsilon_high": 0.2,
-            "loss_normaliser": "sequence",
-            "beta": 0.01,
-            "kl": "k3",
+            "regulariser": {"beta": 0.01, "kl": "k3"},
         },
         source="TraceRL (arXiv 2509.06949)",
         deviations="no value model; KL to the starting policy instead of the rollout policy",
     ),
     "d2": Preset(
-        settings={"estimator": "trajectory", "merge": 2, "ratio": "token", "advantage": "grpo", "epsilon_high": 0.2},
+        settings={
+            "estimator": {"kind": "trajectory", "cut": {"kind": "merge", "segments": 2}, "lookahead": 0.0},
+            "loss": {**_BOTH_SIDES, "ratio": "token"},
+            "advantage": "grpo",
+        },
         source="d2 StepMerge (arXiv 2509.21474)",
         deviations="2 segments per block (16 per completion there); no KL",
     ),
     "justgrpo": Preset(
         settings={
-            "estimator": "autoregressive",
-            "num_mc": 32,
-            "ratio": "token",
-            "loss_type": "reinforce",
+            "estimator": {"kind": "autoregressive", "num_mc": 32},
+            "loss": {"kind": "reinforce", "ratio": "token"},
             "advantage": "grpo",
         },
         source="JustGRPO (arXiv 2601.15165)",
@@ -195,18 +189,18 @@ PRESETS: Final[Mapping[str, Preset]] = {
     ),
     "stabledrl": Preset(
         settings={
-            **_ELBO,
-            "num_mc": 2,
-            "loss_type": "stable",
-            "epsilon": 0.8,
-            "epsilon_high": 4.0,
-            "redraw": True,
+            "estimator": {"kind": "elbo", "num_mc": 2},
+            "loss": {"kind": "stable", "ratio": "sequence", "epsilon": 0.8, "epsilon_high": 4.0},
+            "update": {**NEUTRAL["update"], "redraw": True},
         },
         source="StableDRL (arXiv 2603.06743)",
         deviations="on the ELBO instead of SPG's bound; draws shared by new and old policy inside a pass",
     ),
     "gdsd": Preset(
-        settings={**_ELBO, "num_mc": 2, "noise": "coupled", "loss_type": "squared", "psi": 1.0},
+        settings={
+            "estimator": {"kind": "elbo", "num_mc": 2, "noise": "coupled"},
+            "loss": {"kind": "squared", "psi": 1.0},
+        },
         source="GDSD (arXiv 2605.29398)",
         deviations="log ratios of ELBOs; the token-logit centring variant is left out",
     ),

@@ -9,7 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.errors import describe_all
+from redraft.rl.config.layers import lay_over, opened
 from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in_recipe, is_name, locate
 from redraft.rl.config.scalars import settle
 from redraft.rl.config.schema import RunConfig
@@ -72,7 +74,16 @@ def _is_recipe(word: str | Path) -> bool:
 
 def dump_recipe(config: RunConfig) -> str:
     """The resolved configuration as YAML that `load_recipe` reads back to an equal one."""
-    return dump_yaml(config.model_dump())
+    settings = config.model_dump()
+    return dump_yaml({**settings, "algorithm": _choices_first(settings["algorithm"])})
+
+
+def _choices_first(section: Any) -> Any:
+    """The word that chooses before the keys that it chooses."""
+    if not isinstance(section, dict):
+        return section
+    words = {name: section[name] for name in ("preset", "kind") if name in section}
+    return words | {name: _choices_first(value) for name, value in section.items() if name not in words}
 
 
 def _read(word: str | Path) -> dict[str, Any]:
@@ -108,7 +119,11 @@ def _merge(base: Any, extra: Any, source: str, where: str = "") -> Any:
         return extra
     merged = dict(base)
     for key, value in extra.items():
-        merged[key] = _merge(merged.get(key), value, source, f"{where}.{key}".lstrip("."))
+        place = f"{where}.{key}".lstrip(".")
+        if place == "algorithm":  # its kinds choose the keys: another kind replaces a section
+            merged[key] = lay_over(merged.get(key), opened(value, AlgorithmConfig))
+        else:
+            merged[key] = _merge(merged.get(key), value, source, place)
     return merged
 
 

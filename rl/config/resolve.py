@@ -1,102 +1,105 @@
 """What the keys mean that a recipe's `algorithm` section does not write.
 
 Without a preset they have the default method's values, with one that preset's. A value that was not written yields
-where a written key leaves it no meaning: `{estimator: elbo}` is a whole recipe although the default's token ratio and
-lookahead need a trajectory. What was written never yields: two written keys that exclude each other are refused by
-`AlgorithmConfig`.
+where a written one leaves it no meaning: `{estimator: elbo}` is a whole recipe although the default's token ratio needs
+more than an ELBO. What was written never yields: two written choices that exclude each other are refused by
+`config.rules`.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
+from redraft.rl.config.choices import Choices, TruncatedWeights
+from redraft.rl.config.estimators import Autoregressive, Elbo, OnTrajectory
+from redraft.rl.config.layers import lay_over, opened
+from redraft.rl.config.losses import SequenceRatio, TokenRatio
 from redraft.rl.config.presets import preset_settings
 
-Settings = Mapping[str, Any]
-
-TRAJECTORIES = frozenset({"trajectory", "trajectory_sampled"})
-WHOLE_COMPLETION_LOSSES = frozenset({"bgpo", "squared", "dpo", "sandwich"})
 LOSSES_WITHOUT_RATIO = frozenset({"reinforce", "sandwich"})
-PAIRED_NOISE = frozenset({"coupled", "folded"})
-COUNTED_NOISE = frozenset({"exact_count", "cyclic"})
 
 
-def resolved(given: Settings, defaults: Settings) -> dict[str, Any]:
-    """All settings, from those that were written.
+def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every choice, from those that were written.
 
     Args:
-        given: What the recipe writes.
-        defaults: Every field's default: the default method.
+        given: What the recipe writes, with choices of one word written out.
 
     Raises:
         ValueError: No preset has the given name.
     """
+    written = _without_empty({name: value for name, value in given.items() if name != "preset"})
     preset = {} if given.get("preset") is None else preset_settings(str(given["preset"]))
-    settings = {**defaults, **preset, **given}
+    merged = Choices().model_dump()
+    for layer in (opened(preset, Choices), written):
+        merged = lay_over(merged, layer) if layer else merged
     try:
-        for key, fitting in _FITTING.items():
-            if key not in given:
-                settings[key] = fitting(settings)
-    except TypeError:  # a written value has a wrong type: the check of the fields names it
-        return {**defaults, **preset, **given}
-    return settings
+        choices = Choices.model_validate({name: merged[name] for name in Choices.model_fields})
+    except ValidationError:  # the check of the fields names what is wrong
+        return {**merged, "preset": given.get("preset")}
+    for place, fitting in _FITTING.items():
+        section, key = place.split(".")
+        value = fitting(choices)
+        if value is not None and key not in written.get(section, {}):
+            part = dict(choices)[section].model_copy(update={key: value})
+            choices = choices.model_copy(update={section: part})
+    return {**merged, **dict(choices), "preset": given.get("preset")}
 
 
-def _ratio(s: Settings) -> str:
-    if s["estimator"] == "elbo" or s["loss_type"] in WHOLE_COMPLETION_LOSSES:
-        return "sequence"
-    if s["ratio"] == "position" and (s["estimator"] in TRAJECTORIES or s["estimator"] == "autoregressive"):
-        return "token"
-    return s["ratio"]
+def _without_empty(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out the sections of which nothing is left."""
+    parts = {key: _without_empty(value) if isinstance(value, Mapping) else value for key, value in written.items()}
+    return {key: value for key, value in parts.items() if value != {}}
 
 
-def _lookahead(s: Settings) -> float:
-    return 0.0 if s["estimator"] not in TRAJECTORIES or s["rollout_correction"] != "none" else s["lookahead"]
+def _ratio(choices: Choices) -> TokenRatio | SequenceRatio | None:
+    """An ELBO has the sequence ratio alone; the steps of a trajectory and of one order have one view per position."""
+    ratio, estimator = choices.loss.ratio, choices.estimator
+    if isinstance(ratio, SequenceRatio):
+        return None
+    if isinstance(estimator, Elbo):
+        return SequenceRatio()
+    is_single = isinstance(estimator, OnTrajectory | Autoregressive)
+    return TokenRatio(kind="token", normaliser=ratio.normaliser) if is_single else None
 
 
-def _shrink(s: Settings) -> int:
-    return 1 if s["estimator"] not in TRAJECTORIES or s["merge"] else s["shrink"]
+def _num_mc(choices: Choices) -> int | None:
+    """As many views as given, rounded up to a number that the noise of an ELBO can use."""
+    if not isinstance(choices.estimator, Elbo):
+        return None
+    number = choices.estimator.num_mc
+    return number + -number % choices.estimator.views_per_level
 
 
-def _merge(s: Settings) -> int:
-    return 0 if s["estimator"] not in TRAJECTORIES or s["shrink"] > 1 else s["merge"]
+def _lookahead(choices: Choices) -> float | None:
+    """The engine knows no log-probability of a token before it drew it."""
+    corrected = isinstance(choices.correction.rollout, TruncatedWeights)
+    return 0.0 if corrected and isinstance(choices.estimator, OnTrajectory) else None
 
 
-def _num_mc(s: Settings) -> int:
-    """As many views as given, rounded up to a number that the estimator can use."""
-    number = max(2, s["num_mc"]) if s["loss_type"] == "sandwich" else s["num_mc"]
-    if s["estimator"] == "coupled":
-        return max(3, number + 1 - number % 2)
-    unit = 2 if s["noise"] in PAIRED_NOISE else s["masks_per_level"]
-    return number + -number % unit if s["estimator"] == "elbo" and unit > 0 else number
+def _kl(choices: Choices) -> str | None:
+    """DPO compares with the starting policy by itself."""
+    return "k2" if choices.loss.kind == "dpo" else None
 
 
-def _count_exponent(s: Settings) -> float:
-    return s["count_exponent"] if s["noise"] in COUNTED_NOISE else 0.0
-
-
-def _kl(s: Settings) -> str:
-    return "k2" if s["loss_type"] == "dpo" else s["kl"]
-
-
-def _passes(key: str) -> Callable[[Settings], int]:
+def _passes(choices: Choices) -> int | None:
     """A loss without ratios is on policy in the first optimizer step of a batch only, so there is one."""
-    return lambda s: 1 if s["loss_type"] in LOSSES_WITHOUT_RATIO else s[key]
+    return 1 if choices.loss.kind in LOSSES_WITHOUT_RATIO else None
 
 
-def _target_drift(s: Settings) -> float:
-    return 0.0 if s["num_iterations"] == s["num_minibatches"] == 1 else s["target_drift"]
+def _target_drift(choices: Choices) -> float | None:
+    """One optimizer step shows no drift."""
+    return 0.0 if choices.update.steps == 1 else None
 
 
-_FITTING: Mapping[str, Callable[[Settings], Any]] = {
-    "ratio": _ratio,
-    "lookahead": _lookahead,
-    "shrink": _shrink,
-    "merge": _merge,
-    "num_mc": _num_mc,
-    "count_exponent": _count_exponent,
-    "kl": _kl,
-    "num_iterations": _passes("num_iterations"),
-    "num_minibatches": _passes("num_minibatches"),
-    "target_drift": _target_drift,
+_FITTING: Mapping[str, Callable[[Choices], Any]] = {
+    "loss.ratio": _ratio,
+    "estimator.num_mc": _num_mc,
+    "estimator.lookahead": _lookahead,
+    "regulariser.kl": _kl,
+    "update.num_iterations": _passes,
+    "update.num_minibatches": _passes,
+    "update.target_drift": _target_drift,
 }
-"""Fields that yield, in order, each with the value that fits the settings beside it."""
+"""Keys that yield, in order, each with the value that fits the choices beside it; None where it stays."""

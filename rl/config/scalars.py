@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from redraft.rl.config.yaml_core import Plain, YamlError
 
@@ -67,11 +68,22 @@ def item_type(kinds: Sequence[Any]) -> Any:
     return next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is tuple), Any)
 
 
-def section_type(annotation: Any) -> type[BaseModel] | None:
-    """The configuration class inside `X`, `X | None` or `tuple[X, ...]`."""
+def section_types(annotation: Any) -> list[type[BaseModel]]:
+    """The configuration classes inside `X`, `X | Y`, `X | None` or `tuple[X, ...]`."""
     kinds = alternatives(annotation)
     kinds += alternatives(item_type(kinds))
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+
+
+def fields_of(sections: Sequence[type[BaseModel]]) -> dict[str, FieldInfo]:
+    """All keys of some classes, the first class that has a key first: kinds of one section mean the same by a key."""
+    return {name: field for section in reversed(sections) for name, field in section.model_fields.items()}
+
+
+def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
+    """The words that choose a class of a section; none where its keys do not depend on a `kind`."""
+    field = section.model_fields.get("kind")
+    return () if field is None else typing.get_args(field.annotation)
 
 
 def wants_text(kinds: Sequence[Any]) -> bool:
@@ -93,8 +105,7 @@ def _is_container(kinds: Sequence[Any]) -> bool:
 def _settle_mapping(value: dict[Any, Any], kinds: Sequence[Any], where: str) -> dict[Any, Any]:
     if Any in kinds:
         return {_core(key): settle(item, Any, f"{where}.{key}") for key, item in value.items()}
-    section = section_type(typing.Union[tuple(kinds)])  # noqa: UP007 - of a list that is known at run time
-    fields = section.model_fields if section else {}
+    fields = fields_of(section_types(typing.Union[tuple(kinds)]))  # noqa: UP007 - of a list that is known at run time
     settled = {}
     for key, item in value.items():
         annotation = fields[key].annotation if key in fields else Any

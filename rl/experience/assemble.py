@@ -5,9 +5,9 @@ from statistics import fmean
 
 import torch
 
-from redraft.rewards.library.length import overlong_penalty
 from redraft.rewards.scoring.combine import summed_parts
-from redraft.rl.config.schema import AlgorithmConfig, RunConfig
+from redraft.rl.config.choices import AdvantageConfig, SoftmaxAdvantage
+from redraft.rl.config.schema import RunConfig
 from redraft.rl.experience.advantage import group_advantages, normalised_sum, whiten
 from redraft.rl.experience.sampler import Sampled
 from redraft.rl.protocols import Experience
@@ -19,7 +19,7 @@ def make_experience(
     prompts: Sequence[Prompt],
     completions: Sequence[Completion],
     rewards: Sequence[float | None],
-    algorithm: AlgorithmConfig,
+    advantage: AdvantageConfig,
 ) -> list[Experience]:
     """Pair completions with their advantages, and leave out those that cannot be compared.
 
@@ -27,31 +27,29 @@ def make_experience(
         prompts: Requests, in groups.
         completions: Answers, aligned with the prompts.
         rewards: What is learned from; None where a completion is masked.
-        algorithm: Says how advantages are computed.
+        advantage: Says how advantages are computed.
     """
+    psi = advantage.psi if isinstance(advantage, SoftmaxAdvantage) else 1.0
     reward_of = {prompt.id: reward for prompt, reward in zip(prompts, rewards, strict=True)}
     pairs: list[tuple[Prompt, Completion]] = []
     advantages: list[float | None] = []
     for group in group_rollouts(prompts, completions):
         pairs += zip(group.prompts, group.completions, strict=True)
         own = [reward_of[prompt.id] for prompt in group.prompts]
-        advantages += group_advantages(own, algorithm.advantage, algorithm.psi)
-    if algorithm.advantage == "reinforce_plus_plus":
+        advantages += group_advantages(own, advantage.kind, psi)
+    if advantage.kind == "reinforce_plus_plus":
         advantages = whiten(advantages)
     return [
-        Experience(prompt, completion, advantage, derive_seed(prompt.seed, "noise"))
-        for (prompt, completion), advantage in zip(pairs, advantages, strict=True)
-        if advantage is not None
+        Experience(prompt, completion, value, derive_seed(prompt.seed, "noise"))
+        for (prompt, completion), value in zip(pairs, advantages, strict=True)
+        if value is not None
     ]
 
 
 def shaped_rewards(sampled: Sampled, config: RunConfig) -> list[float | None]:
-    """What is learned from: the total rewards, or their parts normalised per group, less the overlong penalty.
-
-    Metrics and evaluation keep the unshaped rewards.
-    """
+    """What is learned from: the total rewards, or their parts normalised per group."""
     totals = [one.total for one in sampled.scored]
-    if config.algorithm.multi_objective_aggregation == "normalize_then_sum":
+    if config.algorithm.advantage.multi_objective_aggregation == "normalize_then_sum":
         weights = {term.name: term.weight for term in config.rewards if not term.gate}
         parts = [summed_parts(config.rewards, one) for one in sampled.scored]
         members: dict[int, list[int]] = {}
@@ -61,11 +59,7 @@ def shaped_rewards(sampled: Sampled, config: RunConfig) -> list[float | None]:
             sums = normalised_sum([parts[index] for index in indices], weights)
             for index, value in zip(indices, sums, strict=True):
                 totals[index] = value
-    longest, buffer = config.rollout.decode.max_completion_length, config.algorithm.overlong_buffer
-    return [
-        None if total is None else total + overlong_penalty(len(completion.token_ids), longest, buffer)
-        for total, completion in zip(totals, sampled.completions, strict=True)
-    ]
+    return totals
 
 
 def shuffled(rewards: Sequence[float | None], seed: int, step: int) -> list[float | None]:

@@ -10,7 +10,7 @@
 
 **Assumes**
     * The rollouts were written by the policy that the learner holds when `update` begins. It is the old policy of all
-      ratios; `rollout_correction` corrects for differences between the learner's and the engine's numerics.
+      ratios; `correction.rollout` corrects for differences between the learner's and the engine's numerics.
     * The network has no dropout that is active in eval mode, so two scorings of one view by equal weights are equal.
 
 **Rejected alternatives**
@@ -29,6 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from redraft.rl.config.estimators import Autoregressive, OnTrajectory
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.metrics import (
     MetricSums,
@@ -89,13 +90,13 @@ class Learner:
         sums: MetricSums = defaultdict(float)
         passes = self._prepare_passes(parts, sums)
         last: MetricSums = {}
-        for iteration in range(algorithm.num_iterations):
+        for iteration in range(algorithm.update.num_iterations):
             prepared = passes[iteration % len(passes)]
             for index, (part, micros) in enumerate(zip(parts, prepared, strict=True)):
                 normaliser = self._normaliser(rows, share=len(part) / len(learned))
                 last = self._optimizer_step(micros, normaliser, fresh=iteration == 0 and index == 0)
                 add_sums(sums, last)
-        if len(parts) * algorithm.num_iterations > 1:
+        if len(parts) * algorithm.update.num_iterations > 1:
             self._hold_drift(last, sums)
         self.policy_version += 1
         return update_metrics(sums) | {
@@ -110,7 +111,7 @@ class Learner:
             The micro-batches of every minibatch, once for all iterations, or once per iteration if each redraws.
         """
         algorithm = self.config.algorithm
-        number = algorithm.num_iterations if algorithm.redraw else 1
+        number = algorithm.update.num_iterations if algorithm.update.redraw else 1
         return [
             [self._prepare(part, redraw, self._needs_old(index, redraw), sums) for index, part in enumerate(parts)]
             for redraw in range(number)
@@ -123,9 +124,9 @@ class Learner:
         values. That holds as long as no later iteration uses the same views again.
         """
         algorithm = self.config.algorithm
-        used_once = algorithm.redraw or algorithm.num_iterations == 1
+        used_once = algorithm.update.redraw or algorithm.update.num_iterations == 1
         only_by_the_old_policy = index == 0 and redraw == 0 and used_once
-        return not only_by_the_old_policy or algorithm.needs_values or algorithm.route_replay == "old"
+        return not only_by_the_old_policy or algorithm.needs_values or algorithm.correction.route_replay == "old"
 
     def _prepare(self, rows: Sequence[Experience], redraw: int, needs_old: bool, sums: MetricSums) -> list[MicroBatch]:
         """Make the micro-batches of a minibatch, with what the old and the reference policy say about their views."""
@@ -135,7 +136,7 @@ class Learner:
         for some in split_by_tokens(rows, block_length, budget):
             batch = redrawn(collate(some, block_length, self.tokens.pad, device), redraw)
             micro = self._with_views(batch)
-            if self.config.algorithm.path_check != "off":
+            if self.config.algorithm.correction.path_check != "off":
                 self._check_paths(micro, sums)
             if needs_old:
                 self._score_old(micro, sums)
@@ -147,12 +148,13 @@ class Learner:
     def _with_views(self, batch: CanvasBatch) -> MicroBatch:
         algorithm, decode = self.config.algorithm, self.config.rollout.decode
         views = make_views(batch, algorithm, self.tokens.mask, decode.edit_sampling == "sample")
-        if algorithm.t2t_views == "draft" and not algorithm.on_trajectory:
-            for number, view in enumerate(views[: algorithm.num_t2t]):
+        estimator = algorithm.estimator
+        if not isinstance(estimator, OnTrajectory) and estimator.edits.kind == "draft":
+            for number, view in enumerate(views[: estimator.edits.num_views]):
                 draft = draft_tokens(self.model, batch, view, number, self.tokens.mask)
                 views.append(draft_view(batch, view, draft, number))
         micro = MicroBatch(batch, views, draws_mark(views), routes=[None] * len(views))
-        if algorithm.route_replay in {"rollout", "compare"}:
+        if algorithm.correction.route_replay in {"rollout", "compare"}:
             for number, view in enumerate(views):
                 if view.denoising_step is not None:
                     micro.routes[number] = trajectory_routes(batch, view.denoising_step)
@@ -161,7 +163,7 @@ class Learner:
     def _check_paths(self, micro: MicroBatch, sums: MetricSums) -> None:
         """Count the states in which the policy would act on other positions than the decoder did (docs/math.md eq 45).
 
-        With `path_check: mask`, nothing is scored of the sequences that hold such a state.
+        With `correction.path_check: mask`, nothing is scored of the sequences that hold such a state.
         """
         differs = torch.zeros_like(micro.batch.advantages, dtype=torch.bool)
         for view in micro.views:
@@ -170,12 +172,14 @@ class Learner:
                 differs |= mismatch.any(-1)
                 states = (view.denoising_step >= 0).sum()
                 add_sums(sums, {"path_mismatch": mismatch.sum().item(), "path_states": states.item()})
-        if self.config.algorithm.path_check == "mask":
+        if self.config.algorithm.correction.path_check == "mask":
             micro.leave_out(differs)
 
     def _score_old(self, micro: MicroBatch, sums: MetricSums) -> None:
         """Score all views by the policy as it is now, and compare with what the rollout engine recorded."""
-        micro.old = self._score_all(self.model, micro, keep_routes=self.config.algorithm.route_replay == "old")
+        micro.old = self._score_all(
+            self.model, micro, keep_routes=self.config.algorithm.correction.route_replay == "old"
+        )
         for view, values in zip(micro.views, micro.old.values.split(micro.sizes), strict=True):
             add_sums(sums, mismatch_sums(values, view))
 
@@ -213,7 +217,7 @@ class Learner:
         loss, sums = policy_loss(policies, terms, algorithm, normaliser)
         slopes = _slopes(loss, policies.current)
         totals, values = self._replay(micros, slopes)
-        if fresh and algorithm.anchor:
+        if fresh and algorithm.regulariser.anchor:
             # The first pass may have spared the values. The anchor's slope does not need them, but its value does.
             loss, sums = policy_loss(Policies(values, values, policies.reference), terms, algorithm, normaliser)
         totals |= {name: value.item() for name, value in sums.items()}
@@ -270,11 +274,13 @@ class Learner:
         algorithm, view = self.config.algorithm, micro.views[number]
         # The tokens of a state of the decoder, and those of the left-to-right estimator, were drawn at the rollout's
         # temperature. An ELBO is that of the network's own distribution.
-        drawn_there = view.denoising_step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
+        from_left = isinstance(algorithm.estimator, Autoregressive) and not view.anchor
+        drawn_there = view.denoising_step is not None or from_left
         temperature = self.config.rollout.decode.temperature if drawn_there else 1.0
         tape = None
-        if algorithm.route_replay != "none" and model is not self.reference:
-            tape = as_routed_model(model).route_tape(micro.routes[number], replay=algorithm.route_replay != "compare")
+        if algorithm.correction.route_replay != "none" and model is not self.reference:
+            replay = algorithm.correction.route_replay != "compare"
+            tape = as_routed_model(model).route_tape(micro.routes[number], replay=replay)
         return score_view(model, micro.batch, view, self.tokens.mask, temperature, tape), tape
 
     def _normaliser(self, rows: Sequence[Experience], share: float) -> Normaliser:
@@ -290,7 +296,7 @@ class Learner:
             last: Sums of the last optimizer step.
             sums: Of the batch. Its drift becomes that of the last step alone.
         """
-        target = self.config.algorithm.target_drift
+        target = self.config.algorithm.update.target_drift
         sums["drift"], sums["drifting"] = last.get("drift", 0.0), ratio_count(last)
         if target and sums["drifting"]:
             hold_drift(self.optimizer, sums["drift"] / sums["drifting"], target)

@@ -21,12 +21,12 @@ def learned_rows(rows: Sequence[Experience], algorithm: AlgorithmConfig) -> list
     """
     if algorithm.needs_all_rows:
         return list(rows)
-    if algorithm.loss_type != "dpo" or not rows:
+    if algorithm.loss.kind != "dpo" or not rows:
         return [row for row in rows if row.advantage != 0]
     advantage = torch.tensor([row.advantage for row in rows], dtype=torch.float64)
     pairs = preference_pairs(advantage, torch.tensor([row.prompt.group for row in rows]))
     chosen = set(pairs.flatten().tolist())
-    anchored = {index for index, row in enumerate(rows) if algorithm.anchor and row.advantage > 0}
+    anchored = {index for index, row in enumerate(rows) if algorithm.regulariser.anchor and row.advantage > 0}
     return [rows[index] for index in sorted(chosen | anchored)]
 
 
@@ -50,11 +50,11 @@ def minibatches(
     for row in learned:
         groups.setdefault(row.prompt.group, []).append(row)
     whole = list(groups.values())
-    if algorithm.num_minibatches > 1:
+    if algorithm.update.num_minibatches > 1:
         order = torch.randperm(len(whole), generator=make_generator(seed, "minibatches", version))
         whole = [whole[index] for index in order.tolist()]
     # What is not cut: a group, or a single completion.
     units = whole if algorithm.compares_in_groups else [[row] for group in whole for row in group]
-    size = max(1, math.ceil(len(units) / algorithm.num_minibatches))
+    size = max(1, math.ceil(len(units) / algorithm.update.num_minibatches))
     parts = [units[start : start + size] for start in range(0, len(units), size)]
     return [list(chain.from_iterable(part)) for part in parts]

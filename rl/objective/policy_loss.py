@@ -12,7 +12,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.choices import Choices, CorrectionConfig, NoCorrection
+from redraft.rl.config.losses import (
+    CispoLoss,
+    ClipLoss,
+    DpoLoss,
+    LossConfig,
+    SandwichLoss,
+    SquaredLoss,
+    StableLoss,
+)
 from redraft.rl.objective.losses import (
     cispo_surrogate,
     clipped_surrogate,
@@ -33,7 +42,7 @@ LossSums = dict[str, Tensor]
 
 
 def policy_loss(
-    policies: Policies, terms: Terms, config: AlgorithmConfig, normaliser: Normaliser
+    policies: Policies, terms: Terms, config: Choices, normaliser: Normaliser
 ) -> tuple[Float[Tensor, ""], LossSums]:
     """Compute the loss of some sequences: their share of the batch's loss.
 
@@ -42,7 +51,7 @@ def policy_loss(
     Args:
         policies: Log-probabilities; the gradient is taken by `policies.current`.
         terms: What each scored position belongs to.
-        config: Ratio, loss, regularisers and corrections.
+        config: Loss, regulariser and correction are read.
         normaliser: Constants of the whole batch.
 
     Returns:
@@ -52,28 +61,29 @@ def policy_loss(
     own = terms.select(chosen)
     current, old = policies.current[chosen], policies.old[chosen]
     reference = None if policies.reference is None else policies.reference[chosen]
-    units = make_units(own, config, normaliser)
+    regulariser = config.regulariser
+    units = make_units(own, config.loss, normaliser)
     log_ratio = units.sum(current - old)
-    if config.kl == "k1_reward" and reference is not None:
-        own = replace(own, advantage=own.advantage - config.beta * _centred_k1(own, old - reference))
+    if regulariser.kl == "k1_reward" and reference is not None:
+        own = replace(own, advantage=own.advantage - regulariser.beta * _centred_k1(own, old - reference))
     advantage = own.advantage[units.sequence]
-    weights, sums = _engine_weights(old, own, units, config)
-    if config.loss_type == "dpo":
+    weights, sums = _engine_weights(old, own, units, config.correction)
+    if isinstance(config.loss, DpoLoss):
         assert reference is not None
-        loss = -_preferences(current - reference, own, config) / normaliser.num_sequences
-    elif config.loss_type == "sandwich":
-        loss = -_evidence(current, own, units, config)
+        loss = -_preferences(current - reference, own, config.loss) / normaliser.num_sequences
+    elif isinstance(config.loss, SandwichLoss):
+        loss = -_evidence(current, own, units, config.loss)
     else:
-        surrogate = _surrogate(log_ratio, advantage, units, own.group[units.sequence], config)
+        surrogate = _surrogate(log_ratio, advantage, units, own.group[units.sequence], config.loss)
         loss = -(units.share * weights * surrogate).sum()
-    if reference is not None and config.beta and config.kl != "k1_reward":
-        divergence = k3 if config.kl == "k3" else k2
+    if reference is not None and regulariser.beta and regulariser.kl != "k1_reward":
+        divergence = k3 if regulariser.kl == "k3" else k2
         penalty = (units.share * divergence(units.sum(current - reference))).sum()
-        loss, sums["kl"] = loss + config.beta * penalty, penalty
-    if config.anchor:
+        loss, sums["kl"] = loss + regulariser.beta * penalty, penalty
+    if regulariser.anchor:
         evidence = _anchor(policies.current, terms, normaliser)
-        loss, sums["anchor"] = loss - config.anchor * evidence, evidence
-    sums |= _ratio_sums(log_ratio, advantage, units, config)
+        loss, sums["anchor"] = loss - regulariser.anchor * evidence, evidence
+    sums |= _ratio_sums(log_ratio, advantage, units, config.loss)
     return loss, {name: value.detach() for name, value in sums.items()}
 
 
@@ -82,33 +92,45 @@ def _surrogate(
     advantage: Float[Tensor, " units"],
     units: Units,
     group: Int[Tensor, " units"],
-    config: AlgorithmConfig,
+    loss: LossConfig,
 ) -> Float[Tensor, " units"]:
-    low, high = _clip_range(units, config)
-    if config.loss_type == "reinforce":  # the gradient of A log p: old log-probabilities are constants
+    low, high = _clip_range(units, loss)
+    if loss.kind == "reinforce":  # the gradient of A log p: old log-probabilities are constants
         return advantage * log_ratio
-    if config.loss_type == "cispo":
+    if loss.kind == "cispo":
         return cispo_surrogate(log_ratio, advantage, high)
-    if config.loss_type == "stable":
+    if loss.kind == "stable":
         return stable_surrogate(log_ratio, advantage, low, high, 2 * group + units.edit)
-    if config.loss_type == "bgpo":
+    if loss.kind == "bgpo":
         return linear_bound(log_ratio, advantage)
-    if config.loss_type == "squared":
-        return squared_surrogate(log_ratio, advantage, config.psi, low, high)
+    if loss.kind == "squared":
+        return squared_surrogate(log_ratio, advantage, loss.psi, low, high)
     return clipped_surrogate(log_ratio, advantage, low, high)
 
 
-def _clip_range(units: Units, config: AlgorithmConfig) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
+def _clip_range(units: Units, loss: LossConfig) -> tuple[Float[Tensor, " units"], Float[Tensor, " units"]]:
     """Lower and upper range of each ratio; T2T ratios have their own, as edits are few and their ratios noisier."""
-    edit_low = config.epsilon if config.t2t_epsilon is None else config.t2t_epsilon
-    edit_high = config.epsilon_high if config.t2t_epsilon_high is None else config.t2t_epsilon_high
+    bounds = _bounds(loss)
+    edit_low = bounds.epsilon if bounds.t2t_epsilon is None else bounds.t2t_epsilon
+    edit_high = bounds.epsilon_high if bounds.t2t_epsilon_high is None else bounds.t2t_epsilon_high
     like = units.share
-    low = torch.where(units.edit, torch.full_like(like, edit_low), config.epsilon)
-    return low, torch.where(units.edit, torch.full_like(like, edit_high), config.epsilon_high)
+    low = torch.where(units.edit, torch.full_like(like, edit_low), bounds.epsilon)
+    return low, torch.where(units.edit, torch.full_like(like, edit_high), bounds.epsilon_high)
 
 
-def _term_weights(terms: Terms, config: AlgorithmConfig) -> ScoredValues:
-    return terms.weight * torch.where(terms.edit, config.t2t_weight, 1.0)
+def _bounds(loss: LossConfig) -> ClipLoss | StableLoss | SquaredLoss:
+    """The bounds of a loss; metrics count the ratios of a loss without bounds against the defaults of `clip`."""
+    match loss:
+        case ClipLoss() | StableLoss() | SquaredLoss():
+            return loss
+        case CispoLoss():
+            return ClipLoss(epsilon_high=loss.epsilon_high, t2t_epsilon_high=loss.t2t_epsilon_high)
+        case _:
+            return ClipLoss()
+
+
+def _term_weights(terms: Terms, loss: LossConfig) -> ScoredValues:
+    return terms.weight * torch.where(terms.edit, loss.t2t_weight, 1.0)
 
 
 def _centred_k1(terms: Terms, difference: ScoredValues) -> Float[Tensor, " sequences"]:
@@ -120,30 +142,30 @@ def _centred_k1(terms: Terms, difference: ScoredValues) -> Float[Tensor, " seque
     return value - (total / number.clamp_min(1))[member]
 
 
-def _preferences(difference: ScoredValues, terms: Terms, config: AlgorithmConfig) -> Float[Tensor, ""]:
-    margin = terms.sequence_sums(_term_weights(terms, config) * difference) / terms.editable**config.gamma
-    return preference_surrogate(margin, preference_pairs(terms.advantage, terms.group), config.dpo_beta).sum()
+def _preferences(difference: ScoredValues, terms: Terms, loss: DpoLoss) -> Float[Tensor, ""]:
+    margin = terms.sequence_sums(_term_weights(terms, loss) * difference) / terms.editable**loss.ratio.gamma
+    return preference_surrogate(margin, preference_pairs(terms.advantage, terms.group), loss.beta).sum()
 
 
-def _evidence(current: ScoredValues, terms: Terms, units: Units, config: AlgorithmConfig) -> Float[Tensor, ""]:
+def _evidence(current: ScoredValues, terms: Terms, units: Units, loss: SandwichLoss) -> Float[Tensor, ""]:
     """SPG: A times a lower bound where A >= 0, and times a mixture with an upper bound where A < 0 (eq 26)."""
     lower = units.sum(current)
-    upper = _upper_evidence(current, terms, config)
-    mixed = config.bound_mix * upper[units.sequence] + (1 - config.bound_mix) * lower
+    upper = _upper_evidence(current, terms, loss)
+    mixed = loss.bound_mix * upper[units.sequence] + (1 - loss.bound_mix) * lower
     advantage = terms.advantage[units.sequence]
     value = torch.where((advantage < 0) & ~units.edit, mixed, lower)
     return (units.share * advantage * value).sum()
 
 
-def _upper_evidence(current: ScoredValues, terms: Terms, config: AlgorithmConfig) -> Float[Tensor, " sequences"]:
+def _upper_evidence(current: ScoredValues, terms: Terms, loss: SandwichLoss) -> Float[Tensor, " sequences"]:
     """Sum of the upper bounds of a sequence's positions, M2T terms only, per editable tokens ** gamma."""
     unmasked = ~terms.edit
     key = pair_key(terms.sequence, terms.position)[unmasked]
     places, place = torch.unique(key, return_inverse=True)
-    bound = upper_bound(current[unmasked], terms.weight[unmasked], place, len(places), config.bound_beta)
+    bound = upper_bound(current[unmasked], terms.weight[unmasked], place, len(places), loss.bound_beta)
     sequence = torch.zeros(len(places), dtype=torch.int64, device=place.device)
     sequence = sequence.scatter_(0, place, terms.sequence[unmasked])
-    return torch.zeros_like(terms.editable).index_add(0, sequence, bound) / terms.editable**config.gamma
+    return torch.zeros_like(terms.editable).index_add(0, sequence, bound) / terms.editable**loss.ratio.gamma
 
 
 def _anchor(current: ScoredValues, terms: Terms, normaliser: Normaliser) -> Float[Tensor, ""]:
@@ -158,29 +180,29 @@ def _anchor(current: ScoredValues, terms: Terms, normaliser: Normaliser) -> Floa
 
 
 def _engine_weights(
-    old: ScoredValues, terms: Terms, units: Units, config: AlgorithmConfig
+    old: ScoredValues, terms: Terms, units: Units, correction: CorrectionConfig
 ) -> tuple[Float[Tensor, " units"], LossSums]:
     """min(old policy / rollout engine, cap) per unit, without gradient: the outer ratio of decoupled PPO (eq 29)."""
-    if config.rollout_correction == "none":
+    if isinstance(correction.rollout, NoCorrection):
         return torch.ones_like(units.share), {}
     gap = old - terms.engine
     if gap.isnan().any():
         raise ValueError(
-            "rollout_correction needs the engine's log-probability of every scored token; some are missing"
+            "correction.rollout needs the engine's log-probability of every scored token; some are missing"
         )
-    if config.rollout_correction == "token":
+    if correction.rollout.kind == "token":
         total = torch.zeros_like(units.share).index_add(0, units.of, gap)
     else:
         total = terms.sequence_sums(terms.weight * gap)[units.sequence]
-    weights = total.exp().clamp_max(config.correction_cap)
-    truncated = (total > math.log(config.correction_cap)).sum()
+    weights = total.exp().clamp_max(correction.rollout.cap)
+    truncated = (total > math.log(correction.rollout.cap)).sum()
     return weights, {"correction": weights.sum(), "truncated": truncated}
 
 
 def _ratio_sums(
-    log_ratio: Float[Tensor, " units"], advantage: Float[Tensor, " units"], units: Units, config: AlgorithmConfig
+    log_ratio: Float[Tensor, " units"], advantage: Float[Tensor, " units"], units: Units, loss: LossConfig
 ) -> LossSums:
-    outside = clips_gradient(log_ratio, advantage, *_clip_range(units, config))
+    outside = clips_gradient(log_ratio, advantage, *_clip_range(units, loss))
     unmask, edit = ~units.edit, units.edit
     return {
         "ratios": unmask.sum(),

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.losses import LossConfig, SequenceRatio, TokenRatio
 from redraft.rl.objective.terms import Normaliser, ScoredValues, Terms
 
 
@@ -41,15 +41,15 @@ class Units:
         return torch.zeros_like(self.share).index_add(0, self.of, self.inside * values)
 
 
-def make_units(terms: Terms, config: AlgorithmConfig, normaliser: Normaliser) -> Units:
+def make_units(terms: Terms, loss: LossConfig, normaliser: Normaliser) -> Units:
     """Group scored positions into ratios (eq 16 to 19), each with its share of the loss (eq 42)."""
-    grouping = _grouping(terms, config)
+    grouping = _grouping(terms, loss)
     kind = 2 * grouping.key + terms.edit  # separates the M2T terms of a key from its T2T terms
     _, of = torch.unique(kind, return_inverse=True)
     member = _member_of_each(of)
     sequence, edit = terms.sequence[member], terms.edit[member]
-    per_unit = _batch_share(terms.editable[sequence], config, normaliser)
-    kind_weight = torch.where(edit, config.t2t_weight, 1.0)
+    per_unit = _batch_share(terms.editable[sequence], loss, normaliser)
+    kind_weight = torch.where(edit, loss.t2t_weight, 1.0)
     share = per_unit * kind_weight * grouping.outside[member]
     return Units(of, grouping.inside, sequence, edit, share)
 
@@ -60,20 +60,21 @@ class _Grouping(NamedTuple):
     outside: ScoredValues  # weight of the term's unit in the loss, equal for all terms of a unit
 
 
-def _grouping(terms: Terms, config: AlgorithmConfig) -> _Grouping:
+def _grouping(terms: Terms, loss: LossConfig) -> _Grouping:
     """Say which terms share a ratio, and with which weights.
 
     The log-ratio of a sequence is its weighted sum divided by editable tokens ** gamma: gamma 1 is ESPO's and GSPO's
     length-normalised ratio, gamma 0 is EBPO as printed (LLaDA2.1 eq 5).
     """
     one = torch.ones_like(terms.weight)
-    if config.ratio == "token":
+    ratio = loss.ratio
+    if isinstance(ratio, TokenRatio) and ratio.kind == "token":
         each = torch.arange(len(terms.sequence), device=terms.sequence.device)
         return _Grouping(each, inside=one, outside=terms.weight)
-    if config.ratio == "position":
+    if isinstance(ratio, TokenRatio):
         return _Grouping(pair_key(terms.sequence, terms.position), inside=terms.weight, outside=one)
-    length = terms.editable[terms.sequence] ** config.gamma
-    if config.loss_type == "bgpo":
+    length = terms.editable[terms.sequence] ** ratio.gamma
+    if loss.kind == "bgpo":
         # One ratio per view: each view's sum stands for the whole sequence, and the loss is the mean over views. All
         # sequences have as many views as the one with most.
         views = int(terms.view.max()) + 1 if len(terms.view) else 1
@@ -90,14 +91,14 @@ def _member_of_each(of: Int[Tensor, " scored"]) -> Int[Tensor, " units"]:
 
 
 def _batch_share(
-    editable: Float[Tensor, " units"], config: AlgorithmConfig, normaliser: Normaliser
+    editable: Float[Tensor, " units"], loss: LossConfig, normaliser: Normaliser
 ) -> Float[Tensor, " units"]:
     """Weight of a unit by the batch's constants: a mean over sequences, or over a number of tokens (eq 42)."""
-    if config.ratio == "sequence":
+    if isinstance(loss.ratio, SequenceRatio):
         return torch.full_like(editable, 1 / normaliser.num_sequences)
-    if config.loss_normaliser == "sequence":
+    if loss.ratio.normaliser == "sequence":
         return 1 / (normaliser.num_sequences * editable)
-    if config.loss_normaliser == "batch":
+    if loss.ratio.normaliser == "batch":
         return torch.full_like(editable, 1 / normaliser.num_tokens)
     return torch.full_like(editable, 1 / (normaliser.num_sequences * normaliser.max_tokens))
 

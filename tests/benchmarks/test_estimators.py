@@ -7,6 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.__main__ import app
+from benchmarks.common.plain import plain
 from benchmarks.common.report import Section, Target, write_report
 from benchmarks.estimators import measure as estimators
 from benchmarks.estimators.angles import EDITING, PARALLEL, RANDOM_ORDER, ExactMode, draw_rollouts, rollout_angle
@@ -27,7 +28,6 @@ from benchmarks.estimators.variance import (
     score_together,
 )
 from oracles.tiny_policy import tiny_model
-from redraft.rl.config.algorithm import plain
 from redraft.rl.views import make_views
 
 BLOCK = torch.tensor([0, 3, 1, 2, 2, 0])
@@ -52,7 +52,7 @@ def policy() -> SumPolicy:
 
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
 def test_every_unbiased_law_weighs_masks_of_k_slots_one_in_k(law):
-    weights = expected_weights(law.config(2), length=5)
+    weights = expected_weights(law.config(2).estimator, length=5)
     error = (weights[1:] - 1 / torch.arange(1.0, 6.0, dtype=torch.float64)).abs().max().item()
     assert (error < 1e-12) == law.unbiased
 
@@ -152,8 +152,8 @@ def test_an_anchor_and_edit_weights_enter_as_in_the_objective(policy: SumPolicy)
     rollouts = draw_rollouts(exact, 64, 0)
     bare = rollout_angle(exact, rollouts, plain({"estimator": "trajectory"}))
     # Nothing is edited here, so only an anchor changes the gradient.
-    assert bare[0] == rollout_angle(exact, rollouts, plain({"estimator": "trajectory", "t2t_weight": 0.1}))[0]
-    anchored = rollout_angle(exact, rollouts, plain({"estimator": "trajectory", "anchor": 1.0}))
+    assert bare[0] == rollout_angle(exact, rollouts, plain({"estimator": "trajectory", "loss": {"t2t_weight": 0.1}}))[0]
+    anchored = rollout_angle(exact, rollouts, plain({"estimator": "trajectory", "regulariser": {"anchor": 1.0}}))
     assert anchored[0] != bare[0]
     assert anchored[1] == bare[1] + 1
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.common.batches import take_rows
+from benchmarks.common.plain import plain
 from benchmarks.common.policies import decode
 from benchmarks.estimators.angles import mean_and_error
 from benchmarks.estimators.exact import BlockSpace, block_logits
@@ -23,7 +24,6 @@ from benchmarks.estimators.surrogates import (
 from oracles.elbo import enumerated, mask_table
 from oracles.plain_forward import block_log_probs
 from oracles.tiny_policy import tiny_model
-from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import AlgorithmConfig, RolloutDecode
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.protocols import Experience
@@ -31,6 +31,7 @@ from redraft.rl.views import make_views
 from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt, SpecialTokens
+from short_names import sections, short
 
 SPACE = BlockSpace(3, 4, mask=3)
 PROMPT = (0, 1, 2)
@@ -60,7 +61,7 @@ def test_the_table_and_the_composite_forward_give_one_value_and_one_gradient(set
     model = tiny_model(4, seed=2)
     batch = rollouts(model, 12)
     worth = torch.linspace(-1.0, 1.5, 12, dtype=torch.float64)
-    views = make_views(batch, plain(settings), SPACE.mask, score_edits=True)
+    views = make_views(batch, plain(sections(settings)), SPACE.mask, score_edits=True)
     direct = torch.zeros((), dtype=torch.float64)
     for view in views:
         scores = score_view(model, batch, view, SPACE.mask, temperature=1.0)
@@ -74,7 +75,7 @@ def test_the_table_and_the_composite_forward_give_one_value_and_one_gradient(set
 
 def test_a_view_that_changes_the_prompt_is_refused():
     batch = rollouts(tiny_model(4, seed=2), 4)
-    views = make_views(batch, AlgorithmConfig(preset="diffu_grpo", prompt_mask_ratio=0.9), SPACE.mask, score_edits=True)
+    views = make_views(batch, short(preset="diffu_grpo", prompt_mask_ratio=0.9), SPACE.mask, score_edits=True)
     with pytest.raises(ValueError, match="use prompt_mask_ratio: 0"):
         view_coefficients(batch, views, torch.ones(4, dtype=torch.float64), SPACE)
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from redraft.rl.config.algorithm import AlgorithmConfig
+from short_names import Every, every
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,9 @@ class Batch:
     num_tokens: float
 
 
-def loss(terms: Sequence[Scored], rows: Sequence[Row], batch: Batch, s: AlgorithmConfig) -> Tensor:
+def loss(terms: Sequence[Scored], rows: Sequence[Row], batch: Batch, config: AlgorithmConfig) -> Tensor:
     """The loss, one ratio after the other."""
+    s = every(config)
     own = [term for term in terms if not term.anchor]
     advantages = [row.advantage for row in rows]
     if s.kl == "k1_reward" and s.beta:
@@ -78,7 +80,7 @@ def loss(terms: Sequence[Scored], rows: Sequence[Row], batch: Batch, s: Algorith
     return total
 
 
-def grouped(terms: Sequence[Scored], s: AlgorithmConfig) -> dict[tuple, list[Scored]]:
+def grouped(terms: Sequence[Scored], s: Every) -> dict[tuple, list[Scored]]:
     """What shares a ratio."""
     found: dict[tuple, list[Scored]] = {}
     for number, term in enumerate(terms):
@@ -94,7 +96,7 @@ def grouped(terms: Sequence[Scored], s: AlgorithmConfig) -> dict[tuple, list[Sco
     return found
 
 
-def inside(term: Scored, rows: Sequence[Row], views: int, s: AlgorithmConfig) -> float:
+def inside(term: Scored, rows: Sequence[Row], views: int, s: Every) -> float:
     if s.ratio == "token":
         return 1.0
     if s.ratio == "position":
@@ -103,7 +105,7 @@ def inside(term: Scored, rows: Sequence[Row], views: int, s: AlgorithmConfig) ->
     return per_view * term.weight / math.pow(rows[term.row].length, s.gamma)
 
 
-def scale(term: Scored, row: Row, batch: Batch, views: int, s: AlgorithmConfig) -> float:
+def scale(term: Scored, row: Row, batch: Batch, views: int, s: Every) -> float:
     if s.ratio == "sequence":
         return 1 / batch.num_rows / (views if s.loss_type == "bgpo" else 1)
     outside = term.weight if s.ratio == "token" else 1.0
@@ -115,13 +117,13 @@ def scale(term: Scored, row: Row, batch: Batch, views: int, s: AlgorithmConfig) 
     return outside / divisor
 
 
-def clip_range(edit: bool, s: AlgorithmConfig) -> tuple[float, float]:
+def clip_range(edit: bool, s: Every) -> tuple[float, float]:
     low = s.t2t_epsilon if edit and s.t2t_epsilon is not None else s.epsilon
     high = s.t2t_epsilon_high if edit and s.t2t_epsilon_high is not None else s.epsilon_high
     return max(1 - low, 1e-12), 1 + high
 
 
-def surrogate(change: Tensor, advantage: float, edit: bool, weight: float, s: AlgorithmConfig) -> Tensor:
+def surrogate(change: Tensor, advantage: float, edit: bool, weight: float, s: Every) -> Tensor:
     low, high = clip_range(edit, s)
     ratio = change.exp()
     if s.loss_type == "reinforce":
@@ -146,9 +148,7 @@ def surrogate(change: Tensor, advantage: float, edit: bool, weight: float, s: Al
     return ratio * advantage
 
 
-def stable_weights(
-    ratios: dict[tuple, list[Scored]], rows: Sequence[Row], views: int, s: AlgorithmConfig
-) -> dict[tuple, float]:
+def stable_weights(ratios: dict[tuple, list[Scored]], rows: Sequence[Row], views: int, s: Every) -> dict[tuple, float]:
     """Clipped ratios over their mean in the group (M2T and T2T apart)."""
     clipped, members = {}, {}
     for key, terms in ratios.items():
@@ -160,7 +160,7 @@ def stable_weights(
     return {key: value / mean[key] for key, value in clipped.items()}
 
 
-def engine_weight(members: Sequence[Scored], own: Sequence[Scored], s: AlgorithmConfig) -> float:
+def engine_weight(members: Sequence[Scored], own: Sequence[Scored], s: Every) -> float:
     if s.rollout_correction == "none":
         return 1.0
     if s.rollout_correction == "token":
@@ -179,7 +179,7 @@ def with_kl_in_the_reward(own: Sequence[Scored], rows: Sequence[Row], beta: floa
     return result
 
 
-def preferences(own: Sequence[Scored], rows: Sequence[Row], s: AlgorithmConfig) -> Tensor:
+def preferences(own: Sequence[Scored], rows: Sequence[Row], s: Every) -> Tensor:
     margins = []
     for i, row in enumerate(rows):
         mine = [(s.t2t_weight if t.edit else 1.0) * t.weight * (t.new - t.reference) for t in own if t.row == i]
@@ -194,7 +194,7 @@ def preferences(own: Sequence[Scored], rows: Sequence[Row], s: AlgorithmConfig) 
     return total
 
 
-def evidence(own: Sequence[Scored], index: int, row: Row, s: AlgorithmConfig) -> Tensor:
+def evidence(own: Sequence[Scored], index: int, row: Row, s: Every) -> Tensor:
     """SPG's bound of one completion, times its advantage."""
     mine = [t for t in own if t.row == index]
     zero = torch.zeros((), dtype=torch.float64)

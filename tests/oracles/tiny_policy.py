@@ -2,15 +2,16 @@
 
 import torch
 
+from benchmarks.common.plain import plain
 from decoding import decode
 from redraft.rewards.term import RewardTerm
-from redraft.rl.config.algorithm import plain
 from redraft.rl.config.schema import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
 from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
 from redraft.rl.protocols import Experience
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Prompt, SpecialTokens
 from shapes import small_shape
+from short_names import sections
 
 TOKENS = SpecialTokens(mask=7, pad=0, stops=(1,))
 DECODE = RolloutDecode(block_length=4, threshold=0.5, editing_threshold=0.3, max_post_steps=3, max_completion_length=9)
@@ -54,7 +55,7 @@ def run_config(
         data=DataConfig(path="arithmetic"),
         rewards=[RewardTerm(fn="math_accuracy")],
         rollout=RolloutConfig(decode=decode_config),
-        algorithm=plain(algorithm or {}),
+        algorithm=plain(sections(algorithm or {})),
         trainer=TrainerConfig(**{"learning_rate": 1e-3, "max_grad_norm": 1e12, **(trainer or {})}),
     )
 

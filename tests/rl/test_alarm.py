@@ -112,7 +112,7 @@ def test_windows_that_do_not_fit_are_refused():
 # The reward is the share of different characters. Shuffled, it says nothing about the completions, and at a hot
 # learning rate the policy grows sure of whatever it was told at random, until it repeats a few characters. The default
 # method's trust region would prevent it.
-PLAIN = "algorithm={step_sampling: uniform, lookahead: 0.0, num_minibatches: 1, target_drift: 0.0}"
+PLAIN = "algorithm={estimator: {step_sampling: uniform, lookahead: 0}, update: {num_minibatches: 1, target_drift: 0}}"
 HOT = [
     PLAIN, "trainer.learning_rate=3e-2", "trainer.save_steps=100", "trainer.total_steps=24", "evaluation=null",
     "rollout.prompts_per_step=8", "rollout.num_generations=8",

@@ -15,10 +15,10 @@ import torch
 from oracles.elbo import any_order, count_average, enumerated, level_integral, mask_table
 from oracles.noise_draws import batch_of, plain_row, repeated, within_four_errors
 from oracles.tiny_policy import TOKENS, rollouts, tiny_model
-from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.views import MaskingScheme, elbo_views, make_views
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rl.views.elbo import arc, count_distribution, mask_count
+from short_names import short
 
 MASK = TOKENS.mask
 SCHEMES = {
@@ -246,7 +246,7 @@ ESTIMATORS = [
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=str)
 def test_draws_do_not_depend_on_the_batch_its_padding_or_its_order(estimator: dict):
     rows = rollouts(tiny_model(), [0, 5, 9, 2])
-    config = AlgorithmConfig(**{"num_mc": 2, **estimator})
+    config = short(**estimator)
     together = make_views(batch_of(*rows), config, MASK, score_edits=True)
     reversed_rows = make_views(batch_of(*rows[::-1]), config, MASK, score_edits=True)
     for index, row in enumerate(rows):

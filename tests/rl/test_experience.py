@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from redraft.rewards.result import SampleScore, Verdict
-from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.config.choices import BaselineAdvantage
 from redraft.rl.experience.assemble import completion_metrics, make_experience, shuffled
 from redraft.rl.experience.metrics import MaskedSteps, reward_metrics
 from redraft.rl.seeding import derive_seed
 from redraft.rollout.trajectory import Completion, DecodeTrace, Prompt
 
-DR_GRPO, LEAVE_ONE_OUT = AlgorithmConfig(advantage="dr_grpo"), AlgorithmConfig(advantage="leave_one_out")
+DR_GRPO, LEAVE_ONE_OUT = BaselineAdvantage(), BaselineAdvantage(kind="leave_one_out")
 PROMPTS = [Prompt(f"p{i}", (1, 2), seed=10 + i, group=i // 3) for i in range(6)]
 
 

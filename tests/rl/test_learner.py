@@ -16,8 +16,10 @@ from oracles.elbo import enumerated, mask_table
 from oracles.losses import Batch, Row, Scored, loss
 from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, nudge, rollouts, run_config, tiny_model
-from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.choices import Choices, RegulariserConfig
+from redraft.rl.config.losses import ClipLoss, TokenRatio
 from redraft.rl.config.presets import PRESETS
+from redraft.rl.config.scalars import kinds_of, section_types
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.learner import Learner
 from redraft.rl.learner.microbatches import split_by_tokens
@@ -30,6 +32,7 @@ from redraft.rl.views import make_views
 from redraft.rl.views import view as view_module
 from redraft.rl.views.canvas import collate
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
+from short_names import flat
 
 SHORT = DECODE.model_copy(update={"max_completion_length": 6, "temperature": 0.8})
 LENGTHS = [0, 5, 9, 2]
@@ -98,16 +101,28 @@ def rows() -> list[Experience]:
 
 def choices(algorithm: dict) -> set[tuple[str, str]]:
     """What of the kinds of choices an algorithm takes."""
-    config = run_config(algorithm).algorithm
-    kinds = ("estimator", "ratio", "loss_type", "loss_normaliser", *["kl"] * (config.beta > 0))
-    return {(kind, getattr(config, kind)) for kind in kinds}
+    taken = flat(run_config(algorithm).algorithm)
+    kinds = ("estimator", "ratio", "loss_type", "loss_normaliser", *["kl"] * (taken["beta"] > 0))
+    return {(kind, taken[kind]) for kind in kinds if kind in taken}
+
+
+def words(section: type, key: str) -> list[str]:
+    """What a key of a section may say, or the kinds that it chooses from."""
+    annotation = section.model_fields[key].annotation
+    return [kind for one in section_types(annotation) for kind in kinds_of(one)] or list(get_args(annotation))
 
 
 def test_the_covering_algorithms_take_every_choice_that_any_takes():
     every = set.union(*map(choices, ALGORITHMS.values()))
     assert every == set.union(*(choices(ALGORITHMS[name]) for name in COVERING))
-    kinds = {name: field.annotation for name, field in AlgorithmConfig.model_fields.items()}
-    assert every == {(kind, choice) for kind in {kind for kind, _ in every} for choice in get_args(kinds[kind])}
+    valid = {
+        "estimator": words(Choices, "estimator"),
+        "loss_type": words(Choices, "loss"),
+        "ratio": words(ClipLoss, "ratio"),
+        "loss_normaliser": words(TokenRatio, "normaliser"),
+        "kl": words(RegulariserConfig, "kl"),
+    }
+    assert every == {(kind, word) for kind, found in valid.items() for word in found}
 
 
 # --- the loss and its gradient ------------------------------------------------------------------------------------
@@ -125,9 +140,9 @@ class PlainTrainer:
     def update(self, rows: list[Experience]) -> None:
         algorithm, start = self.config.algorithm, copy.deepcopy(self.model)
         tokens, parts = sum(len(row.completion.canvas_ids) for row in rows), [rows]
-        if algorithm.num_minibatches > 1:
+        if algorithm.update.num_minibatches > 1:
             parts = minibatches(learned_rows(rows, algorithm), algorithm, self.config.seed, 0)
-        for _ in range(algorithm.num_iterations):
+        for _ in range(algorithm.update.num_iterations):
             for some in parts:
                 share = len(some) / sum(map(len, parts))
                 self.step(some, start, len(rows) * share, tokens * share)
@@ -137,7 +152,9 @@ class PlainTrainer:
         batch = collate(rows, decode.block_length, TOKENS.pad, "cpu")
         terms: list[Scored] = []
         for number, view in enumerate(make_views(batch, algorithm, TOKENS.mask, score_edits=True)):
-            replayed = view.denoising_step is not None or (algorithm.estimator == "autoregressive" and not view.anchor)
+            replayed = view.denoising_step is not None or (
+                algorithm.estimator.kind == "autoregressive" and not view.anchor
+            )
             temperature = decode.temperature if replayed else 1.0
             new = view_log_probs(self.model, batch, view, TOKENS.mask, temperature)
             with torch.no_grad():
@@ -411,7 +428,7 @@ def learner_gradient(world: World, algorithm: dict) -> dict[str, torch.Tensor]:
     config = run_config(algorithm, {"freeze_router": False}, SMALL)
     model = copy.deepcopy(world.model)
     Learner(model, config, SMALL_TOKENS).update(world.rows)
-    scale = SMALL.max_completion_length if config.algorithm.ratio == "token" else 1.0
+    scale = SMALL.max_completion_length if config.algorithm.loss.ratio.kind == "token" else 1.0
     return {name: -scale * value for name, value in gradients(model).items()}
 
 

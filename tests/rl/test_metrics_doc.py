@@ -11,6 +11,7 @@ from redraft.rewards.result import Status
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.run import run_training
 from redraft.rl.run_folder.recorder import Recorder
+from short_names import sections
 from tiny import SHAPE, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +77,8 @@ def test_every_status_is_documented():
 def test_every_metric_of_a_real_run_is_documented(tmp_path, estimator):
     own = {"estimator": "elbo", "ratio": "sequence"} if estimator == "elbo" else ON_TRAJECTORY
     sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 2, "eval_steps": 2}
-    recipe = write_recipe(tmp_path, model={"init": SHAPE}, sft=sft, algorithm={**own, "beta": 0.1, "num_iterations": 2})
+    settings = {**own, "beta": 0.1, "num_iterations": 2}
+    recipe = write_recipe(tmp_path, model={"init": SHAPE}, sft=sft, algorithm=sections(settings))
     config = load_recipe([recipe], ["trainer.total_steps=1", "rollout.decode.record_routes=true"])
     recorder = Recorder(config, Silent())
     run_training(config, recorder, resume=False)

@@ -9,10 +9,10 @@ import math
 import pytest
 import torch
 
-from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import Normaliser, Policies
 from redraft.rl.objective.units import make_units
+from short_names import short
 from tests.hand_terms import TERMS, config, doubles, logs, losses, make_terms
 
 
@@ -21,7 +21,7 @@ from tests.hand_terms import TERMS, config, doubles, logs, losses, make_terms
 )
 def test_the_sequence_ratio_is_a_weighted_sum_over_editable_tokens_to_the_gamma(gamma, expected):
     difference = doubles(0.1, -0.2, 0.3, 0.2)
-    units = make_units(TERMS, config(ratio="sequence", gamma=gamma), Normaliser(5.0, 10, 50.0))
+    units = make_units(TERMS, config(ratio="sequence", gamma=gamma).loss, Normaliser(5.0, 10, 50.0))
     assert units.sum(difference).tolist() == pytest.approx(expected, abs=1e-12)
     assert list(zip(units.sequence.tolist(), units.edit.tolist(), strict=True)) == [(0, False), (0, True), (1, False)]
 
@@ -63,13 +63,15 @@ def test_the_sequence_loss_is_a_mean_over_rows_and_its_kl_a_k2_of_sequence_ratio
     surrogates = [math.exp(0.25) * 1.0, 0.5 * math.exp(0.2) * 1.0, -2.0 * math.exp(-0.4 / 9)]
     to_reference = [(1.0, (0.1 + 0.9) / 4), (0.5, (0.8 - 1.6) / 4), (1.0, -0.4 / 9)]
     penalty = sum(share * 0.5 * x**2 for share, x in to_reference)
-    algorithm = config(ratio="sequence", gamma=1.0, t2t_weight=0.5, beta=0.3, epsilon_high=0.3, t2t_epsilon_high=0.25)
+    settings = {"ratio": "sequence", "gamma": 1.0, "t2t_weight": 0.5, "beta": 0.3, "epsilon_high": 0.3}
+    algorithm = config(**settings, t2t_epsilon_high=0.25)
     loss, sums = losses(current, old, reference, algorithm)
     assert loss == pytest.approx(-sum(surrogates) / 5 + 0.3 * penalty / 5, abs=1e-12)
     assert (sums["ratios"], sums["t2t_ratios"]) == (2, 1)
     assert (sums["clip_fraction"], sums["t2t_clip_fraction"]) == (0, 0)
     assert sums["kl"] == pytest.approx(penalty / 5, abs=1e-12)
-    clipped, sums = losses(current, old, reference, algorithm.model_copy(update={"t2t_epsilon_high": 0.1}))
+    tighter = config(**settings, t2t_epsilon_high=0.1)
+    clipped, sums = losses(current, old, reference, tighter)
     assert clipped - loss == pytest.approx(0.5 * (math.exp(0.2) - 1.1) / 5, abs=1e-12)
     assert (sums["clip_fraction"], sums["t2t_clip_fraction"]) == (0, 1)
 
@@ -119,9 +121,9 @@ def test_the_losses_of_a_split_batch_sum_to_the_loss_of_the_whole(ratio):
 
 def test_a_token_ratio_of_an_elbo_is_refused():
     with pytest.raises(ValueError, match="no token ratio"):
-        AlgorithmConfig(estimator="elbo", ratio="token")
+        short(estimator="elbo", ratio="token")
 
 
 def test_bounds_view_by_view_are_refused_where_completions_have_different_numbers_of_views():
     with pytest.raises(ValueError, match="equally many views"):
-        AlgorithmConfig(estimator="trajectory_sampled", ratio="sequence", loss_type="bgpo")
+        short(estimator="trajectory_sampled", ratio="sequence", loss_type="bgpo")

@@ -1,25 +1,22 @@
-"""What the presets mean, what a recipe without one means, and what a single key changes beside itself."""
+"""What the presets mean, what a recipe without one means, and what a single choice changes beside itself."""
 
-from typing import get_args
+import re
+from typing import Any
 
 import pytest
+import yaml
 
+from benchmarks.common.plain import plain
 from benchmarks.learning.algorithms import read_variants
 from conftest import ROOT
-from redraft.rl.config.algorithm import AlgorithmConfig, plain
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.choices import Choices
+from redraft.rl.config.layers import lay_over, opened
+from redraft.rl.config.losses import ClipLoss
 from redraft.rl.config.presets import NEUTRAL, PRESETS
+from redraft.rl.config.scalars import kinds_of, section_types
+from short_names import DEFAULTS, flat, sections, short
 
-BASE = {
-    "estimator": "trajectory_sampled", "num_mc": 2, "step_sampling": "uniform", "shrink": 1, "merge": 0,
-    "lookahead": 0.0, "noise": "exact_count", "stratify": True, "count_exponent": 0.0, "tiles": False,
-    "masks_per_level": 1, "prompt_mask_ratio": 0.0, "t2t_views": "none", "num_t2t": 1, "t2t_weight": 1.0,
-    "ratio": "token", "gamma": 1.0, "loss_type": "clip", "loss_normaliser": "constant", "epsilon": 0.2,
-    "epsilon_high": 0.28, "t2t_epsilon": None, "t2t_epsilon_high": None, "psi": 1.0, "dpo_beta": 0.1,
-    "bound_beta": 1.5, "bound_mix": 0.5, "advantage": "dr_grpo", "multi_objective_aggregation": "sum_then_normalize",
-    "overlong_buffer": 0, "beta": 0.0, "kl": "k2", "anchor": 0.0, "anchor_mc": 1, "rollout_correction": "none",
-    "correction_cap": 2.0, "path_check": "off", "route_replay": "none", "num_iterations": 1, "num_minibatches": 1,
-    "redraw": False, "target_drift": 0.0,
-}  # fmt: skip
 SETTINGS = {
     "vrbpo": {
         "step_sampling": "surprisal", "lookahead": 0.3, "num_minibatches": 2, "target_drift": 0.001,
@@ -77,13 +74,15 @@ SETTINGS = {
         "estimator": "elbo", "noise": "coupled", "ratio": "sequence", "loss_type": "squared",
     },
 }  # fmt: skip
-"""Every setting of every preset, as its difference from `BASE`: written out, so that no default can move one."""
-ESTIMATORS = get_args(AlgorithmConfig.model_fields["estimator"].annotation)
-LOSSES = get_args(AlgorithmConfig.model_fields["loss_type"].annotation)
+"""Every setting of every preset, as its difference from `DEFAULTS`, written before the keys went into sections."""
 OF_ELBOS_ONLY = {"bgpo", "sandwich"}
 
 
-def settings(config: AlgorithmConfig) -> dict:
+def kinds(section: str) -> list[str]:
+    return [kind for one in section_types(Choices.model_fields[section].annotation) for kind in kinds_of(one)]
+
+
+def settings(config: AlgorithmConfig) -> dict[str, Any]:
     return config.model_dump(mode="json", exclude={"preset"})
 
 
@@ -93,86 +92,122 @@ def test_every_preset_is_pinned():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_means_what_it_meant(name):
-    assert settings(AlgorithmConfig(preset=name)) == {**BASE, **SETTINGS[name]}
+    meant, found = {**DEFAULTS, **SETTINGS[name]}, flat(AlgorithmConfig(preset=name))
+    assert found == {key: meant[key] for key in found}
+    # What the sections leave out has no meaning for the preset: it was at its default, which nothing reads.
+    left_out = meant.keys() - found.keys()
+    assert {key: meant[key] for key in left_out} == {key: DEFAULTS[key] for key in left_out}
 
 
 def test_leaving_everything_out_is_the_default_method():
-    assert settings(AlgorithmConfig()) == settings(AlgorithmConfig(preset="vrbpo"))
-    assert settings(AlgorithmConfig(preset=None)) == settings(AlgorithmConfig(preset="vrbpo"))
-    defaults = {name: field.default for name, field in AlgorithmConfig.model_fields.items() if name != "preset"}
-    assert defaults == settings(AlgorithmConfig(preset="vrbpo"))
+    default = AlgorithmConfig(preset="vrbpo")
+    assert settings(AlgorithmConfig()) == settings(AlgorithmConfig(preset=None)) == settings(default)
+    assert Choices().model_dump(mode="json") == settings(default)  # the defaults of the models, without any resolution
 
 
-def test_the_neutral_base_is_just_where_the_default_method_chooses():
-    default = settings(AlgorithmConfig())
-    assert {name: BASE[name] for name in BASE if BASE[name] != default[name]} == NEUTRAL
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_one_word(name):
+    assert AlgorithmConfig.model_validate(name) == AlgorithmConfig(preset=name)
+
+
+def test_the_neutral_settings_are_just_where_the_default_method_chooses():
+    default, neutral = settings(AlgorithmConfig()), settings(plain({}))
+    differing = {name for name in default if default[name] != neutral[name]}
+    assert differing == {"estimator", *NEUTRAL}
+    assert flat(plain({})) == {key: DEFAULTS[key] for key in flat(plain({}))}
 
 
 @pytest.mark.parametrize(
-    "written", [{"num_mc": 4}, {"beta": 0.01, "advantage": "grpo"}, {"lookahead": 0.0}, {"num_minibatches": 4}], ids=str
+    ("written", "changed"),
+    [
+        ({"estimator": {"num_mc": 4}}, {"num_mc": 4}),
+        ({"regulariser": {"beta": 0.01}, "advantage": "grpo"}, {"beta": 0.01, "advantage": "grpo"}),
+        ({"estimator": {"lookahead": 0.0}}, {"lookahead": 0.0}),
+        ({"update": {"num_minibatches": 4}}, {"num_minibatches": 4}),
+        ({"preset": "ebpo", "loss": {"epsilon": 0.3}}, {"epsilon": 0.3}),
+        ({"preset": "espo", "estimator": {"noise": {"stratify": False}}}, {"stratify": False}),
+        ({"preset": "ebpo", "estimator": {"edits": "recorded"}}, {"t2t_views": "recorded", "num_t2t": 1}),
+    ],
+    ids=str,
 )
-def test_a_key_without_a_preset_changes_the_default_method_and_nothing_else_of_it(written):
-    assert settings(AlgorithmConfig(**written)) == {**settings(AlgorithmConfig()), **written}
+def test_a_key_beside_a_preset_changes_that_and_nothing_else(written, changed):
+    assert flat(AlgorithmConfig(**written)) == {**flat(AlgorithmConfig(preset=written.get("preset"))), **changed}
+
+
+def test_another_kind_replaces_the_section_and_no_key_of_the_old_kind_survives():
+    config = AlgorithmConfig.model_validate({"preset": "diffu_grpo", "loss": {"kind": "cispo"}})
+    assert config.loss.model_dump() == {
+        "kind": "cispo", "ratio": {"kind": "token", "normaliser": "constant"}, "t2t_weight": 1.0,
+        "epsilon_high": 0.28, "t2t_epsilon_high": None,
+    }  # fmt: skip
+    assert AlgorithmConfig(preset="stabledrl", loss="clip").loss == ClipLoss(ratio={"kind": "sequence"})  # pyright: ignore[reportArgumentType]
+    same = AlgorithmConfig(preset="diffu_grpo", loss="clip")
+    assert same.loss == AlgorithmConfig(preset="diffu_grpo").loss
 
 
 YIELDS = {
-    "an ELBO has neither token ratios nor a trajectory": (
-        {"estimator": "elbo"}, {"ratio": "sequence", "lookahead": 0.0},
-    ),
-    "coupled masks come in pairs beside a full one": ({"estimator": "coupled"}, {"num_mc": 3, "lookahead": 0.0}),
-    "one order has no steps to look ahead from": ({"estimator": "autoregressive"}, {"lookahead": 0.0}),
-    "preferences are of whole completions": ({"loss_type": "dpo"}, {"ratio": "sequence"}),
+    "an ELBO has neither token ratios nor a trajectory": ({"estimator": "elbo"}, {"loss": {"ratio": "sequence"}}),
+    "preferences are of whole completions": ({"loss": "dpo"}, {}),
     "without ratios one step is on policy": (
-        {"loss_type": "reinforce"}, {"num_minibatches": 1, "target_drift": 0.0},
+        {"loss": "reinforce"}, {"update": {"num_minibatches": 1, "target_drift": 0.0}},
     ),
-    "one optimizer step shows no drift": ({"num_minibatches": 1}, {"target_drift": 0.0}),
-    "the engine knows no token before it drew it": ({"rollout_correction": "token"}, {"lookahead": 0.0}),
+    "one optimizer step shows no drift": ({"update": {"num_minibatches": 1}}, {"update": {"target_drift": 0.0}}),
+    "the engine knows no token before it drew it": (
+        {"correction": {"rollout": "token"}}, {"estimator": {"lookahead": 0.0}},
+    ),
     "views share levels evenly": (
-        {"estimator": "elbo", "masks_per_level": 3}, {"num_mc": 3, "ratio": "sequence", "lookahead": 0.0},
+        {"estimator": {"kind": "elbo", "noise": {"masks_per_level": 3}}},
+        {"estimator": {"num_mc": 3}, "loss": {"ratio": "sequence"}},
     ),
-    "pairs are even": (
-        {"preset": "coupled_grpo", "estimator": "elbo", "noise": "folded"}, {"num_mc": 4, "ratio": "sequence"},
+    "views of a preset share levels evenly": (
+        {"preset": "bgpo", "estimator": {"noise": {"masks_per_level": 3}}}, {"estimator": {"num_mc": 18}},
     ),
-    "only counts can be reweighted": ({"preset": "ebpo", "noise": "bernoulli"}, {"count_exponent": 0.0}),
-    "one way to cut a trajectory": ({"preset": "tracerl", "merge": 3}, {"shrink": 1}),
-    "the other way to cut it": ({"preset": "d2", "shrink": 2}, {"merge": 0}),
-    "no trajectory to cut": ({"preset": "d2", "estimator": "mean_field"}, {"merge": 0}),
-    "slots of a trajectory are actions": ({"preset": "coupled_grpo", "estimator": "trajectory"}, {"ratio": "token"}),
-    "preferences hold the reference already": (
-        {"preset": "unigrpo", "loss_type": "dpo"}, {"kl": "k2", "ratio": "sequence"},
+    "slots of a trajectory are actions": (
+        {"preset": "coupled_grpo", "estimator": {"kind": "trajectory"}},
+        {"loss": {"ratio": {"kind": "token", "normaliser": "batch"}}},
     ),
-    "a bound of a mean needs two views": (
-        {"preset": "wd1", "estimator": "elbo", "loss_type": "sandwich"}, {"num_mc": 2, "ratio": "sequence"},
+    "preferences hold the reference already": ({"preset": "unigrpo", "loss": "dpo"}, {"regulariser": {"kl": "k2"}}),
+    "passes without ratios": (
+        {"preset": "diffu_grpo", "loss": "reinforce"}, {"update": {"num_iterations": 1}},
     ),
-    "passes without ratios": ({"preset": "diffu_grpo", "loss_type": "reinforce"}, {"num_iterations": 1}),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("written", "fitted"), YIELDS.values(), ids=YIELDS.keys())
 def test_what_was_not_written_yields_to_what_was(written, fitted):
     config = AlgorithmConfig(**written)
-    before = settings(AlgorithmConfig(preset=written.get("preset")))
-    others = {key: value for key, value in written.items() if key != "preset"}
-    assert settings(config) == {**before, **others, **fitted}
+    asked = lay_over(opened(written, AlgorithmConfig), opened(fitted, AlgorithmConfig)) if fitted else written
+    assert config == AlgorithmConfig(**asked)  # the same as if it had been written
     assert AlgorithmConfig(**config.model_dump()) == config  # as a resumed run reads it
 
 
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ({"estimator": "elbo", "ratio": "token"}, "use ratio: sequence"),
-        ({"estimator": "mean_field", "lookahead": 0.3}, "need a trajectory"),
-        ({"num_minibatches": 1, "target_drift": 1e-3}, "use num_minibatches: 2, or target_drift: 0"),
-        ({"estimator": "coupled", "num_mc": 4}, r"num_mc 3, 5, \.\.\., got 4"),
-        ({"rollout_correction": "token", "lookahead": 0.3}, "use lookahead: 0"),
-        ({"loss_type": "bgpo"}, "use estimator: elbo"),
-        ({"ratio": "position"}, "use token"),
-        ({"estimator": "elbo", "masks_per_level": "two"}, "masks_per_level\n.*valid integer"),
-        ({"estimator": ["elbo"]}, "estimator\n.*Input should be 'trajectory'"),
+        ({"estimator": "elbo", "loss": {"ratio": "token"}}, "use loss: {ratio: sequence}"),
+        ({"estimator": {"kind": "mean_field", "lookahead": 0.3}}, "lookahead\n.*Extra inputs"),
+        ({"update": {"num_minibatches": 1, "target_drift": 1e-3}}, "use update.num_minibatches: 2, or target_drift: 0"),
+        ({"estimator": {"kind": "coupled", "num_mc": 4}}, r"num_mc 3, 5, \.\.\."),
+        ({"estimator": {"kind": "elbo", "num_mc": 3, "noise": "folded"}}, "draws pairs: num_mc must be even, got 3"),
+        ({"estimator": {"kind": "elbo", "num_mc": 4, "noise": {"masks_per_level": 3}}}, "not a multiple of"),
+        ({"correction": {"rollout": "token"}, "estimator": {"lookahead": 0.3}}, r"use estimator: \{lookahead: 0\}"),
+        ({"correction": {"path_check": "log"}, "estimator": "elbo"}, "correction.path_check: log compares with what"),
+        ({"correction": {"rollout": "token"}, "preset": "d2"}, "correction.rollout: token .* with cut: none"),
+        ({"correction": {"path_check": "mask"}, "loss": "dpo"}, "one half of a pair"),
+        ({"loss": "dpo", "regulariser": {"kl": "k3"}}, "already measures against the starting policy"),
+        ({"loss": "bgpo"}, "use estimator: elbo without edits"),
+        ({"loss": "bgpo", "estimator": {"kind": "elbo", "edits": "draft"}}, "use estimator: elbo without edits"),
+        ({"loss": "sandwich", "estimator": {"kind": "elbo", "num_mc": 1}}, "num_mc of 2 or more, got 1"),
+        ({"loss": {"ratio": "position"}}, r"use loss: \{ratio: token\}"),
+        ({"loss": {"kind": "dpo", "ratio": "token"}}, "Input should be 'sequence'"),
+        ({"estimator": {"kind": "elbo", "noise": {"masks_per_level": "two"}}}, "masks_per_level\n.*valid integer"),
+        ({"estimator": ["elbo"]}, "estimator\n.*Input should be a valid dictionary"),
         ({"preset": "tracrl", "estimator": "elbo"}, "unknown preset 'tracrl'; did you mean 'tracerl'"),
         ({"preset": ["vrbpo"]}, r"unknown preset .*vrbpo.*; .*valid: vrbpo"),
-        ({"num_mcs": 3}, "num_mcs\n.*Extra inputs"),
+        ({"estimator": {"num_mcs": 3}}, "num_mcs\n.*Extra inputs"),
+        ({"estimator": {"kind": "autoregressive", "edits": "draft"}}, "expected tags: 'none', 'recorded'"),
     ],
+    ids=str,
 )
 def test_what_was_written_never_yields(written, message):
     with pytest.raises(ValueError, match=message):
@@ -182,18 +217,47 @@ def test_what_was_written_never_yields(written, message):
 @pytest.mark.parametrize("preset", [None, *PRESETS])
 def test_an_estimator_or_a_loss_alone_is_refused_only_where_it_needs_the_other(preset):
     start = AlgorithmConfig(preset=preset)
-    for estimator in ESTIMATORS:
-        if start.loss_type not in OF_ELBOS_ONLY or estimator == "elbo":
-            assert AlgorithmConfig(preset=preset, estimator=estimator).estimator == estimator
-    for loss in LOSSES:
-        if loss not in OF_ELBOS_ONLY or start.estimator == "elbo":
-            assert AlgorithmConfig(preset=preset, loss_type=loss).loss_type == loss
+    for estimator in kinds("estimator"):
+        if start.loss.kind not in OF_ELBOS_ONLY or estimator == "elbo":
+            assert (
+                AlgorithmConfig.model_validate({"preset": preset, "estimator": estimator}).estimator.kind == estimator
+            )
+    for loss in kinds("loss"):
+        if loss not in OF_ELBOS_ONLY or start.estimator.kind == "elbo":
+            assert AlgorithmConfig.model_validate({"preset": preset, "loss": loss}).loss.kind == loss
 
 
 def test_a_comparison_of_methods_has_settings_alone_without_the_default_methods():
-    assert settings(plain({})) == BASE
-    assert settings(plain({"estimator": "trajectory"})) == {**BASE, "estimator": "trajectory"}
+    assert flat(plain({"estimator": "trajectory"})) == {
+        **{key: value for key, value in flat(plain({})).items() if key not in {"num_mc", "step_sampling"}},
+        "estimator": "trajectory",
+    }
     assert plain({"preset": "vrbpo"}) == AlgorithmConfig(preset="vrbpo")
     variants = read_variants(ROOT / "benchmarks" / "vrbpo_variants.yaml")
-    assert settings(variants["uniform steps"]) == BASE
-    assert settings(variants["all steps"]) == {**BASE, "estimator": "trajectory"}
+    assert settings(variants["uniform steps"]) == settings(plain({}))
+    assert settings(variants["all steps"]) == settings(plain({"estimator": "trajectory"}))
+
+
+def test_short_names_write_out_the_sections_and_read_them_back():
+    written = {"preset": "ebpo", "t2t_views": "recorded", "gamma": 0.5, "noise": "cyclic", "rollout_correction": "none"}
+    assert sections(written) == {
+        "preset": "ebpo", "loss": {"ratio": {"kind": "sequence", "gamma": 0.5}},
+        "estimator": {"edits": {"kind": "recorded"}, "noise": {"kind": "cyclic"}},
+        "correction": {"rollout": {"kind": "none"}},
+    }  # fmt: skip
+    found = flat(short(**written))
+    assert {key: found[key] for key in written if key != "preset"} == {
+        k: v for k, v in written.items() if k != "preset"
+    }
+
+
+def test_the_docs_name_every_kind_and_their_examples_are_valid():
+    text = (ROOT / "docs" / "algorithms.md").read_text()
+    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    for section in ("estimator", "loss", "advantage"):
+        assert set(kinds(section)) <= set(re.findall(r"`(\w+)`", rows[section]))
+    lines = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)[1].splitlines()
+    examples = [yaml.safe_load(line) for line in lines]
+    found = [AlgorithmConfig.model_validate(example["algorithm"]) for example in examples]
+    assert len(found) == 5
+    assert found[0] == AlgorithmConfig(preset="vrbpo")

@@ -9,6 +9,7 @@ from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import Normaliser, Policies, Terms
+from short_names import short
 
 
 def random_case(algorithm: AlgorithmConfig) -> tuple[Terms, list[torch.Tensor]]:
@@ -19,7 +20,7 @@ def random_case(algorithm: AlgorithmConfig) -> tuple[Terms, list[torch.Tensor]]:
         return torch.randn(size, dtype=torch.float64, generator=source)
 
     place = torch.cartesian_prod(torch.arange(8), torch.arange(3), torch.arange(3))
-    lent = (place[:, 1] == 1) if algorithm.anchor else torch.zeros(72, dtype=torch.bool)
+    lent = (place[:, 1] == 1) if algorithm.regulariser.anchor else torch.zeros(72, dtype=torch.bool)
     terms = Terms(
         sequence=place[:, 0],
         position=place[:, 2],
@@ -53,7 +54,7 @@ SPLIT = {**{name: {"preset": name} for name in PRESETS}, "KL in the reward": {"b
          "anchor": {"anchor": 0.1}, "own anchor": {"preset": "ebpo", "anchor": 0.1}}  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", [AlgorithmConfig(**some) for some in SPLIT.values()], ids=SPLIT.keys())
+@pytest.mark.parametrize("algorithm", [short(**some) for some in SPLIT.values()], ids=SPLIT.keys())
 def test_the_slopes_of_two_ranks_with_whole_groups_are_those_of_one_process(algorithm):
     terms, policies = random_case(algorithm)
     loss, slope, sums = part_slopes(terms, policies, list(range(8)), algorithm)
@@ -71,7 +72,7 @@ def test_the_slopes_of_two_ranks_with_whole_groups_are_those_of_one_process(algo
 
 @pytest.mark.parametrize("name", ["stabledrl", "vrpo", "KL in the reward"])
 def test_what_compares_in_groups_says_so_and_does_depend_on_split_groups(name):
-    algorithm = AlgorithmConfig(**SPLIT[name])
+    algorithm = short(**SPLIT[name])
     assert algorithm.compares_in_groups
     terms, policies = random_case(algorithm)
     _, slope, _ = part_slopes(terms, policies, list(range(8)), algorithm)

@@ -4,8 +4,9 @@ import typing
 import pytest
 import yaml
 
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.recipe import RecipeError, dump_recipe, load_recipe
-from redraft.rl.config.scalars import alternatives, section_type
+from redraft.rl.config.scalars import alternatives, section_types
 from redraft.rl.config.schema import LocalPath, RunConfig
 from tiny import recipe, write_recipe
 
@@ -49,7 +50,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("model.dtype=bfloat16", "train in float32"),
         ("rollout.decode.top_p=0.9", "use top_k: 0 and top_p: 1.0"),
         ("rollout.decode.editing_window=2", "use editing_window: 1 while learning"),
-        ("algorithm={estimator: elbo, ratio: token}", "an ELBO has no token ratio"),
+        ("algorithm={estimator: elbo, loss: {ratio: token}}", "estimator 'elbo' has no token ratio"),
         ("evaluation.decode.block_length=4", "block_length.*must be equal"),
         ("rewards=[]", "rewards: must have at least one item"),
         ("seed", "write key.sub=value"),
@@ -77,8 +78,23 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("rewards.weight=2", "rewards.weight: rewards is a list"),
         ("rewards=null", "rewards: is missing"),
         ("learning_rate=1e-4", "unknown key 'learning_rate'; did you mean trainer.learning_rate or sft.learning_rate"),
-        ("trainer.beta=0.1", r"trainer.beta: unknown key 'beta'; did you mean algorithm.beta\?"),
-        ("algorithm={num_mc: 1, num_mc: 2}", "override .*: the key 'num_mc' is written twice"),
+        ("trainer.beta=0.1", "did you mean algorithm.loss.beta or algorithm.regulariser.beta"),
+        ("algorithm.estimator={num_mc: 1, num_mc: 2}", "override .*: the key 'num_mc' is written twice"),
+        (
+            "algorithm.estimator=elbow",
+            r"algorithm.estimator.kind: unknown kind 'elbow'; did you mean 'elbo'\?",
+        ),
+        ("algorithm.estimator.num_mcs=1", r"algorithm.estimator.num_mcs: .* did you mean 'num_mc'\?"),
+        ("algorithm.loss.psi=1", "algorithm.loss.psi: this is a key of kind squared; valid here: epsilon,"),
+        (
+            "algorithm.loss={kind: dpo, ratio: token}",
+            "algorithm.loss.ratio.kind: Input should be 'sequence', got",
+        ),
+        ("algorithm.estimator=[elbo]", "algorithm.estimator: must be a mapping, e.g. estimator: {key: value}, got"),
+        (
+            "algorithm.estimator={kind: elbo, noise: {kind: folded, tiles: true}}",
+            "noise.tiles: this is a key of kind",
+        ),
         ("data.kwargs={a: {b: 1, c: 2, b: 3}}", "override .*: the key 'b' is written twice"),
         ("model.path=~nobody-of-that-name/x", "model.path: .*no home folder of '~nobody-of-that-name'"),
         ("rewards.0.fn=~nobody-of-that-name/x.py:f", "rewards.0.fn: .*could not determine home"),
@@ -163,10 +179,12 @@ def read_back(tmp_path, config):
 
 def test_off_is_a_choice_in_files_and_overrides(tmp_path):
     more = tmp_path / "more.yaml"
-    more.write_text("trainer:\n  collapse_alarm: off\nalgorithm: {path_check: off}\n")
+    more.write_text("trainer:\n  collapse_alarm: off\nalgorithm: {correction: {path_check: off}}\n")
     assert load_recipe([write_recipe(tmp_path), more]).trainer.collapse_alarm == "off"
-    config = load_recipe([write_recipe(tmp_path)], ["trainer.collapse_alarm=off", "algorithm.path_check=off"])
-    assert (config.trainer.collapse_alarm, config.algorithm.path_check) == ("off", "off")
+    config = load_recipe(
+        [write_recipe(tmp_path)], ["trainer.collapse_alarm=off", "algorithm.correction.path_check=off"]
+    )
+    assert (config.trainer.collapse_alarm, config.algorithm.correction.path_check) == ("off", "off")
     assert read_back(tmp_path, config) == config
 
 
@@ -248,11 +266,65 @@ def test_every_key_that_holds_a_path_is_a_path_of_the_schema():
 def text_fields(section, prefix=""):
     hints = typing.get_type_hints(section, include_extras=True)
     for name, field in section.model_fields.items():
-        inner = section_type(field.annotation)
-        if inner is not None:
-            yield from text_fields(inner, f"{prefix}{name}.")
-        elif str in alternatives(field.annotation):
+        inner = section_types(field.annotation)
+        for kind in inner:
+            yield from text_fields(kind, f"{prefix}{name}.")
+        if not inner and str in alternatives(field.annotation):
             yield f"{prefix}{name}", hints[name]
+
+
+def undescribed(section, prefix=""):
+    for name, field in section.model_fields.items():
+        if not re.match(r"\S.{9,}\.$", field.description or "", re.DOTALL):
+            yield f"{prefix}{name}"
+        for kind in section_types(field.annotation):
+            yield from undescribed(kind, f"{prefix}{name}.")
+
+
+def test_every_key_of_a_recipe_has_a_description_in_a_sentence():
+    assert list(undescribed(RunConfig)) == []
+
+
+CHOICES = {
+    "a preset in one word": (["algorithm=ebpo"], {"preset": "ebpo"}),
+    "a key beside it": (["algorithm=ebpo", "algorithm.loss.epsilon=0.3"], {"preset": "ebpo", "loss": {"epsilon": 0.3}}),
+    "and the other way round": (
+        ["algorithm.loss.epsilon=0.3", "algorithm=ebpo"], {"preset": "ebpo", "loss": {"epsilon": 0.3}}
+    ),
+    "a kind in one word, then a key of it": (
+        ["algorithm.estimator=elbo", "algorithm.estimator.num_mc=4"], {"estimator": {"kind": "elbo", "num_mc": 4}}
+    ),
+    "the same kind keeps its keys": (
+        ["algorithm.estimator={kind: elbo, num_mc: 4}", "algorithm.estimator=elbo"],
+        {"estimator": {"kind": "elbo", "num_mc": 4}},
+    ),
+    "another kind replaces them": (
+        ["algorithm.estimator={kind: elbo, noise: coupled}", "algorithm.estimator.kind=coupled"],
+        {"estimator": {"kind": "coupled"}},
+    ),
+    "inside of a section too": (
+        ["algorithm.estimator={kind: elbo, noise: {kind: cyclic, tiles: true}}", "algorithm.estimator.noise=folded"],
+        {"estimator": {"kind": "elbo", "noise": {"kind": "folded"}}},
+    ),
+    "an emptied section is the preset's": (
+        ["algorithm={preset: espo, regulariser: {beta: 1}}", "algorithm.regulariser={}"], {"preset": "espo"}
+    ),
+    "nothing": (["algorithm=null"], {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "section"), CHOICES.values(), ids=CHOICES.keys())
+def test_choices_of_files_and_overrides_lie_over_each_other(tmp_path, words, section):
+    config = read_back(tmp_path, load_recipe([write_recipe(tmp_path)], words))
+    assert config.algorithm == AlgorithmConfig(**section)
+    more = tmp_path / "more.yaml"
+    more.write_text(yaml.safe_dump({"algorithm": section}))
+    assert load_recipe([write_recipe(tmp_path), more]).algorithm == config.algorithm
+
+
+def test_a_saved_recipe_says_what_was_chosen_before_its_keys(tmp_path):
+    saved = dump_recipe(load_recipe([write_recipe(tmp_path)], ["algorithm=ebpo"]))
+    assert "algorithm:\n  preset: ebpo\n  estimator:\n    kind: elbo\n    num_mc: 2\n" in saved
 
 
 def test_every_recipe_of_the_repository_is_valid():

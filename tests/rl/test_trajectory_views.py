@@ -11,7 +11,6 @@ from oracles.noise_draws import batch_of, plain_row, repeated, within_four_error
 from oracles.plain_forward import states_before
 from oracles.tiny_policy import TOKENS, rollouts, tiny_model
 from oracles.toy_policy import ToyPolicy, ToySession
-from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.protocols import Experience
 from redraft.rl.views import StepSchedule, View, make_views, trajectory_views
 from redraft.rl.views import view as view_module
@@ -19,6 +18,7 @@ from redraft.rl.views.canvas import CanvasBatch, collate
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.engine.protocol import Outcome, Pass
 from redraft.rollout.trajectory import Completion, DecodeTrace, Prompt, SpecialTokens
+from short_names import short
 
 MASK = TOKENS.mask
 TOY_TOKENS = SpecialTokens(mask=11, pad=0, stops=(3, 7))
@@ -248,7 +248,7 @@ def test_the_estimators_choose_their_views():
     steps = trajectory_views(batch, StepSchedule(None), MASK)
     assert len(steps) > 2
     counts = {
-        name: len(make_views(batch, AlgorithmConfig(estimator=name, ratio="sequence", num_mc=2), MASK, True))
+        name: len(make_views(batch, short(estimator=name, ratio="sequence"), MASK, True))
         for name in ("trajectory", "trajectory_sampled", "elbo")
     }
     assert counts == {"trajectory": len(steps), "trajectory_sampled": 2, "elbo": 2}

@@ -21,8 +21,9 @@ from decoding import decode
 from oracles.noise_draws import batch_of, plain_row
 from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, flat_gradient, nudge, rollouts, run_config, tiny_model
+from redraft.rl.config.choices import BaselineAdvantage
 from redraft.rl.config.presets import PRESETS
-from redraft.rl.config.schema import AlgorithmConfig, RolloutConfig, RolloutDecode
+from redraft.rl.config.schema import RolloutConfig, RolloutDecode
 from redraft.rl.data.codec import Codec
 from redraft.rl.experience.assemble import completion_metrics, make_experience
 from redraft.rl.learner.learner import Learner
@@ -30,6 +31,7 @@ from redraft.rl.models.registry import build_policy
 from redraft.rl.views import make_views
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.engine.torch_engine import TorchEngine
+from short_names import short
 from tiny import DECODE as TEXT_DECODE
 from tiny import SHAPE
 
@@ -79,7 +81,7 @@ def test_the_recomputed_position_rule_is_the_recorded_one_and_recorded_slots_are
 
 def test_token_log_probs_of_a_sampler_that_draws_before_it_chooses_are_refused():
     drawn = DECODE.model_copy(update={"unmask_confidence": "drawn"})
-    exact = [{"preset": name} for name in PRESETS if AlgorithmConfig(preset=name).on_trajectory]
+    exact = [{"preset": name} for name in PRESETS if short(preset=name).on_trajectory]
     for algorithm in [*exact, {"estimator": "trajectory"}, {"estimator": "trajectory_sampled"}]:
         run_config(algorithm)
         with pytest.raises(ValueError, match=r"needs rollout\.decode\.unmask_confidence: top"):
@@ -118,7 +120,7 @@ def test_a_greedy_engine_gives_identical_groups_without_advantage_and_a_run_refu
 
     def group(config):
         made = decode(TorchEngine(model), prompts, config, tokens)
-        rows = make_experience(prompts, made, [float(sum(one.token_ids)) for one in made], AlgorithmConfig())
+        rows = make_experience(prompts, made, [float(sum(one.token_ids)) for one in made], BaselineAdvantage())
         return {row.advantage for row in rows}, completion_metrics(made, 1.0)["completions/unique_fraction"]
 
     advantages, unique = group(RolloutDecode(**TEXT_DECODE))
@@ -130,7 +132,7 @@ def test_a_greedy_engine_gives_identical_groups_without_advantage_and_a_run_refu
 
 
 def forwards(rank, settings):
-    return len(make_views(batch_of(*rank), AlgorithmConfig(**settings), MASK, score_edits=True))
+    return len(make_views(batch_of(*rank), short(**settings), MASK, score_edits=True))
 
 
 def test_forwards_per_rank_are_equal_where_draws_are_fixed_and_elsewhere_the_gradients_add_up():

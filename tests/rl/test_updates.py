@@ -8,12 +8,12 @@ import torch
 
 from oracles.noise_draws import plain_row
 from oracles.tiny_policy import DECODE, TOKENS, flat_gradient, rollouts, run_config, tiny_model
-from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.learner import learner as learner_module
 from redraft.rl.learner.learner import Learner
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.protocols import Experience
+from short_names import short
 
 SHORT = DECODE.model_copy(update={"max_completion_length": 6})
 DPO = {"estimator": "elbo", "ratio": "sequence", "num_mc": 2, "loss_type": "dpo", "dpo_beta": 2.0}
@@ -112,7 +112,7 @@ BY_TASK = [group for group in range(16) for _ in range(4)]  # groups 0 to 7 are 
 
 def test_data_sorted_by_task_gives_every_minibatch_both_tasks():
     for version in range(20):
-        parts = minibatches(plain_rows(BY_TASK), AlgorithmConfig(), 0, version)
+        parts = minibatches(plain_rows(BY_TASK), short(), 0, version)
         assert [len(part) for part in parts] == [32, 32]
         first = {row.prompt.group for row in parts[0]}
         assert 1 <= len([group for group in first if group < 8]) <= 7
@@ -120,7 +120,7 @@ def test_data_sorted_by_task_gives_every_minibatch_both_tasks():
 
 
 def test_the_order_is_a_function_of_seed_and_version_alone():
-    algorithm, rows = AlgorithmConfig(num_minibatches=4), plain_rows(BY_TASK)
+    algorithm, rows = short(num_minibatches=4), plain_rows(BY_TASK)
     torch.manual_seed(1)
     once = seeds(minibatches(rows, algorithm, 3, 7))
     torch.manual_seed(2)
@@ -136,7 +136,7 @@ def test_the_order_is_a_function_of_seed_and_version_alone():
 @pytest.mark.parametrize("number", [2, 3, 5, 40])
 def test_groups_stay_whole_where_the_loss_compares_inside_them(algorithm, number):
     rows = plain_rows([*[0] * 5, *[1] * 2, *[2] * 7, *[3], *[4] * 4, *[5] * 3, *[6] * 2])
-    parts = minibatches(rows, AlgorithmConfig(**algorithm, num_minibatches=number), 0, 0)
+    parts = minibatches(rows, short(**algorithm, num_minibatches=number), 0, 0)
     assert all(parts)
     assert len(parts) <= number
     homes = [{row.prompt.group for row in part} for part in parts]
@@ -146,7 +146,7 @@ def test_groups_stay_whole_where_the_loss_compares_inside_them(algorithm, number
 @pytest.mark.parametrize("number", [1, 2, 3, 24, 25, 100])
 def test_elsewhere_minibatches_have_one_size_and_at_most_their_borders_cut_groups(number):
     rows = plain_rows([index // 4 for index in range(24)])
-    parts = minibatches(rows, AlgorithmConfig(num_minibatches=number), 0, 5)
+    parts = minibatches(rows, short(num_minibatches=number), 0, 5)
     assert len(parts) == min(number, 24)
     assert {len(part) for part in parts} == {-(-24 // min(number, 24))}
     order = [row.prompt.group for part in parts for row in part]
@@ -155,7 +155,7 @@ def test_elsewhere_minibatches_have_one_size_and_at_most_their_borders_cut_group
 
 def test_one_minibatch_keeps_the_order_of_its_rows():
     rows = plain_rows([3, 3, 1, 1, 2, 2])
-    assert seeds(minibatches(rows, AlgorithmConfig(num_minibatches=1), 0, 0)) == [[row.noise_seed for row in rows]]
+    assert seeds(minibatches(rows, short(num_minibatches=1), 0, 0)) == [[row.noise_seed for row in rows]]
 
 
 def test_two_learners_of_one_run_take_the_same_steps_and_another_seed_takes_others(rows):
@@ -179,11 +179,11 @@ WORTH = [0.5, 1.5, -2.0, 0.0, 0.3, 0.3, 0.3, 1.0]  # group 0 has one pair, group
 
 def test_dpo_scores_its_pairs_only():
     rows = grouped([plain_row(2, 4, index) for index in range(8)], PAIRED, WORTH)
-    dpo = AlgorithmConfig(**DPO)
+    dpo = short(**DPO)
     assert [row.noise_seed for row in learned_rows(rows, dpo)] == [1, 2]
-    anchored = AlgorithmConfig(**DPO, anchor=0.1)
+    anchored = short(**DPO, anchor=0.1)
     assert [row.noise_seed for row in learned_rows(rows, anchored)] == [0, 1, 2, 4, 5, 6, 7]
-    assert learned_rows(rows, AlgorithmConfig(**DPO, beta=0.1)) == rows  # a KL is of all rows
+    assert learned_rows(rows, short(**DPO, beta=0.1)) == rows  # a KL is of all rows
     assert learned_rows(rows[4:], dpo) == learned_rows([], dpo) == []
 
 
@@ -204,7 +204,7 @@ def test_the_gradient_of_the_pairs_is_that_of_all_rows(more, rows, monkeypatch):
 
 def test_minibatches_of_pairs_keep_both_halves(rows):
     rows = grouped(rows, [0, 0, 0, 0, 1, 1, 1, 1])
-    algorithm = AlgorithmConfig(**DPO, num_minibatches=2)
+    algorithm = short(**DPO, num_minibatches=2)
     parts = minibatches(learned_rows(rows, algorithm), algorithm, 0, 0)
     assert [[row.prompt.group for row in part] for part in parts] in ([[0, 0], [1, 1]], [[1, 1], [0, 0]])
     assert make_learner({**DPO, "num_minibatches": 2}).update(rows)["objective/learned_rows"] == 4
@@ -239,7 +239,7 @@ def test_every_preset_takes_few_rows_in_more_minibatches_than_there_are(name, so
 def test_every_preset_takes_a_batch_without_any_advantage(name, rows):
     metrics = make_learner({"preset": name}).update(grouped(rows, PAIRED, [0.0] * 8))
     assert all(value == value for value in metrics.values())
-    assert metrics["objective/learned_rows"] == (8 if AlgorithmConfig(preset=name).needs_all_rows else 0)
+    assert metrics["objective/learned_rows"] == (8 if short(preset=name).needs_all_rows else 0)
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from redraft.rl.cluster.ray_parts import (
     cluster,
     start_parts,
 )
+from redraft.rl.config.choices import BaselineAdvantage
 from redraft.rl.config.recipe import load_recipe
-from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.load import load_rows
 from redraft.rl.experience.assemble import make_experience
@@ -95,7 +95,7 @@ def test_a_killed_rollout_actor_is_replaced_and_its_prompts_are_issued_again(
     rollouts = RayRollouts(str(place / "policy"), config, text_side[1])
     assert rollouts.sync(learner.weights()) == 0
     before = in_order(rollouts.stream(prompts, config.rollout.decode))
-    rows = make_experience(prompts, before, [float(len(c.token_ids)) for c in before], AlgorithmConfig())
+    rows = make_experience(prompts, before, [float(len(c.token_ids)) for c in before], BaselineAdvantage())
     learner.update(rows)
     assert rollouts.sync(learner.weights()) == 1
     calm = in_order(rollouts.stream(prompts, config.rollout.decode))

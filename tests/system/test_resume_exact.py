@@ -28,17 +28,19 @@ SETTINGS = {
         "algorithm.preset": "vrbpo",
     },
     "a reference, decay, several passes": {
-        "algorithm.preset": "vrbpo", "algorithm.beta": 0.5, "trainer.weight_decay": 0.1, "algorithm.num_iterations": 2,
-        "algorithm.redraw": True, "algorithm.anchor": 0.05, "trainer.adam_beta2": 0.9,
+        "algorithm.preset": "vrbpo", "algorithm.regulariser": {"beta": 0.5, "anchor": 0.05},
+        "trainer.weight_decay": 0.1, "trainer.adam_beta2": 0.9,
+        "algorithm.update.num_iterations": 2, "algorithm.update.redraw": True,
     },
     "routes and paths of the rollout, a router that learns": {
-        "algorithm.route_replay": "rollout", "rollout.decode.record_routes": True, "algorithm.path_check": "mask",
-        "trainer.freeze_router": False, "algorithm.rollout_correction": "token", "algorithm.num_minibatches": 3,
-        "algorithm.target_drift": 1e-5,
+        "algorithm.correction": {"route_replay": "rollout", "path_check": "mask", "rollout": "token"},
+        "rollout.decode.record_routes": True, "trainer.freeze_router": False,
+        "algorithm.update.num_minibatches": 3, "algorithm.update.target_drift": 1e-5,
     },
     "all rows compared": {
-        "algorithm.advantage": "reinforce_plus_plus", "algorithm.kl": "k1_reward", "algorithm.beta": 0.1,
-        "algorithm.overlong_buffer": 4, "algorithm.multi_objective_aggregation": "normalize_then_sum",
+        "algorithm.advantage.kind": "reinforce_plus_plus", "algorithm.regulariser.kl": "k1_reward",
+        "algorithm.regulariser.beta": 0.1,
+        "algorithm.advantage.multi_objective_aggregation": "normalize_then_sum",
         "trainer.tokens_per_microbatch": 64, "model.dtype": "float64",
     },
 }  # fmt: skip

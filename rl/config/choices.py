@@ -1,0 +1,167 @@
+"""The six choices of an algorithm as types: estimator, loss, advantage, regulariser, correction, update.
+
+The choices are orthogonal, and every published method is a point on them (`config.presets`). The defaults of the fields
+are the default method, `vrbpo`. Importing this loads no torch.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from redraft.rl.config.estimators import EstimatorConfig, OnTrajectory, SampledTrajectory
+from redraft.rl.config.losses import ClipLoss, LossConfig
+from redraft.rl.config.section import Section, kind_or
+
+Aggregation = Annotated[
+    Literal["sum_then_normalize", "normalize_then_sum"],
+    Field(description="Normalise the sum of the rewards, or each reward inside its group before the sum (eq 43)."),
+]
+
+
+class BaselineAdvantage(Section):
+    """Rewards less a baseline, with or without a scale (eq 30 to 33)."""
+
+    kind: Literal["dr_grpo", "leave_one_out", "grpo", "reinforce_plus_plus"] = Field(
+        default="dr_grpo",
+        description="Reward less the group's mean (dr_grpo), less the others' mean (leave_one_out), over the group's"
+        " standard deviation (grpo) or whitened over the batch (reinforce_plus_plus).",
+    )
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"
+
+
+class SoftmaxAdvantage(Section):
+    """Softmax weights of the rewards (eq 34)."""
+
+    kind: Literal["softmax", "signed_softmax"] = Field(
+        default="softmax", description="Softmax of the rewards less 1/n (softmax, DMPO), or of both signs (wd1)."
+    )
+    psi: float = Field(default=1.0, gt=0, description="Difference in reward that changes a weight by a factor of e.")
+    multi_objective_aggregation: Aggregation = "sum_then_normalize"
+
+
+AdvantageConfig = Annotated[
+    BaselineAdvantage | SoftmaxAdvantage,
+    Field(discriminator="kind", description="What a reward says beside the other rewards of its prompt."),
+    kind_or("dr_grpo"),
+]
+
+
+class RegulariserConfig(Section):
+    """What holds the policy near its start, or near what did well (docs/math.md section 7)."""
+
+    beta: float = Field(default=0.0, ge=0, description="Weight of the KL to the starting policy; 0 switches it off.")
+    kl: Literal["k2", "k3", "k1_reward"] = Field(
+        default="k2", description="Form of the KL: a loss (k2, k3), or a part of the reward (k1_reward) (eq 27)."
+    )
+    anchor: float = Field(
+        default=0.0, ge=0, description="Weight of the ELBO of completions with positive advantage; 0 switches it off."
+    )
+    anchor_mc: int = Field(
+        default=1, gt=0, description="Masked views of the anchor, where the estimator has no ELBO views of its own."
+    )
+
+
+class NoCorrection(Section):
+    """The rollout engine is taken to sample from the old policy exactly."""
+
+    kind: Literal["none"] = Field(default="none", description="Do not correct for the rollout engine.")
+
+
+class TruncatedWeights(Section):
+    """Ratios are weighted by min(old policy / rollout engine, cap) (eq 29)."""
+
+    kind: Literal["token", "sequence"] = Field(
+        default="token", description="One weight per ratio (token), or one per completion (sequence)."
+    )
+    cap: float = Field(default=2.0, gt=0, description="Largest weight.")
+
+
+class CorrectionConfig(Section):
+    """What is done where the rollout engine and the learner differ (docs/math.md section 8)."""
+
+    rollout: Annotated[
+        NoCorrection | TruncatedWeights,
+        Field(discriminator="kind", description="Weights that correct for the rollout engine's probabilities."),
+        kind_or("none"),
+    ] = NoCorrection()
+    path_check: Literal["off", "log", "mask"] = Field(
+        default="off",
+        description="Recompute which positions a step acts on: measure it (log), or leave out completions that differ"
+        " (mask).",
+    )
+    route_replay: Literal["none", "compare", "rollout", "old"] = Field(
+        default="none",
+        description="Experts of a MoE: chosen anew (none), as the rollout engine (rollout) or the old policy's pass"
+        " (old) chose them, or only measured (compare).",
+    )
+
+
+class UpdateConfig(Section):
+    """How many optimizer steps a batch of rollouts gets, and how far they may go."""
+
+    num_iterations: int = Field(default=1, gt=0, description="Passes over each batch of rollouts.")
+    num_minibatches: int = Field(
+        default=2,
+        gt=0,
+        description="Optimizer steps per pass, on groups in random order. Losses without a ratio (reinforce, sandwich)"
+        " do not know after a batch's first step that the policy has moved.",
+    )
+    redraw: bool = Field(
+        default=False, description="Draw new noise for each pass; all policies of a pass share the draw."
+    )
+    target_drift: float = Field(
+        default=1e-3,
+        ge=0,
+        description="Trust region, in nats^2: the learning rate is lowered, and raised again, to keep the mean of"
+        " log ratio^2 / 2 at a batch's last optimizer step near this; 0 switches it off.",
+    )
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps per batch of rollouts, where every minibatch has rows."""
+        return self.num_iterations * self.num_minibatches
+
+
+class Choices(Section):
+    """One choice for each part of the algorithm, not yet compared with each other."""
+
+    estimator: EstimatorConfig = SampledTrajectory()
+    loss: LossConfig = ClipLoss()
+    advantage: AdvantageConfig = BaselineAdvantage()
+    regulariser: RegulariserConfig = Field(default=RegulariserConfig(), description="What holds the policy back.")
+    correction: CorrectionConfig = Field(
+        default=CorrectionConfig(), description="What is done where rollout engine and learner differ."
+    )
+    update: UpdateConfig = Field(default=UpdateConfig(), description="Optimizer steps per batch, and the trust region.")
+
+    @property
+    def on_trajectory(self) -> bool:
+        """Whether the likelihood is that of the decoder's recorded steps."""
+        return isinstance(self.estimator, OnTrajectory)
+
+    @property
+    def own_states(self) -> bool:
+        """Whether every scored step is shown in its own recorded state."""
+        return isinstance(self.estimator, OnTrajectory) and self.estimator.own_states
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss compares with the starting policy."""
+        return self.regulariser.beta > 0 or self.loss.kind == "dpo"
+
+    @property
+    def needs_values(self) -> bool:
+        """Whether the slope of the loss depends on log-probabilities even before the first update of a batch."""
+        corrected = isinstance(self.correction.rollout, TruncatedWeights)
+        return self.needs_reference or self.loss.kind == "sandwich" or corrected
+
+    @property
+    def compares_in_groups(self) -> bool:
+        """Whether a completion's loss depends on the others of its group, so that no minibatch may split a group."""
+        in_reward = self.regulariser.kl == "k1_reward" and self.regulariser.beta > 0
+        return self.loss.kind in {"stable", "dpo"} or in_reward
+
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether completions without an advantage matter too: in the KL, or in their group's normaliser."""
+        return self.regulariser.beta > 0 or self.loss.kind in {"stable", "squared"}

@@ -1,0 +1,23 @@
+"""The base of every section of a recipe, and sections whose keys a `kind` chooses."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+
+class Section(BaseModel):
+    """A frozen block of a recipe; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def kind_or(default: str) -> BeforeValidator:
+    """Read a kind alone, `elbo`, as `{kind: elbo}`, and a mapping without a kind as one of the default kind."""
+
+    def choose(value: Any) -> Any:
+        if isinstance(value, str):
+            return {"kind": value}
+        return {"kind": default, **value} if isinstance(value, Mapping) else value
+
+    return BeforeValidator(choose)
