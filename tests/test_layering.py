@@ -45,17 +45,6 @@ OWNERS = {
 # The families of networks are known to the registry, to whatever is inside `models/`, and to nothing else.
 FAMILY_HOLDERS = {"rl/models/registry.py"}
 
-# Public classes and functions that two modules may define, and why.
-SHARED_NAMES = {
-    "ModelConfig": "owner renames: the recipe's section and the engine's view of a network",
-    "Recorder": "owner renames: the run folder's and the decoder's",
-    "Scores": "owner renames: of a likelihood and of an engine",
-    "draw": "owner renames: masks of a view and tokens",
-    "fingerprint": "owner renames: of views and of weights",
-    "is_name": "owner renames: of a recipe and of a label",
-    "lay_out": "owner renames: canvases of the learner and of the decoder",
-}
-
 
 def sources() -> list[Path]:
     return [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
@@ -148,7 +137,7 @@ def test_a_public_name_means_one_thing():
         for node in parsed(path).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(key(path))
-    twice = {name: places for name, places in homes.items() if len(places) > 1 and name not in SHARED_NAMES}
+    twice = {name: places for name, places in homes.items() if len(places) > 1}
     assert not twice
 
 

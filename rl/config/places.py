@@ -31,12 +31,12 @@ def built_in(group: str) -> dict[str, Path]:
 
 def built_in_recipe(word: str | Path) -> Path | None:
     """Find the built-in recipe or example that a word names; return None for a path and for an unknown name."""
-    if not isinstance(word, str) or not is_name(word):
+    if not isinstance(word, str) or not is_bare_name(word):
         return None
     return next((found[word] for group in GROUPS if word in (found := built_in(group))), None)
 
 
-def is_name(word: str) -> bool:
+def is_bare_name(word: str) -> bool:
     """Decide whether a word can only be a name: it is no path, no YAML file and no `key=value`."""
     return not (set(word) & set("/\\=~") or word.endswith(ENDINGS)) and word not in {"", ".", ".."}
 

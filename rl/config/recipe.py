@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.errors import describe_all
 from redraft.rl.config.layers import lay_over, opened
-from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in_recipe, is_name, locate
+from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in_recipe, is_bare_name, locate
 from redraft.rl.config.scalars import settle
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.config.yaml_core import YamlError, dump_yaml, parse_yaml, read_yaml
@@ -67,7 +67,7 @@ def _is_recipe(word: str | Path) -> bool:
     """Decide whether a further word is a recipe or an override; the name of a file may hold `=`."""
     if isinstance(word, Path) or built_in_recipe(word):
         return True
-    if is_name(word) and (guess := ask_nearest(word)):
+    if is_bare_name(word) and (guess := ask_nearest(word)):
         raise RecipeError(f"{word}: no recipe of this name; {guess} `redraft recipes list` shows all")
     return word.endswith(ENDINGS) and ("=" not in word or Path(word).is_file())
 
@@ -104,7 +104,7 @@ def _read(word: str | Path) -> dict[str, Any]:
 
 def _remedy(word: str | Path) -> str:
     """Say what to write in place of a recipe that is not there."""
-    if isinstance(word, str) and is_name(word):
+    if isinstance(word, str) and is_bare_name(word):
         guess = ask_nearest(word)
         return f"{guess} `redraft recipes list` shows the built-in ones; a file of yours ends in .yaml".lstrip()
     nearby = sorted(str(path) for path in Path("recipes").glob("*.yaml"))

@@ -44,7 +44,7 @@ from redraft.rl.learner.microbatches import MicroBatch, scored_terms, split_by_t
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.learner.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
 from redraft.rl.likelihood.routes import earlier_routes, trajectory_routes
-from redraft.rl.likelihood.score import Scores, draft_tokens, path_mismatch, score_view
+from redraft.rl.likelihood.score import ViewScores, draft_tokens, path_mismatch, score_view
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import LogProbs, Normaliser, Policies
 from redraft.rl.protocols import Experience
@@ -269,7 +269,7 @@ class Learner:
                 micro.routes[number] = earlier_routes(micro.batch, tape.routes)
         return LogProbs(torch.cat(values), micro.mark)
 
-    def _score(self, model: nn.Module, micro: MicroBatch, number: int) -> tuple[Scores, RouteTape | None]:
+    def _score(self, model: nn.Module, micro: MicroBatch, number: int) -> tuple[ViewScores, RouteTape | None]:
         """Score one view, with a tape of its routes if they are recorded or replayed."""
         algorithm, view = self.config.algorithm, micro.views[number]
         # The tokens of a state of the decoder, and those of the left-to-right estimator, were drawn at the rollout's

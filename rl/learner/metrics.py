@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from redraft.rl.likelihood.score import Scores
+from redraft.rl.likelihood.score import ViewScores
 from redraft.rl.views import View
 from redraft.rollout.engine.route_tape import RouteTape
 
@@ -32,7 +32,7 @@ _MEANS = {
 """Metric -> the sum that is divided, and the sum that divides it."""
 
 
-def view_sums(scores: Scores, view: View) -> MetricSums:
+def view_sums(scores: ViewScores, view: View) -> MetricSums:
     """Count and sum what one scored view adds to entropy and log-probability."""
     return {
         "scored": float(len(scores.log_prob)),

@@ -31,7 +31,7 @@ from redraft.rollout.engine.scores import read, suppress_mask_
 from redraft.rollout.sampling import draw as draw_token
 
 
-class Scores(NamedTuple):
+class ViewScores(NamedTuple):
     """Scored positions of a view, in row-major order."""
 
     log_prob: Float[Tensor, " scored"]  # nats
@@ -46,7 +46,7 @@ def score_view(
     mask_id: int,
     temperature: float,
     tape: RouteTape | None = None,
-) -> Scores:
+) -> ViewScores:
     """Score one view of every block by one composite forward `[noisy ; clean]`.
 
     Hidden states are gathered at the scored positions before the head, and the head's logits exist in slices of the
@@ -72,7 +72,7 @@ def score_view(
     hidden = _noisy_hidden(policy, batch, view, tape)[scored]
     target = view.target[:, batch.first_editable :][scored]
     log_prob, entropy = token_log_probs(hidden, policy.head_weight, target, mask_id, temperature)
-    return Scores(log_prob, entropy, scored.nonzero()[:, 0])
+    return ViewScores(log_prob, entropy, scored.nonzero()[:, 0])
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ class BlockActions(NamedTuple):
     log_prob_raw: NDArray[np.floating]
 
 
-class Recorder:
+class ActionRecorder:
     """Notes of the denoising steps of all slots, for as many forwards as a block may take; so memory is bounded."""
 
     def __init__(self, num_slots: int, block_length: int) -> None:

@@ -36,7 +36,7 @@ from redraft.rollout.blocks import num_blocks
 from redraft.rollout.decoding.editing import Step, StepRules, denoise
 from redraft.rollout.decoding.layout import Numbers, lay_out, run_of_blocks, upload
 from redraft.rollout.decoding.progress import Progress, StepFlags
-from redraft.rollout.decoding.recording import BlockActions, Recorder, SequenceRecord
+from redraft.rollout.decoding.recording import ActionRecorder, BlockActions, SequenceRecord
 from redraft.rollout.engine.pages import SPARE_PAGE
 from redraft.rollout.engine.protocol import DecodeSession, Pass
 from redraft.rollout.request import Request, name_requests
@@ -143,7 +143,7 @@ class Slots:
         self._canvas = torch.full((num_slots, length), tokens.pad, device=device)
         self._seed = seed_tensor([0] * num_slots, device)
         self._stops = np.array(tokens.stops, dtype=np.int64)
-        self._recorder = Recorder(num_slots, block_length)
+        self._recorder = ActionRecorder(num_slots, block_length)
         self._rules: tuple[list[int], StepRules] | None = None  # those of the last step, and its slots
 
     @property

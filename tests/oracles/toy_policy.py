@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from oracles.dense_scores import DenseScores
+from benchmarks.common.dense import DenseScores
 from redraft.rollout.engine.protocol import Outcome, Pass
 
 

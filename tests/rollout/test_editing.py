@@ -9,7 +9,7 @@ import random
 import pytest
 import torch
 
-from oracles.dense_scores import DenseScores
+from benchmarks.common.dense import DenseScores
 from oracles.slow_decode import denoise_block
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.editing import StepRules, denoise, edit_set, propose, unmask_set

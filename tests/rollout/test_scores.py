@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from oracles.dense_scores import DenseScores
+from benchmarks.common.dense import DenseScores
 from oracles.head_rows import HeadRows
 from redraft.rollout.engine.scores import HeadScores, Reading, read
 
