@@ -267,10 +267,11 @@ def test_a_wrong_name_argument_or_result_is_one_clear_error(rewards_file, functi
 
 
 def test_arguments_and_columns_are_mappings():
+    # In workers, which have no checks of types: those would come first.
     with pytest.raises(RewardError, match=r"arguments must be a mapping of names, got \['x'\]"):
-        scored(["a"], {"function": "think_format_reward", "arguments": ["x"]}, isolation="inline")
+        scored(["a"], {"function": "think_format_reward", "arguments": ["x"]})
     with pytest.raises(RewardError, match="columns must be a mapping"):
-        scored(["a"], {"function": "think_format_reward", "columns": "solution"}, isolation="inline")
+        scored(["a"], {"function": "think_format_reward", "columns": "solution"})
 
 
 def test_the_adapter_works_in_a_thread_of_this_process_too():
