@@ -37,8 +37,8 @@ def estimators(
     from benchmarks.estimators.figures import draw_estimators
     from benchmarks.estimators.measure import LONG, SHORT, measure
     from benchmarks.estimators.tables import sections
-    from redraft.rl.cli.display import progress, text_table
     from redraft.rl.files import check_output_folder
+    from redraft.rl.monitor.display import progress, text_table
 
     check_output_folder(out)
     with progress("estimators") as advance:
@@ -83,8 +83,8 @@ def learning(
     from benchmarks.learning.compare import LONG_SEEDS, SHORT_SEEDS, Comparison, compare
     from benchmarks.learning.report import BRIEF, brief_rows, cell_title, rate_rows
     from benchmarks.learning.summary import cells
-    from redraft.rl.cli.display import progress, text_table
     from redraft.rl.files import check_output_folder
+    from redraft.rl.monitor.display import progress, text_table
 
     check_output_folder(out)
     check_output_folder(runs)
@@ -145,9 +145,9 @@ def decode(
     from benchmarks.decode.floor_report import keep_floor, publish_floor
     from benchmarks.decode.measure import Plan, measure, profile_size
     from benchmarks.decode.report import keep, publish
-    from redraft.rl.cli.display import progress, text_table
     from redraft.rl.files import check_output_folder
     from redraft.rl.models.registry import resolve_device
+    from redraft.rl.monitor.display import progress, text_table
 
     check_output_folder(out)
     torch.set_num_threads(threads)

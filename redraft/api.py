@@ -56,7 +56,7 @@ def train(config: "RunConfig", *, resume: bool = False) -> "RunFolder":
         ValueError: The recipe, its data or its rewards do not fit each other; nothing was trained.
         RewardError: A reward failed.
     """
-    from redraft.rl.cli.display import open_display
+    from redraft.rl.monitor.display import open_display
     from redraft.rl.run_folder.reader import RunFolder
     from redraft.rl.verbs import train_recipe
 

@@ -27,7 +27,7 @@ from redraft.rewards.library.math import _default_workers as default_workers
 from redraft.rewards.library.math import _pool as math_pool
 from redraft.rewards.library.math import math_verdicts
 from redraft.rewards.scoring.trial import gold_forms
-from redraft.rl.cli.display import text_table
+from redraft.rl.monitor.display import text_table
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("REDRAFT_DATA", ROOT.parent / "shared/data"))

@@ -21,8 +21,8 @@ def evaluate(
     ] = "",
 ) -> None:
     """Held-out accuracy of a policy with the recipe's evaluation settings."""
-    from redraft.rl.cli.display import metrics_table
     from redraft.rl.config.recipe import load_words
+    from redraft.rl.monitor.display import metrics_table
     from redraft.rl.verbs import check_has_evaluation, evaluate_policy, policy_to_evaluate
 
     config = load_words([recipe, *(overrides or [])])

@@ -37,8 +37,8 @@ def generate(
     trace: Annotated[bool, typer.Option("--trace", help="Write every action of the decoder too.")] = False,
 ) -> None:
     """Complete prompts with the editing decoder."""
-    from redraft.rl.cli.display import progress
     from redraft.rl.files import check_output_file
+    from redraft.rl.monitor.display import progress
     from redraft.rl.stages.generate import decode_settings, run_generate
 
     check_output_file(out)

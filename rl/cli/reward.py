@@ -34,7 +34,7 @@ def list_rewards() -> None:
     from redraft.rewards.result import RewardError
     from redraft.rewards.reward import names, registered
     from redraft.rewards.scoring.call import BATCH_ARGUMENTS, parameters_of
-    from redraft.rl.cli.display import text_table
+    from redraft.rl.monitor.display import text_table
 
     body = []
     for name in names():
@@ -75,9 +75,9 @@ def score(
     import json
 
     from redraft.rewards.scoring.configured import ConfiguredReward
-    from redraft.rl.cli.display import progress
     from redraft.rl.cli.scoring import failures, read_lines, score_lines
     from redraft.rl.files import check_output_file, is_stdout, output_file
+    from redraft.rl.monitor.display import progress
 
     check_output_file(out)
     term = _term(fn, kwargs, timeout_s)
@@ -134,7 +134,7 @@ def try_rewards(
 def _show(term: "RewardTerm", checks: "list[Check]", rows: list[dict[str, Any]]) -> int:
     """Print the outcome of one reward's trial as tables; return how many checks failed."""
     from redraft.rewards.scoring.trial import GOLD_COLUMNS
-    from redraft.rl.cli.display import text_table
+    from redraft.rl.monitor.display import text_table
 
     kinds = dict.fromkeys(check.kind for check in checks)
     by_kind = {kind: [check for check in checks if check.kind == kind] for kind in kinds}
@@ -166,7 +166,7 @@ def _summary(name: str, verdicts: list[Any]) -> None:
     from collections import Counter
     from statistics import fmean, median
 
-    from redraft.rl.cli.display import text_table
+    from redraft.rl.monitor.display import text_table
 
     scores = [verdict.score for verdict in verdicts if verdict.score is not None]
     times = sorted(verdict.ms for verdict in verdicts if verdict.ms is not None)

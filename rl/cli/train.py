@@ -33,8 +33,8 @@ def train(
     import shlex
     from pathlib import Path
 
-    from redraft.rl.cli.display import open_display
     from redraft.rl.config.recipe import load_words
+    from redraft.rl.monitor.display import open_display
 
     words = [recipe, *(overrides or [])]
     config = load_words(words)
@@ -52,8 +52,8 @@ def train(
 
 def sft(recipe: Recipe, overrides: Overrides = None) -> None:
     """Run only the supervised warm start of a recipe."""
-    from redraft.rl.cli.display import open_display
     from redraft.rl.config.recipe import load_words
+    from redraft.rl.monitor.display import open_display
 
     config = load_words([recipe, *(overrides or [])])
     with open_display(config) as display:

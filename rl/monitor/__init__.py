@@ -1,1 +1,1 @@
-"""Watch a run: open its experiment trackers, and raise the alarm when the policy collapses."""
+"""Watching a run: its lines and tables on the console, trackers that mirror its metrics, and the collapse alarm."""

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from redraft.rl.cli.display import ConsoleDisplay
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.monitor.alarm import AlarmConfig, CollapseAlarm, CollapseError, find_collapse
+from redraft.rl.monitor.display import ConsoleDisplay
 from redraft.rl.run import run_training
 from redraft.rl.run_folder.checkpoint import newest_checkpoint
 from redraft.rl.run_folder.recorder import Recorder

@@ -6,9 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from redraft.rl.cli import display as module
-from redraft.rl.cli.display import ConsoleDisplay, metrics_table, open_display, progress
 from redraft.rl.config.recipe import load_recipe
+from redraft.rl.monitor import display as module
+from redraft.rl.monitor.display import ConsoleDisplay, metrics_table, open_display, progress
 from tiny import write_recipe
 
 STEP = {"reward/mean": 0.51234, "reward/masked_fraction": 0.0, "completions/mean_length": 7.5, "time/step_s": 1.234}

@@ -53,7 +53,7 @@ class ConsoleDisplay:
         self.tasks = {}
 
     def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the metrics of one optimizer step or evaluation."""
+        """Show the metrics of one batch or evaluation."""
         shown = [
             f"{label} {metrics[name]:{form}}"
             for name, (label, form) in LINE.items()
