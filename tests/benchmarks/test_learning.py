@@ -133,7 +133,8 @@ def test_a_finished_run_is_not_run_again_and_a_changed_algorithm_is(tmp_path, po
     assert seen[-1] == (4, 4)
     go(known)
     assert ran == []
-    go({**known, "ebpo": known["ebpo"].model_copy(update={"gamma": 0.5})})
+    changed = AlgorithmConfig.model_validate({"preset": "ebpo", "loss": {"ratio": {"kind": "sequence", "gamma": 0.5}}})
+    go({**known, "ebpo": changed})
     assert [spec.preset for spec in ran] == ["ebpo", "ebpo"]
     with (runs / FILE).open("a") as file:
         file.write('{"spec": {"preset": "eb')  # what a kill leaves
