@@ -77,7 +77,7 @@ class Worker:
 
     Attributes:
         closings: How often it was closed. A call fails if this number changes between its request and its reply.
-        state: Where it stands.
+        state: Where it stands. Only a process in the state READY gets a call; any other is replaced first.
     """
 
     def __init__(
@@ -177,26 +177,29 @@ class Worker:
     def _ready_child(self) -> Child:
         """Return a process that is ready for a call; start one where there is none."""
         child = self._child
-        if child is not None and child.is_ours:
-            return child
+        if child is not None:
+            if child.is_ours and self.state is State.READY:
+                return child
+            self._discard(child)  # of a call or start that was interrupted, or of the process that this one forked from
         try:
             return _repeatedly(self._start_child, START_ATTEMPTS)
         except (WorkerTimeoutError, WorkerDiedError) as error:
             raise WorkerStartError(f"a fresh worker process did not become ready: {error}") from error
 
     def _start_child(self) -> Child:
+        target, args = self._startup_target, self._startup_args
+        request = None if target is None else pickle.dumps((target, args))  # may raise, so before there is a process
         with self._guard:  # so that a `close` either prevents the process or finds it
             self._check_open()
             child = self._child = Child()
             self.state = State.STARTING
-        if self._startup_target is not None:
-            request = pickle.dumps((self._startup_target, self._startup_args))
-            try:
+        try:
+            if request is not None:
                 self._startup_value = self._exchange(child, request, self._startup_timeout_s)
-            except RemoteError:
-                self._discard(child)
-                raise
-        self._enter(State.READY, child)
+            self._enter(State.READY, child)
+        except BaseException:
+            self._discard(child)
+            raise
         return child
 
     def _exchange(self, child: Child, request: bytes, timeout_s: float) -> Any:

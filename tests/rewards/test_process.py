@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from redraft.rewards.processes.errors import (
     WorkerTimeoutError,
 )
 from redraft.rewards.processes.pool import WorkerPool
-from redraft.rewards.processes.worker import Worker
+from redraft.rewards.processes.worker import State, Worker
 
 
 @pytest.fixture
@@ -125,6 +126,46 @@ def test_a_startup_that_hangs_or_dies_says_that_the_worker_never_became_ready():
         Worker("time:sleep", (60,), startup_timeout_s=0.3).start()
     with pytest.raises(WorkerStartError, match="exit code 3"):
         Worker("os:_exit", (3,)).start()
+
+
+def test_arguments_of_a_startup_that_cannot_be_pickled_start_no_process():
+    worker = Worker("builtins:len", (lambda: None,))
+    for _ in range(2):
+        with pytest.raises((AttributeError, pickle.PicklingError), match="lambda"):
+            worker.start()
+        assert (worker.pid, worker.state) == (None, State.ABSENT)
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.READY])
+def test_an_interrupted_start_leaves_no_process_and_the_next_one_runs_the_startup_function(monkeypatch, state):
+    worker = Worker("os:getpid")
+    pids = []
+
+    def interrupted(reached, child):
+        pids.append(child.pid)
+        raise KeyboardInterrupt
+
+    try:
+        if state is State.STARTING:
+            monkeypatch.setattr(worker, "_exchange", lambda child, *_: interrupted(state, child))
+        else:
+            monkeypatch.setattr(worker, "_enter", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            worker.start()
+        assert (worker.pid, worker.state) == (None, State.ABSENT)
+        assert wait_until_dead(pids[0], 0)
+        monkeypatch.undo()
+        assert worker.start() == worker.pid
+    finally:
+        worker.close()
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.BUSY])
+def test_a_process_that_an_interruption_left_behind_gets_no_call(worker, state):
+    left = worker.call("os:getpid", (), timeout_s=20)
+    worker.state = state  # Ctrl-C came between two lines, where nothing catches it
+    assert worker.call("os:getpid", (), timeout_s=20) == worker.pid != left
+    assert wait_until_dead(left, 0)
 
 
 def test_calls_work_from_the_main_thread_plain_threads_and_inside_asyncio(worker):
