@@ -68,7 +68,7 @@ def save_checkpoint(
             sizes = {str(p.relative_to(partial)): p.stat().st_size for p in sorted(partial.rglob("*")) if p.is_file()}
             (partial / MANIFEST).write_text(json.dumps({"step": step, "files": sizes}, indent=1))
         write_whole(final.parent / "latest", final.name)
-    except Exception as error:
+    except BaseException as error:  # a panic in Rust, as of the tokenizer on a full disk, is no Exception
         if not is_write_error(error):
             raise
         reason = getattr(error, "strerror", None) or error

@@ -122,6 +122,17 @@ def test_a_full_disk_leaves_the_previous_checkpoint_intact(tmp_path):
     assert newest_checkpoint(tmp_path).name == "step_000002"
 
 
+def test_a_panic_of_a_writer_in_rust_on_a_full_disk_is_a_write_error_too(tmp_path):
+    class PanicException(BaseException):
+        """As pyo3 raises it."""
+
+    def fill(folder: str) -> None:
+        raise PanicException("cannot save: No space left on device (os error 28)")
+
+    with pytest.raises(OSError, match=r"cannot write checkpoint .*os error 28.*complete checkpoints: none"):
+        save_checkpoint(tmp_path, 1, fill, {}, keep=1)
+
+
 def test_what_a_killed_save_left_behind_is_no_obstacle(tmp_path):
     leftover = tmp_path / "checkpoints" / ".step_000002.partial"
     leftover.mkdir(parents=True)
