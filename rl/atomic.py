@@ -10,11 +10,12 @@
 
 * One writer per path, unless each gives a `partial` of its own.
 * A process that is killed outright may leave the partial beside the path; the next write to that path removes it.
+* A folder that is replaced is first renamed to `.NAME.old`. A process that is killed right then leaves it under that
+  name, and the new one as the partial.
 
 **Rejected alternatives**
 
-* Swapping two folders at once (`renameat2`): Linux only, and not on network file systems. A folder that is replaced is
-  therefore removed first, and a crash between the two calls leaves neither.
+* Swapping two folders at once (`renameat2`): Linux only, and not on network file systems.
 """
 
 import contextlib
@@ -43,9 +44,7 @@ def atomic_write(path: Path, durable: bool = False, partial: Path | None = None)
         if durable:
             for made in (*partial.rglob("*"), partial):
                 sync(made)
-        if partial.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        os.replace(partial, path)
+        _replace(partial, path)
     except BaseException:
         _remove(partial)
         raise
@@ -60,6 +59,22 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _replace(partial: Path, path: Path) -> None:
+    """Give `partial` the name `path`. The system replaces a file in one call, but no folder that holds something."""
+    if not (partial.is_dir() and path.is_dir()) or path.is_symlink():
+        os.replace(partial, path)
+        return
+    old = path.with_name(f".{path.name}.old")
+    _remove(old)
+    os.replace(path, old)
+    try:
+        os.replace(partial, path)
+    except BaseException:
+        os.replace(old, path)
+        raise
+    _remove(old)
 
 
 def _remove(path: Path) -> None:

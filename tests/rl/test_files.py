@@ -12,6 +12,7 @@ import typer
 from typer.main import get_command
 
 from benchmarks.__main__ import app as benchmarks
+from redraft.rl.atomic import atomic_write
 from redraft.rl.cli.main import app
 from redraft.rl.files import check_output_file, check_output_folder, expand, output_file
 
@@ -51,6 +52,31 @@ def test_a_failure_leaves_the_earlier_file_and_no_other(tmp_path, error):
     assert raised.value is error
     assert out.read_text() == "old\n"
     assert names(tmp_path) == ["out.jsonl"]
+
+
+def make_folder(path, content):
+    with atomic_write(path) as partial:
+        partial.mkdir()
+        (partial / "file").write_text(content)
+
+
+def test_a_folder_takes_the_place_of_another_or_leaves_it_there(tmp_path, monkeypatch):
+    out, replace = tmp_path / "out", os.replace
+
+    def fail(source, target):
+        if source == tmp_path / ".out.partial":
+            raise OSError(errno.EIO, "the disk is gone")
+        replace(source, target)
+
+    make_folder(out, "old")
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(OSError, match="the disk is gone"):
+        make_folder(out, "new")
+    assert (names(tmp_path), (out / "file").read_text()) == (["out"], "old")
+    monkeypatch.undo()
+    (tmp_path / ".out.old").mkdir()  # of a process that was killed
+    make_folder(out, "new")
+    assert (names(tmp_path), (out / "file").read_text()) == (["out"], "new")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
