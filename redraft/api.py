@@ -84,10 +84,11 @@ def evaluate(config: "RunConfig", policy: str | Path | None = None) -> dict[str,
         RecipeError: The recipe has no evaluation section.
         FileNotFoundError: There is no policy.
     """
+    from redraft.rl.files import expand
     from redraft.rl.verbs import check_has_evaluation, evaluate_policy, policy_to_evaluate
 
     check_has_evaluation(config)
-    return evaluate_policy(config, policy_to_evaluate(config) if policy is None else policy)
+    return evaluate_policy(config, policy_to_evaluate(config) if policy is None else expand(policy))
 
 
 def generate(

@@ -103,9 +103,10 @@ def test_a_run_that_is_done_is_not_resumed(run):
         train(run.config, resume=True)
 
 
-def test_evaluation_gives_the_commands_numbers(run):
+def test_evaluation_gives_the_commands_numbers(run, monkeypatch):
     made = evaluate(run.config)
-    assert made == evaluate(run.config, policy=run.policy)
+    monkeypatch.setenv("HOME", str(run.path))
+    assert made == evaluate(run.config, policy=f"~/{run.policy.relative_to(run.path)}")
     assert made["eval/rows"] == 6
     (row,) = [row for row in run.metrics("eval") if row["step"] == 2]
     assert made["eval/accuracy"] == row["eval/accuracy"]
