@@ -29,10 +29,11 @@ def hangup_ignored() -> Iterator[None]:
 
 @contextlib.contextmanager
 def stop_signal() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C, SIGTERM and a closed terminal ask for a stop after the step; a second signal stops at once.
+    """Let Ctrl-C, SIGTERM and a closed terminal ask for a stop after the step.
 
-    A closing terminal sends SIGHUP more than once, possibly with a SIGTERM. So SIGHUP counts as neither the first nor
-    the second. Where SIGHUP is ignored, as under `nohup`, it stays ignored.
+    A second Ctrl-C or SIGTERM stops at once. SIGHUP asks for a stop, but never counts as the second signal: a closing
+    terminal sends it more than once, possibly with a SIGTERM. Where SIGHUP is ignored, as under `nohup`, it stays
+    ignored.
     """
     asked, impatient = threading.Event(), threading.Event()
 

@@ -59,11 +59,11 @@ class RunFolder:
         """Read the completions of one step with their rewards.
 
         Args:
-            step: The optimizer step; the newest one where it is left out.
+            step: Number of the batch; the newest one where it is left out.
 
         Returns:
             One dictionary a completion: the data row's columns, `prompt`, `completion`, `reward` and so on; empty
-            before the first step.
+            before the first batch.
 
         Raises:
             FileNotFoundError: The run has no samples of this step.
