@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sandboxes import LAYERS, LIMITS, run, started, usable
+from sandboxes import LIMITS, run, started, usable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
 NEEDS_ROOT = {"change user", "change groups", "mount", "chroot", "sysrq", "raw disk", "make device", "raise limits"}
@@ -107,13 +107,6 @@ ATTACKS = {
     "make device": "os.mknod(mine, stat.S_IFBLK | 0o600, os.makedev(8, 0))",
     "nameless memory": "os.memfd_create('x')",
 }
-
-
-@pytest.fixture(scope="module", params=LAYERS)
-def sandbox(request):
-    layer = usable(request.param)
-    yield layer
-    layer.close()
 
 
 @pytest.fixture(scope="module")

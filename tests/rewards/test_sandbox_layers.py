@@ -16,17 +16,10 @@ from redraft.rewards.sandbox.choose import open_sandbox
 from redraft.rewards.sandbox.identity import Identity, claim
 from redraft.rewards.sandbox.program import ProgramLimits, SandboxError
 from redraft.rewards.sandbox.selftest import self_test
-from sandboxes import LAYERS, command, owner, processes, run, usable
+from sandboxes import command, owner, processes, run, usable
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
 AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="leases belong to root")
-
-
-@pytest.fixture(scope="module", params=LAYERS)
-def sandbox(request):
-    layer = usable(request.param)
-    yield layer
-    layer.close()
 
 
 @pytest.fixture

@@ -20,13 +20,6 @@ PATIENCE_S = 120.0  # for one CPU second on a busy machine
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sandboxes need Linux")
 
 
-@pytest.fixture(scope="module", params=LAYERS)
-def sandbox(request):
-    layer = usable(request.param)
-    yield layer
-    layer.close()
-
-
 def deadline(sandbox, source, wall_s=0.6):
     """Run an attack that tells that it has begun and never ends by itself."""
     reached = run(sandbox, source, wall_s)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from displays import Silent
 from redraft.rewards.result import Status
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.run import run_training
@@ -27,17 +28,6 @@ OF_TRAJECTORIES = {
     "objective/anchor", "moe/router_agreement", "moe/live_agreement",
 }  # fmt: skip
 OF_EDITS = {"objective/t2t_clip_fraction", "objective/t2t_log_ratio_abs"}
-
-
-class Silent:
-    def step(self, stage, step, metrics):
-        pass
-
-    def say(self, text):
-        pass
-
-    def warn(self, text):
-        pass
 
 
 def documented() -> set[str]:

@@ -5,22 +5,12 @@ import json
 
 import pytest
 
+from displays import Silent
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.mirror import Mirror
 from redraft.rl.run_folder.recorder import Recorder
 from tiny import largest_file, write_recipe
-
-
-class Silent:
-    def step(self, stage, step, metrics):
-        pass
-
-    def say(self, text):
-        pass
-
-    def warn(self, text):
-        pass
 
 
 class Sink(Mirror):

@@ -9,6 +9,7 @@ import sys
 import psutil
 import pytest
 
+from displays import Silent
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.lock import LOCK, RunLockedError, run_lock
 
@@ -20,17 +21,6 @@ with run_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(600)
 """
-
-
-class Silent:
-    def step(self, stage, step, metrics):
-        pass
-
-    def say(self, text):
-        pass
-
-    def warn(self, text):
-        pass
 
 
 def hold(folder):

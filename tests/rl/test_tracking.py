@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from displays import Silent
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.monitor.trackers import _trackio, _wandb, open_trackers
 from redraft.rl.run_folder.mirror import Mirror, Start
@@ -31,17 +32,6 @@ class Failing:
 
     def finish(self):
         self._call("finish")
-
-
-class Silent:
-    def step(self, stage, step, metrics):
-        pass
-
-    def say(self, text):
-        pass
-
-    def warn(self, text):
-        pass
 
 
 def config(folder, *trackers):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
+from displays import Silent
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.run import run_training
 from redraft.rl.run_folder.checkpoint import complete_checkpoints
@@ -46,20 +47,14 @@ SETTINGS = {
 }  # fmt: skip
 
 
-class Silent:
-    def step(self, stage, step, metrics):
-        pass
-
-    def say(self, text):
-        pass
-
+class NoWarning(Silent):
     def warn(self, text):
         raise AssertionError(text)
 
 
 def run(recipe, folder, *overrides, resume=False):
     config = load_recipe([recipe], [*HOT, *overrides, f"output_dir={folder}"])
-    run_training(config, Recorder(config, Silent()), resume)
+    run_training(config, Recorder(config, NoWarning()), resume)
     return folder
 
 

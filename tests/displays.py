@@ -1,0 +1,16 @@
+"""A display that shows nothing, for tests that make a recorder."""
+
+from collections.abc import Mapping
+
+
+class Silent:
+    """Show nothing."""
+
+    def step(self, stage: str, step: int, metrics: Mapping[str, float]) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        pass
