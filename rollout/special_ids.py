@@ -1,14 +1,12 @@
 """Which token ids steer decoding: agreed between tokenizer, config.json and generation_config.json."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 from redraft.rollout.trajectory import SpecialTokens
 
 TURN_END = "<|role_end|>"
 """The token that ends a turn in LLaDA2's chat format."""
-
-Ids: TypeAlias = int | Sequence[int] | None
 
 
 def special_tokens(

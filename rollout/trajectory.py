@@ -1,9 +1,8 @@
 """What goes into a decode and what comes out: prompts, completions and the actions that made them. No torch here."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from operator import itemgetter
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -165,11 +164,6 @@ class Completion:
     def tokens_per_forward(self) -> float:
         """Completion tokens per forward."""
         return len(self.token_ids) / self.num_forwards
-
-
-def in_order(stream: Iterable[tuple[int, Completion]]) -> list[Completion]:
-    """Sort the completions of a stream of (index of the prompt, completion) by prompt."""
-    return [completion for _, completion in sorted(stream, key=itemgetter(0))]
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+from benchmarks.common.policies import in_order
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.decoder import Decoder
 from redraft.rollout.engine.protocol import Engine
-from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 
 def decode(

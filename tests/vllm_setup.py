@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.common.policies import in_order
 from decoding import decode
 from oracles.small_moe import SAMPLED, SHAPE, TOKENS
 from redraft.rollout.config import DecodeConfig, Limits
 from redraft.rollout.engine.torch_engine import TorchEngine
-from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 from redraft.rollout.vllm.engine import VLLMEngine
 from redraft.rollout.vllm.options import WorkerOptions
 

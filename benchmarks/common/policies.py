@@ -1,6 +1,7 @@
 """Networks of any vocabulary, and decodes of a whole list of prompts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
@@ -9,7 +10,7 @@ from redraft.rl.seeding import make_generator
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.decoder import Decoder
 from redraft.rollout.engine.protocol import Engine
-from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens, in_order
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
 
 def build_bare_policy(shape: Mapping[str, Any], dtype: str, device: str, seed: int) -> LLaDA2Model:
@@ -18,6 +19,11 @@ def build_bare_policy(shape: Mapping[str, Any], dtype: str, device: str, seed: i
     model = LLaDA2Model(LLaDA2Config.from_dict(shape), dtype=resolve_dtype(dtype), device=target)
     init_weights(model, make_generator(seed, "init", device=target))
     return model
+
+
+def in_order(stream: Iterable[tuple[int, Completion]]) -> list[Completion]:
+    """Sort the completions of a stream of (index of the prompt, completion) by prompt."""
+    return [completion for _, completion in sorted(stream, key=itemgetter(0))]
 
 
 def decode(

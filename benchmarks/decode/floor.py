@@ -15,7 +15,7 @@ from benchmarks.common.policies import build_bare_policy
 from benchmarks.decode.bytes import copy_bandwidth
 from benchmarks.decode.rates import ForcedBench
 from benchmarks.decode.workload import BLOCK, random_prompts
-from redraft.rl.models.registry import MINI_SHAPE
+from redraft.rl.models.llada2 import LLADA2_MINI
 from redraft.rollout.trajectory import SpecialTokens
 
 TINY_MINI: Final[Mapping[str, Any]] = {
@@ -35,7 +35,7 @@ TINY_MINI: Final[Mapping[str, Any]] = {
     "max_position_embeddings": 4096,
 }
 """The same stack at a size for a CPU's tests; it fits into caches, so the floor says nothing about it."""
-SHAPES: Final = {"mini": MINI_SHAPE, "tiny-mini": TINY_MINI}
+SHAPES: Final = {"mini": LLADA2_MINI.to_dict(), "tiny-mini": TINY_MINI}
 MINI_GIB: Final = 40.0  # of free GPU memory: 30.3 of weights, the rest for pages, the copy's buffers and activations
 LARGEST_RATE: Final = BLOCK / 3  # two forwards that fill a block and one that finds it full
 

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.util import find_spec
 
+from benchmarks.common.policies import in_order
 from benchmarks.decode.meter import Meter, clock_of, metered_session
 from benchmarks.decode.naive import Row
 from benchmarks.decode.run import Run, Way
@@ -12,7 +13,7 @@ from benchmarks.decode.workload import Workload
 from redraft.rl.models.registry import save_policy
 from redraft.rollout.blocks import padded_length
 from redraft.rollout.config import Limits
-from redraft.rollout.trajectory import Prompt, in_order
+from redraft.rollout.trajectory import Prompt
 
 
 def vllm_way(slots: int) -> Way | str:

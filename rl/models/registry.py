@@ -15,7 +15,7 @@ from redraft.rl.config.scalars import settle
 from redraft.rl.models.character_tokenizer import build_character_tokenizer
 from redraft.rl.models.llada2.checkpoint import load_pretrained, save_pretrained
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
-from redraft.rl.models.llada2.config import LLADA2_MINI, LLaDA2Config
+from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
 from redraft.rl.seeding import make_generator
 from redraft.rollout.chat import Tokenizer, load_tokenizer
@@ -28,9 +28,6 @@ GENERATION_FILE = "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float64")
 DEFAULT_BLOCK_LENGTH = 32
 """Of the published models, whose config.json does not hold it."""
-
-MINI_SHAPE = LLADA2_MINI.to_dict()
-"""Fields of config.json of LLaDA2.0-mini and 2.1-mini, token ids left out."""
 
 
 def resolve_device(name: str) -> torch.device:

@@ -6,12 +6,13 @@ import threading
 import pytest
 import torch
 
+from benchmarks.common.policies import in_order
 from decoding import decode
 from oracles.toy_policy import ToyPolicy
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.decoder import Decoder
 from redraft.rollout.decoding.slots import FUSED_BLOCKS, PREFILL_BLOCKS
-from redraft.rollout.trajectory import Prompt, SpecialTokens, in_order
+from redraft.rollout.trajectory import Prompt, SpecialTokens
 from redraft.rollout.watchdog import StepTimeout, Watchdog
 
 TOKENS = SpecialTokens(mask=11, pad=0, stops=(3, 7))

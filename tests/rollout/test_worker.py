@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from benchmarks.common.policies import in_order
 from oracles.tiny_policy import DECODE, TOKENS, tiny_model
 from redraft.rl.models.llada2 import init_weights
 from redraft.rollout.config import Limits
-from redraft.rollout.trajectory import Completion, Prompt, in_order
+from redraft.rollout.trajectory import Completion, Prompt
 from redraft.rollout.weights import WeightUpdate
 from redraft.rollout.worker import RolloutPolicy, RolloutWorker
 

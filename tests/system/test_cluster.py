@@ -9,6 +9,7 @@ import time
 import pytest
 import ray
 
+from benchmarks.common.policies import in_order
 from redraft.rewards.result import RewardError
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rl.cluster.actor_pool import ClusterError
@@ -27,7 +28,6 @@ from redraft.rl.data.codec import Codec
 from redraft.rl.data.load import load_rows
 from redraft.rl.experience.assemble import make_experience
 from redraft.rl.models.registry import load_text_side
-from redraft.rollout.trajectory import in_order
 from tiny import make_policy, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(

@@ -11,6 +11,7 @@ import ray
 from ray.exceptions import RayActorError, TaskCancelledError
 
 from alike import assert_alike
+from benchmarks.common.policies import in_order
 from redraft.rewards.result import RewardError
 from redraft.rl.cluster.actor_pool import ClusterError
 from redraft.rl.cluster.backend import local_pipeline
@@ -21,7 +22,6 @@ from redraft.rl.data.load import load_rows
 from redraft.rl.experience.pipeline import Pipeline
 from redraft.rl.models.registry import load_policy, load_text_side
 from redraft.rollout.engine.torch_engine import lay_out_for_cpu
-from redraft.rollout.trajectory import in_order
 from tiny import DECODE, make_policy, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(
