@@ -1,4 +1,4 @@
-"""Bias of the ELBO's estimators on a block small enough for every mask: exactly where the law of masks is known."""
+"""Bias of the ELBO's estimators on a block small enough for every mask: exact where masks have known probabilities."""
 
 import math
 from typing import Final, NamedTuple
@@ -19,7 +19,7 @@ from benchmarks.estimators.surrogates import (
     view_coefficients,
     weighted_sum,
 )
-from benchmarks.estimators.variance import LAWS
+from benchmarks.estimators.variance import SCHEMES
 from redraft.rl.config.estimators import Cyclic, Elbo, ExactCount, Gauss
 from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.views import View, make_views
@@ -40,7 +40,7 @@ class Bias(NamedTuple):
     """How far an estimator's mean is from the exact ELBO.
 
     Attributes:
-        exact: Nats, by summing over all masks under their known law; None where the law is only sampled.
+        exact: Nats, by summing over all masks with their known probabilities; None where the scheme is only sampled.
         measured: Nats, over draws.
         error: Standard error of `measured`.
         gradient: Norm of the gradient's bias relative to the ELBO's gradient, measured.
@@ -81,7 +81,7 @@ def measure_biases(policy: SumPolicy, draws: int) -> dict[str, Bias]:
 
 def _configs() -> dict[str, AlgorithmConfig]:
     others = {name: plain(settings) for name, settings in OTHERS.items()}
-    return {law.name: law.config(NUM_MC) for law in LAWS} | others
+    return {scheme.name: scheme.config(NUM_MC) for scheme in SCHEMES} | others
 
 
 def _measure(policy: SumPolicy, batch: CanvasBatch, views: list[View], log_prob: Table, truth: Table) -> Bias:
@@ -122,7 +122,7 @@ def _row_values(batch: CanvasBatch, views: list[View], log_prob: Table, space: B
 
 
 def expected_weights(estimator: Elbo, length: int) -> Float[Tensor, " sizes"]:
-    """E[sum over views of weight where |M| = k], for k = 0 to L; an unbiased law has 1 / k everywhere.
+    """E[sum over views of weight where |M| = k], for k = 0 to L; an unbiased scheme has 1 / k everywhere.
 
     Every view's level is uniform on [0, 1), alone (strata and grids only tie views together), or a fixed node; the
     learner's own `mask_count` maps it to k and its weight, and is constant between the edges integrated over here.
@@ -131,7 +131,7 @@ def expected_weights(estimator: Elbo, length: int) -> Float[Tensor, " sizes"]:
     if noise.kind == "bernoulli":  # C(L, k) times the integral of t^(k-1) (1 - t)^(L-k), which is 1 / k
         chances = [math.comb(length, k) * _beta(k, length - k + 1) for k in range(1, length + 1)]
         return torch.tensor([0.0, *chances], dtype=torch.float64)
-    law, size = masking_scheme(estimator), torch.tensor([[length]])
+    scheme, size = masking_scheme(estimator), torch.tensor([[length]])
     edges = {0.0, 1.0, *(i / length for i in range(length)), *(i / (length + 1) for i in range(length + 1))}
     exponent = noise.count_exponent if isinstance(noise, ExactCount | Cyclic) else 0.0
     edges |= set(count_distribution(size, length, exponent).cumsum(-1).flatten().tolist())
@@ -143,7 +143,7 @@ def expected_weights(estimator: Elbo, length: int) -> Float[Tensor, " sizes"]:
             node = _gauss_node(estimator, view)
             middles, widths = torch.tensor([node], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
         for level, width in zip(middles, widths, strict=True):
-            count, weight = mask_count(level.view(1, 1), size, view, law)
+            count, weight = mask_count(level.view(1, 1), size, view, scheme)
             weights[int(count)] += width * weight.item()
     return weights
 

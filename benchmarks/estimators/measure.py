@@ -29,8 +29,8 @@ from benchmarks.estimators.variance import (
     BEST,
     BUDGETS,
     IID,
-    LAWS,
-    Law,
+    SCHEMES,
+    Scheme,
     Spread,
     count_spreads,
     gradient_spread,
@@ -53,9 +53,9 @@ class Effort:
         sum_steps: Optimizer steps of their training.
         language_steps: Optimizer steps of the policy of the variances.
         completions: That variances are averaged over.
-        draws: Gradients per completion, law and budget.
-        single_draws: Gradients per completion of laws with independent views, which are measured with one view.
-        bias_draws: Draws of each law for the bias.
+        draws: Gradients per completion, masking scheme and budget.
+        single_draws: Gradients per completion of schemes with independent views, which are measured with one view.
+        bias_draws: Draws of each scheme for the bias.
         replicates: Independent lots of 1024 rollouts per policy and mode.
         surrogate_rollouts: Rollouts that stand for infinitely many, per policy.
     """
@@ -158,39 +158,45 @@ def measure(effort: Effort, seed: int, advance: Advance) -> dict[str, Any]:
 
 
 def _units(effort: Effort) -> int:
-    """Trainings, completions of each law and budget, modes and lots of rollouts; bias and log-ratios count one each."""
-    cells = sum(1 if law.independent else sum(_drawable(law, n) for n in BUDGETS) for law in LAWS if law != BERNOULLI)
+    """Trainings, completions per scheme and budget, modes and lots of rollouts; bias and log-ratios count one each."""
+    cells = sum(
+        1 if scheme.independent else sum(_drawable(scheme, n) for n in BUDGETS)
+        for scheme in SCHEMES
+        if scheme != BERNOULLI
+    )
     lots = len(MODES) + sum(mode.order == "decoder" for mode in MODES) * effort.replicates
     return effort.policies * (1 + lots) + cells * effort.completions + 3
 
 
-def _drawable(law: Law, forwards: int) -> bool:
+def _drawable(scheme: Scheme, forwards: int) -> bool:
     """Pairs and strata need at least two views."""
-    return forwards > 1 or law.independent or not law.unbiased
+    return forwards > 1 or scheme.independent or not scheme.unbiased
 
 
 def _measure_noise(effort: Effort, seed: int, work: Work) -> dict[str, Any]:
-    """Variance of gradient and value by law and forwards, and of log-ratios."""
+    """Variance of gradient and value by scheme and forwards, and of log-ratios."""
     model, text = train_language_policy(derive_seed(seed, "bench_language"), effort.language_steps)
     work.tick()
     rows = [torch.tensor(completion) for _, completion in text[: effort.completions]]
     spreads: dict[str, dict[int, Spread]] = {}
     iid, bernoulli = count_spreads(model, rows, LANGUAGE, effort.single_draws, work.tick)
-    for law in LAWS:
-        if law in (IID, BERNOULLI):
-            spreads[law.name] = {n: (iid if law is IID else bernoulli).over(n) for n in BUDGETS}
-        elif law.independent:
-            one = gradient_spread(model, rows, law.config(1), LANGUAGE, effort.single_draws, work.tick)
-            spreads[law.name] = {n: one.over(n) for n in BUDGETS}
+    for scheme in SCHEMES:
+        if scheme in (IID, BERNOULLI):
+            spreads[scheme.name] = {n: (iid if scheme is IID else bernoulli).over(n) for n in BUDGETS}
+        elif scheme.independent:
+            one = gradient_spread(model, rows, scheme.config(1), LANGUAGE, effort.single_draws, work.tick)
+            spreads[scheme.name] = {n: one.over(n) for n in BUDGETS}
         else:
-            spreads[law.name] = {
-                n: gradient_spread(model, rows, law.config(n), LANGUAGE, effort.draws, work.tick)
+            spreads[scheme.name] = {
+                n: gradient_spread(model, rows, scheme.config(n), LANGUAGE, effort.draws, work.tick)
                 for n in BUDGETS
-                if _drawable(law, n)
+                if _drawable(scheme, n)
             }
     new = copy.deepcopy(model)
     pretrain(new, text, language_tokens(), PretrainConfig(1, 32, SMALL_STEP, seed, block_length=LONG_BLOCK))
-    ratios = {law.name: log_ratio(model, new, rows, law.config(4), LANGUAGE, 256)._asdict() for law in (IID, BEST)}
+    ratios = {
+        scheme.name: log_ratio(model, new, rows, scheme.config(4), LANGUAGE, 256)._asdict() for scheme in (IID, BEST)
+    }
     work.tick()
     return {
         "variance": {name: {n: one._asdict() for n, one in by.items()} for name, by in spreads.items()},

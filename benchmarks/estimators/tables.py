@@ -13,7 +13,7 @@ Record = Mapping[str, Any]
 def targets(record: Record) -> list[Target]:
     """The promises of design/ALGORITHMS.md, as measured."""
     variance, ratios = record["variance"], record["log_ratio"]
-    best, iid, bernoulli = (_at(variance[law.name], 4)["gradient"] for law in (BEST, IID, BERNOULLI))
+    best, iid, bernoulli = (_at(variance[scheme.name], 4)["gradient"] for scheme in (BEST, IID, BERNOULLI))
     editing = record["budgets"][EDITING.name]
     biased = max(
         abs(row["exact"]) for name, row in record["bias"].items() if row["exact"] is not None and _unbiased(name)
@@ -21,9 +21,9 @@ def targets(record: Record) -> list[Target]:
     vrbpo, _ = mean_and_error(editing["vrbpo"]["cosine"])
     shared = max(one["shared"] / one["unshared"] for one in ratios.values())
     return [
-        Target("largest exact bias of an unbiased law (nats)", biased, 1e-9, True),
-        Target("gradient variance, best law / iid exact count, 4 forwards", best / iid, 0.60, True),
-        Target("gradient variance, best law / Bernoulli 1/t, 4 forwards", best / bernoulli, 0.30, True),
+        Target("largest exact bias of an unbiased masking scheme (nats)", biased, 1e-9, True),
+        Target("gradient variance, best masking scheme / iid exact count, 4 forwards", best / iid, 0.60, True),
+        Target("gradient variance, best masking scheme / Bernoulli 1/t, 4 forwards", best / bernoulli, 0.30, True),
         Target("log-ratio variance, shared / unshared draws", shared, 1 / 300, True),
         Target(f"cosine, vrbpo, {EDITING.name}, 1024 rollouts, 2 forwards", vrbpo, 0.90, False),
     ]
@@ -61,7 +61,7 @@ def _bias(record: Record) -> Section:
     ]
     note = (
         "Mean of the estimate minus the exact ELBO of a block of 5 tokens, at 2 forwards: summed over all masks under"
-        " the law's own weights (exact), and over draws. Gradient: norm of its bias relative to the ELBO's gradient."
+        " the scheme's own weights (exact), and over draws. Gradient: norm of its bias relative to the ELBO's gradient."
     )
     return Section("Bias", note, ["estimator", "exact (nats)", "drawn (nats)", "gradient"], rows)
 
@@ -82,7 +82,7 @@ def _variance(record: Record) -> Section:
         f" for t in [{SMALLEST_LEVEL}, 1), from the same draws as iid exact counts: on (0, 1) its variance is infinite."
     )
     return Section(
-        "Gradient variance", note, ["law", *(f"n = {n}" for n in BUDGETS), "sd of value, n = 4 (nats)"], rows
+        "Gradient variance", note, ["masking scheme", *(f"n = {n}" for n in BUDGETS), "sd of value, n = 4 (nats)"], rows
     )
 
 
@@ -98,7 +98,9 @@ def _log_ratio(record: Record) -> Section:
         for name, one in record["log_ratio"].items()
     ]
     note = "Log-ratio of two policies one AdamW step apart, 4 forwards each, with the same draws or each its own."
-    return Section("Shared draws", note, ["law", "mean (nats)", "shared variance", "unshared", "ratio"], rows)
+    return Section(
+        "Shared draws", note, ["masking scheme", "mean (nats)", "shared variance", "unshared", "ratio"], rows
+    )
 
 
 def _decoding(record: Record) -> Section:

@@ -22,7 +22,7 @@ Tick = Callable[[], None]
 
 
 @dataclass(frozen=True)
-class Law:
+class Scheme:
     """A row of the variance table.
 
     Attributes:
@@ -44,20 +44,20 @@ class Law:
 
 BUDGETS: Final = (1, 2, 4, 8)
 SMALLEST_LEVEL: Final = 1e-3  # of Bernoulli 1/t, as in LLaDA's published code
-IID: Final = Law("exact count, iid", {"stratify": False}, independent=True)
-BERNOULLI: Final = Law("Bernoulli 1/t", {"kind": "bernoulli", "stratify": False}, independent=True)
-BEST: Final = Law("stratified + importance + tiles (ebpo)", {"count_exponent": 0.5, "tiles": True})
-LAWS: Final = (
+IID: Final = Scheme("exact count, iid", {"stratify": False}, independent=True)
+BERNOULLI: Final = Scheme("Bernoulli 1/t", {"kind": "bernoulli", "stratify": False}, independent=True)
+BEST: Final = Scheme("stratified + importance + tiles (ebpo)", {"count_exponent": 0.5, "tiles": True})
+SCHEMES: Final = (
     IID,
     BERNOULLI,
-    Law("two masks per level", {"stratify": False, "masks_per_level": 2}),
-    Law("stratified counts", {}),
-    Law("cyclic grid (DARE)", "cyclic"),
-    Law("Gauss nodes (GDPO)", "gauss", unbiased=False),
-    Law("coupled pairs (ESPO)", {"kind": "coupled", "stratify": False}),
-    Law("folded pairs", {"kind": "folded", "stratify": False}),
-    Law("tiles", {"stratify": False, "tiles": True}),
-    Law("importance-sampled counts", {"stratify": False, "count_exponent": 0.5}, independent=True),
+    Scheme("two masks per level", {"stratify": False, "masks_per_level": 2}),
+    Scheme("stratified counts", {}),
+    Scheme("cyclic grid (DARE)", "cyclic"),
+    Scheme("Gauss nodes (GDPO)", "gauss", unbiased=False),
+    Scheme("coupled pairs (ESPO)", {"kind": "coupled", "stratify": False}),
+    Scheme("folded pairs", {"kind": "folded", "stratify": False}),
+    Scheme("tiles", {"stratify": False, "tiles": True}),
+    Scheme("importance-sampled counts", {"stratify": False, "count_exponent": 0.5}, independent=True),
     BEST,
 )
 
@@ -112,9 +112,10 @@ def gradient_spread(
 def count_spreads(model: nn.Module, rows: Sequence[Tensor], mask: int, draws: int, tick: Tick) -> tuple[Spread, Spread]:
     """Variances of one view of iid exact counts and of Bernoulli 1/t, t in [SMALLEST_LEVEL, 1), from the same draws.
 
-    Given their number k masked positions have one law in both, so second moments of the one are reweighted ones of
-    the other. Drawing Bernoulli masks instead would measure nothing: without a smallest t its variance is infinite
-    (a single mask has probability n t and weight 1 / t, and the integral of n t / t^2 diverges at 0).
+    Given their number k masked positions have the same distribution in both, so second moments of the one are
+    reweighted ones of the other. Drawing Bernoulli masks instead would measure nothing: without a smallest t its
+    variance is infinite (a single mask has probability n t and weight 1 / t, and the integral of n t / t^2 diverges
+    at 0).
     """
     counts, masks = [], []
     for block in rows:
@@ -157,7 +158,7 @@ class _Moments:
     counts: Int[Tensor, " draws"]
 
     def reweighted(self, ratio: Float[Tensor, " draws"]) -> "_Moments":
-        """Second moments under another law with the same mean."""
+        """Second moments under another masking scheme with the same mean."""
         return replace(self, squares=self.squares * ratio, values=self.values * ratio.sqrt())
 
     def spread(self) -> Spread:

@@ -19,7 +19,7 @@ from benchmarks.estimators.tables import sections, targets
 from benchmarks.estimators.variance import (
     BEST,
     IID,
-    LAWS,
+    SCHEMES,
     Spread,
     bernoulli_ratio,
     count_spreads,
@@ -50,11 +50,11 @@ def policy() -> SumPolicy:
     return train_sum_policy(seed=0, num_prompts=1, steps=60)
 
 
-@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.name)
-def test_every_unbiased_law_weighs_masks_of_k_slots_one_in_k(law):
-    weights = expected_weights(law.config(2).estimator, length=5)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.name)
+def test_every_unbiased_scheme_weighs_masks_of_k_positions_one_in_k(scheme):
+    weights = expected_weights(scheme.config(2).estimator, length=5)
     error = (weights[1:] - 1 / torch.arange(1.0, 6.0, dtype=torch.float64)).abs().max().item()
-    assert (error < 1e-12) == law.unbiased
+    assert (error < 1e-12) == scheme.unbiased
 
 
 def test_measured_biases_agree_with_the_exact_ones(policy: SumPolicy):
@@ -67,10 +67,10 @@ def test_measured_biases_agree_with_the_exact_ones(policy: SumPolicy):
     assert biases["mean field (d1)"].gradient > 0.1
 
 
-@pytest.mark.parametrize("law", [IID, BEST], ids=lambda law: law.name)
-def test_the_spread_is_the_trace_of_the_gradients_covariance(law):
+@pytest.mark.parametrize("scheme", [IID, BEST], ids=lambda scheme: scheme.name)
+def test_the_spread_is_the_trace_of_the_gradients_covariance(scheme):
     model, draws = tiny_model(8), 7
-    config = law.config(4)
+    config = scheme.config(4)
     spread = gradient_spread(model, [BLOCK], config, 7, draws, tick=lambda: None)
     rows, values = [], []
     for draw in range(draws):
@@ -105,7 +105,7 @@ def test_bernoulli_draws_have_the_moments_that_counted_draws_are_reweighted_to()
         assert abs(drawn.mean().item() * (1 - 1e-3) - expected) < 4.5 * drawn.std().item() / draws**0.5
 
 
-def test_reweighted_draws_measure_both_laws_of_counts():
+def test_reweighted_draws_measure_both_distributions_of_counts():
     model = tiny_model(8)
     exact, bernoulli = count_spreads(model, [BLOCK], 7, 60, tick=lambda: None)
     assert exact == gradient_spread(model, [BLOCK], IID.config(1), 7, 60, tick=lambda: None)
