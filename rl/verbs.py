@@ -17,7 +17,7 @@ from redraft.rl.run_folder.checkpoint import complete_checkpoints
 from redraft.rl.run_folder.recorder import Display, Recorder
 from redraft.rl.stages.evaluate import evaluate_rows
 from redraft.rl.stages.warm_start import policy_folder
-from redraft.rollout.engine.torch_engine import lay_out_for_cpu
+from redraft.rollout.engine.torch_engine import store_by_input
 
 
 def train_recipe(config: RunConfig, display: Display, resume: bool) -> RunOutcome:
@@ -79,7 +79,7 @@ def evaluate_policy(config: RunConfig, policy: str | Path) -> dict[str, float]:
     tokenizer, tokens = load_text_side(str(policy))
     rows = load_held_out(config)
     check_evaluation(config, rows, Path(policy))
-    network = lay_out_for_cpu(load_policy(str(policy), config.model.dtype, config.model.device))
+    network = store_by_input(load_policy(str(policy), config.model.dtype, config.model.device))
     with local_pipeline(config, network, tokens, Codec(tokenizer, config.seed)) as pipeline:
         return evaluate_rows(pipeline, rows, config.evaluation.decode)
 

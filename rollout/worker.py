@@ -8,7 +8,7 @@ from torch import nn
 
 from redraft.rollout.config import DecodeConfig, Limits
 from redraft.rollout.decoding.decoder import Decoder
-from redraft.rollout.engine.torch_engine import TorchEngine, lay_out_for_cpu
+from redraft.rollout.engine.torch_engine import TorchEngine, store_by_input
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 from redraft.rollout.weights import WeightUpdate, install
 
@@ -41,7 +41,7 @@ class RolloutPolicy:
 
 def load_rollout_policy(load_model: LoadModel, path: str, dtype: str, device: str) -> RolloutPolicy:
     """Make the network in `path`, laid out for decoding; `RolloutPolicy.install` brings the weights to decode with."""
-    return RolloutPolicy(lay_out_for_cpu(load_model(path, dtype, device)))
+    return RolloutPolicy(store_by_input(load_model(path, dtype, device)))
 
 
 class RolloutWorker:

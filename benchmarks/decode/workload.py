@@ -14,7 +14,7 @@ from benchmarks.common.policies import build_bare_policy
 from redraft.rl.models.registry import load_policy
 from redraft.rl.seeding import derive_seed, make_generator
 from redraft.rollout.config import DecodeConfig
-from redraft.rollout.engine.torch_engine import lay_out_for_cpu
+from redraft.rollout.engine.torch_engine import store_by_input
 from redraft.rollout.trajectory import Prompt, SpecialTokens
 
 BLOCK: Final = 32
@@ -96,7 +96,7 @@ def build_workload(size: str, dtype: str, device: str, num_prompts: int, new_tok
         model: nn.Module = load_policy(str(golden), dtype, device)
     else:
         model = build_bare_policy(SHAPES[size], dtype, device, seed)
-    lay_out_for_cpu(model)  # as a rollout actor does
+    store_by_input(model)  # as a rollout actor does
     tokens = SpecialTokens(mask=SHAPES[size]["vocab_size"] - 1, pad=0, stops=())
     config = DECODE.model_copy(update={"max_completion_length": new_tokens})
     return Workload(size, model, tokens, random_prompts(num_prompts, tokens.mask, seed), config)

@@ -88,7 +88,7 @@ def score_together(model: nn.Module, batch: CanvasBatch, views: Sequence[View], 
     )
     scores = score_view(model, tall, View(noisy, target, scored, weight, edit), mask, temperature=1.0)
     terms = weight[scored] * scores.log_prob
-    return torch.zeros(len(batch.tokens), dtype=terms.dtype).index_add(0, scores.row % len(batch.tokens), terms)
+    return torch.zeros(len(batch.tokens), dtype=terms.dtype).index_add(0, scores.sequence % len(batch.tokens), terms)
 
 
 def gradient_spread(

@@ -29,18 +29,20 @@ def trajectory_routes(batch: CanvasBatch, step: Int[Tensor, "batch blocks"]) -> 
     Raises:
         ValueError: A trace has no routes, or no such forward.
     """
-    recorded = [_recorded(batch, row) for row in range(len(batch.traces))]
+    recorded = [_recorded(batch, sequence) for sequence in range(len(batch.traces))]
     _, layers, _, k = recorded[0].shape
     layout = composite_layout(batch)
     noisy = step[:, layout.start // layout.block_length :].tolist()
     blocks = layout.num_rows // layout.block_length  # of one canvas's composite input
     table = np.full((layers, len(noisy), blocks, batch.block_length, k), -1, dtype=np.int16)
-    for row, forwards in enumerate(noisy):
+    for sequence, forwards in enumerate(noisy):
         for block, forward in enumerate(forwards):
-            if forward >= len(recorded[row]):
-                raise ValueError(f"row {row} has no forward {forward}; it took part in {len(recorded[row])}")
+            if forward >= len(recorded[sequence]):
+                raise ValueError(
+                    f"sequence {sequence} has no forward {forward}; it took part in {len(recorded[sequence])}"
+                )
             if forward >= 0:
-                table[:, row, block] = recorded[row][forward]
+                table[:, sequence, block] = recorded[sequence][forward]
     return torch.from_numpy(table).flatten(1, 3).to(batch.tokens.device)
 
 
@@ -59,8 +61,8 @@ def earlier_routes(batch: CanvasBatch, used: Routes) -> Routes:
     return used.masked_fill(~inside[None, :, None], -1)
 
 
-def _recorded(batch: CanvasBatch, row: int) -> NDArray[np.int16]:
-    routes = batch.traces[row].routes
+def _recorded(batch: CanvasBatch, sequence: int) -> NDArray[np.int16]:
+    routes = batch.traces[sequence].routes
     if routes is None:
-        raise ValueError(f"the trace of row {row} holds no routes: decode with record_routes: true")
+        raise ValueError(f"the trace of sequence {sequence} holds no routes: decode with record_routes: true")
     return routes

@@ -32,11 +32,11 @@ from redraft.rollout.sampling import draw as draw_token
 
 
 class ViewScores(NamedTuple):
-    """Scored positions of a view, in row-major order."""
+    """Scored positions of a view, sequence by sequence, from left to right."""
 
     log_prob: Float[Tensor, " scored"]  # nats
     entropy: Float[Tensor, " scored"]  # nats, without gradient
-    row: Int[Tensor, " scored"]
+    sequence: Int[Tensor, " scored"]
 
 
 def score_view(

@@ -136,7 +136,7 @@ class TorchEngine:
         return next(self._model.parameters())
 
 
-def lay_out_for_cpu(model: nn.Module) -> nn.Module:
+def store_by_input(model: nn.Module) -> nn.Module:
     """Store matrices on a CPU by input and not by output, as products with few tokens read them; shapes stay.
 
     Products with one block, or with a few tokens of an expert, then take two thirds of the time (benchmarks/NOTES.md).

@@ -89,7 +89,7 @@ def test_the_trajectory_views_of_all_trajectories_together_have_the_true_policy_
     surrogate = torch.zeros((), dtype=torch.float64)
     for view in trajectory_views(batch, StepSchedule(None), space.mask):
         scores = score_view(model, batch, view, space.mask, config.temperature)
-        surrogate = surrogate + (weight[scores.row] * view.weight[view.scored] * scores.log_prob).sum()
+        surrogate = surrogate + (weight[scores.sequence] * view.weight[view.scored] * scores.log_prob).sum()
     chain = make_chain(block_logits(model, prompt, space), space, config)
     exact = expected_return(chain, reward, space, config.post_steps)[space.blank]
     torch.testing.assert_close(gradient(surrogate, model), gradient(exact, model), rtol=0, atol=1e-9)

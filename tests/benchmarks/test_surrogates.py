@@ -65,7 +65,7 @@ def test_the_table_and_the_composite_forward_give_one_value_and_one_gradient(set
     direct = torch.zeros((), dtype=torch.float64)
     for view in views:
         scores = score_view(model, batch, view, SPACE.mask, temperature=1.0)
-        direct = direct + (worth[scores.row] * view.weight[view.scored] * scores.log_prob).sum()
+        direct = direct + (worth[scores.sequence] * view.weight[view.scored] * scores.log_prob).sum()
     log_prob = block_logits(model, PROMPT, SPACE).log_softmax(-1)
     table = weighted_sum(view_coefficients(batch, views, worth, SPACE), log_prob)
     assert direct.abs() > 0.1

@@ -77,7 +77,7 @@ def test_one_composite_forward_equals_a_plain_forward_per_block(model, shape, te
     view = random_view(batch)
     scores = score_view(model, batch, view, MASK, temperature)
     torch.testing.assert_close(scores.log_prob, plain_scores(model, batch, view, temperature), rtol=0, atol=1e-10)
-    assert scores.row.tolist() == view.scored.nonzero()[:, 0].tolist()
+    assert scores.sequence.tolist() == view.scored.nonzero()[:, 0].tolist()
 
 
 def test_its_gradient_equals_that_of_the_plain_forwards(model):
@@ -153,7 +153,7 @@ def test_padding_of_the_batch_reaches_nothing(model):
     assert together.tokens.shape[1] > alone.tokens.shape[1]
     steps = [trajectory_views(batch, StepSchedule(None), MASK)[0] for batch in (together, alone)]
     scores = [score_view(model, batch, view, MASK, 1.0) for batch, view in zip((together, alone), steps, strict=True)]
-    torch.testing.assert_close(scores[0].log_prob[scores[0].row == 0], scores[1].log_prob, rtol=0, atol=1e-12)
+    torch.testing.assert_close(scores[0].log_prob[scores[0].sequence == 0], scores[1].log_prob, rtol=0, atol=1e-12)
     filled = dataclasses.replace(together, tokens=together.tokens.clone())
     filled.tokens[0, alone.tokens.shape[1] :] = 5
     assert not differs(score_view(model, filled, steps[0], MASK, 1.0).log_prob, scores[0].log_prob).any()

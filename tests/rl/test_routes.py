@@ -221,10 +221,10 @@ def test_routes_that_were_not_recorded_are_asked_for_by_row(model):
     rows, batch = recorded_batch(model, [3, 6])
     step = torch.full((2, batch.tokens.shape[1] // BLOCK), -1)
     bare = dataclasses.replace(batch.traces[1], routes=None)
-    with pytest.raises(ValueError, match="trace of row 1 holds no routes: decode with record_routes: true"):
+    with pytest.raises(ValueError, match="trace of sequence 1 holds no routes: decode with record_routes: true"):
         trajectory_routes(dataclasses.replace(batch, traces=(batch.traces[0], bare)), step)
     step[0, 0] = count = rows[0].completion.num_forwards
-    with pytest.raises(ValueError, match=f"row 0 has no forward {count}; it took part in {count}"):
+    with pytest.raises(ValueError, match=f"sequence 0 has no forward {count}; it took part in {count}"):
         trajectory_routes(batch, step)
 
 

@@ -111,7 +111,7 @@ def test_the_weight_is_that_of_the_realised_count_and_not_one_over_t_with_floor_
     estimate = torch.zeros(10_000, dtype=torch.float64)
     for view in views_of(batch, scheme):
         scores = score_view(model, batch, view, MASK, 1.0)
-        estimate.index_add_(0, scores.row, view.weight[view.scored] * scores.log_prob)
+        estimate.index_add_(0, scores.sequence, view.weight[view.scored] * scores.log_prob)
     assert within_four_errors(estimate, enumerated(table))
     # The trap: k = floor(4 t) masks and weight 1 / t, so size k weighs the integral of 1 / t from k / 4 to (k + 1) / 4.
     sums = {k: [sum(terms.values()) for masked, terms in table.items() if len(masked) == k] for k in (1, 2, 3)}

@@ -5,14 +5,14 @@ from torch import nn
 
 from oracles.tiny_policy import tiny_model
 from redraft.rl.models.registry import load_policy, save_policy
-from redraft.rollout.engine.torch_engine import lay_out_for_cpu
+from redraft.rollout.engine.torch_engine import store_by_input
 from redraft.rollout.weights import fingerprint, snapshot
 from redraft.rollout.worker import load_rollout_policy
 from tiny import make_policy
 
 
 def test_matrices_are_stored_by_input_and_say_what_they_said():
-    model, plain = lay_out_for_cpu(tiny_model()), tiny_model()
+    model, plain = store_by_input(tiny_model()), tiny_model()
     tokens = torch.arange(8)[None] % 7
     torch.testing.assert_close(model(tokens, 4), plain(tokens, 4), rtol=0, atol=1e-12)
     assert fingerprint(model.state_dict()) == fingerprint(plain.state_dict())
@@ -24,7 +24,7 @@ def test_matrices_are_stored_by_input_and_say_what_they_said():
 
 def test_a_policy_in_this_layout_is_saved_as_any_other(tmp_path):
     laid_out, plain = tmp_path / "laid_out", tmp_path / "plain"
-    save_policy(lay_out_for_cpu(tiny_model()), laid_out, None)
+    save_policy(store_by_input(tiny_model()), laid_out, None)
     save_policy(tiny_model(), plain, None)
     assert (laid_out / "model.safetensors").read_bytes() == (plain / "model.safetensors").read_bytes()
 

@@ -21,7 +21,7 @@ from redraft.rl.data.codec import Codec
 from redraft.rl.data.load import load_rows
 from redraft.rl.experience.pipeline import Pipeline
 from redraft.rl.models.registry import load_policy, load_text_side
-from redraft.rollout.engine.torch_engine import lay_out_for_cpu
+from redraft.rollout.engine.torch_engine import store_by_input
 from tiny import DECODE, make_policy, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(
@@ -107,7 +107,7 @@ def issued(rollouts, monkeypatch):
 def calm(place, configured, rollouts, codec, rows, prompts):
     """The same completions and scores without Ray."""
     config, path = configured("digits"), str(place / "policy")
-    model = lay_out_for_cpu(load_policy(path, config.model.dtype, config.model.device))
+    model = store_by_input(load_policy(path, config.model.dtype, config.model.device))
     with local_pipeline(config, model, load_text_side(path)[1], codec) as pipeline:
         return pipeline.run(rows, prompts, config.rollout.decode)
 

@@ -106,11 +106,11 @@ def load_pretrained(
     model.companions = read_companions(
         folder, config.unknown_keys.get("auto_map"), _tokenizer_config(folder).get("auto_map")
     )
-    slots = dict(published_tensors(model))
+    tensors = dict(published_tensors(model))
     for file in weight_files:
         with _open(file) as content:
             for name in content.keys():  # noqa: SIM118 (a safetensors handle, not a dict)
-                slots[name].copy_(content.get_tensor(name))
+                tensors[name].copy_(content.get_tensor(name))
     return model
 
 
@@ -206,7 +206,7 @@ def _check_headers(files: list[Path], config: LLaDA2Config) -> dict[str, torch.d
     Returns:
         Dtype of every stored tensor.
     """
-    expected = {name: tuple(slot.shape) for name, slot in published_tensors(LLaDA2Model(config, device="meta"))}
+    expected = {name: tuple(tensor.shape) for name, tensor in published_tensors(LLaDA2Model(config, device="meta"))}
     dtypes: dict[str, torch.dtype] = {}
     for file in files:
         with _open(file) as content:
