@@ -48,7 +48,7 @@ def warm_start_recipe(config: RunConfig, display: Display) -> Path:
 
 
 def policy_to_evaluate(config: RunConfig) -> Path:
-    """The run's newest policy: that of the newest complete checkpoint, or the first one.
+    """Find the run's newest policy: that of the newest complete checkpoint, else the first one.
 
     Raises:
         FileNotFoundError: There is none yet.

@@ -36,8 +36,8 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
 def encode_prompt(tokenizer: Tokenizer, prompt: str | Messages) -> list[int]:
     """Encode a plain text, taken as it is, or chat messages up to where the assistant's answer begins.
 
-    Where the last message is the assistant's, the answer continues it. Control tokens that a message of anybody else
-    spells are text; those of the assistant's messages, and of plain texts, are control tokens.
+    Where the last message is the assistant's, the answer continues it. Control tokens in messages of other roles
+    are text; those in the assistant's messages, and in plain texts, are control tokens.
 
     Raises:
         ValueError: The prompt is chat messages and the tokenizer has no chat template, or one that does not take them.
@@ -94,8 +94,8 @@ def _check_roles(messages: Messages, template: str) -> None:
 def _guard(messages: Messages, controls: Mapping[str, int]) -> tuple[Messages, dict[str, str]]:
     """Replace spelled control tokens in messages by stand-ins; return the messages, and what each stands for.
 
-    A stand-in is a character that nobody writes, so it goes through any template, and tells afterwards which control
-    tokens are the template's own.
+    A stand-in is a private character that no text holds. After rendering it shows which control tokens are the
+    template's own.
     """
     foreign = [message for message in messages if message["role"] != "assistant"]
     texts = "".join(text for message in foreign for text in _texts(message))

@@ -61,8 +61,10 @@ def truncate(
 
     Args:
         logits: Tempered logits.
-        top_k: Tokens to keep; 0 keeps all. Of equal logits the lower id is kept. None: 0 everywhere.
-        top_p: Probability that the kept tokens must reach, in (0, 1]; 1.0 keeps all. None: 1.0 everywhere.
+        top_k: Tokens to keep; 0 keeps all. Of equal logits the lower id is kept. Without it, every draw keeps all
+            tokens.
+        top_p: Probability that the kept tokens must reach, in (0, 1]; 1.0 keeps all. Without it, every draw keeps
+            all tokens.
     """
     if top_k is None and top_p is None:
         return logits

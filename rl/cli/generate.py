@@ -31,7 +31,7 @@ def generate(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     editing_window: Annotated[
-        int, typer.Option(min=1, help="Blocks that are open to edits when a block is final; 1: it alone.")
+        int, typer.Option(min=1, help="Blocks that are open to edits when a block is final; 1 opens no earlier block.")
     ] = 1,
     slots: Annotated[int, typer.Option(min=1, help="Completions decoded together.")] = 64,
     trace: Annotated[bool, typer.Option("--trace", help="Write every action of the decoder too.")] = False,

@@ -29,11 +29,11 @@ class Display(Protocol):
         ...
 
     def say(self, text: str) -> None:
-        """Show what is good to know."""
+        """Show a line of information."""
         ...
 
     def warn(self, text: str) -> None:
-        """Show what a user should look at; the run goes on."""
+        """Show a warning; the run goes on."""
         ...
 
 
@@ -107,11 +107,11 @@ class Recorder:
         self._show("step", stage, step, values)
 
     def say(self, text: str) -> None:
-        """Show what is good to know."""
+        """Show a line of information."""
         self._show("say", text)
 
     def warn(self, text: str) -> None:
-        """Show what a person should look at."""
+        """Show a warning; the run goes on."""
         self._show("warn", text)
 
     def _show(self, method: str, *arguments: object) -> None:

@@ -24,7 +24,7 @@ from redraft.rollout.trajectory import Completion, Prompt
 
 
 def decode_settings(model: str, mode: str, given: Mapping[str, Any]) -> DecodeConfig:
-    """Settings of the decoder: a mode, and what is said beside it.
+    """Make decoder settings from a mode and the keys that change it.
 
     Args:
         model: Policy folder, whose own block length is taken where none is given.
@@ -137,7 +137,7 @@ def complete_rows(
 
 
 def _read_prompts(rows: Sequence[tuple[str, Row]], reader: Reader, decode: DecodeConfig, seed: int) -> list[Prompt]:
-    """The prompts of all rows; errors name the row."""
+    """Encode the prompts of all rows; errors name the row."""
     source = rows[0][0].rpartition(":")[0] if rows else "prompts"
     survey = Survey(reader.tokenizer, source)
     prompts = []
@@ -153,7 +153,7 @@ def _read_prompts(rows: Sequence[tuple[str, Row]], reader: Reader, decode: Decod
 
 
 def _encode(row: Row, reader: Reader) -> tuple[int, ...]:
-    """The row's prompt, checked against the policy.
+    """Encode the prompt of a row, and check that the policy can read it.
 
     Raises:
         ValueError: There is none, or the policy cannot read it.

@@ -49,7 +49,7 @@ class StepSchedule:
     """Which denoising steps are scored, and together with which.
 
     Attributes:
-        num_views: Denoising steps scored per block; None: all of them.
+        num_views: Denoising steps scored per block. None scores all of them.
         actions: Score everything drawn, or one kind of action.
         sampling: Chances of sampled denoising steps: `uniform`, or `surprisal` (more often where -log p was large).
         shrink: This many neighbouring denoising steps are one segment (TraceRL's s; eq 35).

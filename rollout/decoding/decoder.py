@@ -67,7 +67,7 @@ class Decoder:
             engine: The policy.
             tokens: Mask, pad and stop ids.
             slots: Requests decoded at a time.
-            step_timeout_s: Longest wait for one forward; None: no deadline.
+            step_timeout_s: Longest wait for one forward. None waits without a deadline.
 
         Raises:
             ValueError: `slots` is less than 1, or a token is not in the policy's vocabulary.

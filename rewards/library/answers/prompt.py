@@ -123,7 +123,7 @@ def is_echo(gold: str, prediction: str, prompt: str) -> bool:
 
 
 def is_unconverted(gold: str, prediction: str, prompt: str) -> bool:
-    """Whether an answer is the very value that the task is to write as a percentage, or as something else than one."""
+    """Tell whether an answer copies the value that the task asks to convert to or from a percentage."""
     if prediction.endswith("%") == gold.endswith("%") or prediction == gold.removesuffix("%"):
         return False
     if not _CONVERT.search(prompt):
@@ -135,7 +135,7 @@ def is_unconverted(gold: str, prediction: str, prompt: str) -> bool:
 
 
 def is_restated(gold: str, prediction: str, prompt: str) -> bool:
-    """Whether an answer only puts signs between numbers of the prompt, where the gold answer is what they give."""
+    """Tell whether an answer only joins numbers of the prompt by signs although the gold answer is their result."""
     numbers = _NUMBER.findall(prediction)
     wanted = numeral(gold)
     if len(numbers) < 2 or wanted is None or not _ARITHMETIC.fullmatch(prediction):

@@ -17,7 +17,7 @@ _COMMAND = re.compile(r"\\[A-Za-z]+")
 
 @dataclass
 class ReadAnswer:
-    """What an answer says.
+    """The parts of an answer.
 
     Attributes:
         brackets: What encloses the items, see `Items`.
