@@ -252,7 +252,7 @@ def _import_module(name: str) -> ModuleType:
 
 
 def _findable(top: str) -> bool:
-    """Whether a top-level module can be found with the import path as it is."""
+    """Tell whether a top-level module can be found with the import path as it is."""
     try:
         return top in sys.modules or os.getcwd() in sys.path or importlib.util.find_spec(top) is not None
     except (ImportError, ValueError):

@@ -106,7 +106,7 @@ class RewardTerm(BaseModel):
         return self
 
     def applies(self, columns: Mapping[str, Any]) -> bool:
-        """Whether a row has the values that `when` asks for; a row without the column has not."""
+        """Tell whether a row has the values that `when` asks for; a row without the column has not."""
         wanted = {name: value if isinstance(value, list) else [value] for name, value in self.when.items()}
         return all(columns.get(name) in values for name, values in wanted.items())
 

@@ -147,7 +147,7 @@ def _value_at(text: str) -> str | None:
 
 
 def _goes_on(text: str) -> bool:
-    """Whether a sentence goes on after a formula, with a unit or another answer."""
+    """Tell whether a sentence goes on after a formula, with a unit or another answer."""
     return bool(_SENTENCE_END.split(text.partition("\n")[0])[0].strip(" *_,"))
 
 

@@ -62,7 +62,7 @@ class _Place:
         return {top: module for top, module in found.items() if top in self.regular or not _file_of(module)}
 
     def holds(self, module: ModuleType) -> bool:
-        """Whether a module was imported from this place because its folder is on the import path anyway."""
+        """Tell whether a module was imported from this place because its folder is on the import path anyway."""
         where = _file_of(module) or next(iter(getattr(module, "__path__", ())), "")
         return any(Path(where).is_relative_to(entry) for entry in self.path) if where else False
 
@@ -78,7 +78,7 @@ _LOCK = threading.RLock()  # for the table of modules, of which a process has on
 
 
 def is_file(fn: str) -> bool:
-    """Whether ``fn`` has the ``path/file.py:function`` form."""
+    """Tell whether ``fn`` has the ``path/file.py:function`` form."""
     place = fn.rpartition(":")[0]
     return place.endswith(".py") or "/" in place
 

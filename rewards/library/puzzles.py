@@ -178,7 +178,7 @@ def _grids() -> tuple[str, ...]:
 
 
 def _is_consistent(cells: str) -> bool:
-    """Whether no column and no box of the rows so far holds a digit twice."""
+    """Tell whether no column and no box of the rows so far holds a digit twice."""
     columns = [cells[column::4] for column in range(4)]
     boxes = [cells[start : start + 2] + cells[start + 4 : start + 6] for start in (0, 2, 8, 10)]
     return all(len(set(group)) == len(group) for group in columns + boxes)

@@ -199,7 +199,7 @@ def _executable() -> str:
 
 @functools.cache
 def _can_forbid_namespaces(bwrap: str) -> bool:
-    """Whether bubblewrap can forbid namespaces, as since 0.8; before, only the system-call filter does."""
+    """Tell whether bubblewrap can forbid namespaces, as since 0.8; before, only the system-call filter does."""
     return "--disable-userns" in subprocess.run([bwrap, "--help"], capture_output=True, text=True, check=False).stdout
 
 

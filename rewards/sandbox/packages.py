@@ -84,7 +84,7 @@ class Packages:
 
 
 def _is_open(place: Path) -> bool:
-    """Whether the user of a sandbox may read it; an environment of root often lies where other users may not look."""
+    """Tell whether a sandbox's user may read it; an environment of root often lies where other users may not look."""
     if os.geteuid() != 0:
         return True
     return bool(place.stat().st_mode & 0o4) and all(folder.stat().st_mode & 0o1 for folder in place.parents)

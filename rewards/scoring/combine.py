@@ -37,7 +37,7 @@ def combine(terms: Sequence[RewardTerm], verdicts: Mapping[str, Verdict]) -> Sam
 
 
 def is_failure(verdict: Verdict) -> bool:
-    """Whether it has no score although the reward applies to the completion."""
+    """Tell whether it has no score although the reward applies to the completion."""
     return verdict.score is None and verdict.status in {Status.INFRA_ERROR, Status.GOLD_ERROR, Status.TIMEOUT}
 
 

@@ -63,7 +63,7 @@ def compare_simplest(gold: str) -> list[str]:
 
 
 def same_answer(gold: str, prediction: str) -> bool:
-    """Whether two items are equal."""
+    """Tell whether two items are equal."""
     decided = same_by_arithmetic(gold, prediction)
     if decided is not None:
         return decided
@@ -81,7 +81,7 @@ def same_answer(gold: str, prediction: str) -> bool:
 
 
 def _same_matrix(gold: str, prediction: str) -> bool:
-    """Whether two matrices have equal entries; the kind of their brackets does not count."""
+    """Tell whether two matrices have equal entries; the kind of their brackets does not count."""
     ours, theirs = ([split_at(row, ("&",)) for row in _rows(body)] for body in (gold, prediction))
     if [len(row) for row in ours] != [len(row) for row in theirs]:
         return False
@@ -150,7 +150,7 @@ def _same_number_or_function(ours: Any, theirs: Any) -> bool:
 
 
 def _is_zero_number(difference: Any) -> bool:
-    """Whether a constant is proved to be zero, or, where nothing is proved, zero to a thousand digits."""
+    """Tell whether a constant is proved to be zero, or, where nothing is proved, zero to a thousand digits."""
     if difference.is_Rational:
         return bool(difference == 0)
     digits = difference.evalf(3, maxn=60)
@@ -165,7 +165,7 @@ def _is_zero_number(difference: Any) -> bool:
 
 
 def _is_certain(value: Any) -> bool:
-    """Whether a numeric evaluation has digits other than zero."""
+    """Tell whether a numeric evaluation has digits other than zero."""
     return any(part.is_Float and part._prec > 1 and part != 0 for part in value.atoms() if part.is_number)
 
 
@@ -184,7 +184,7 @@ def _is_zero_function(difference: Any) -> bool:
 
 
 def _same_relation(ours: Any, theirs: Any) -> bool:
-    """Whether one equation or inequality is a multiple of the other."""
+    """Tell whether one equation or inequality is a multiple of the other."""
     import sympy
 
     turned = {sympy.Gt: sympy.Lt, sympy.Ge: sympy.Le}

@@ -81,7 +81,7 @@ def _without_names(gold: ReadAnswer, answer: ReadAnswer) -> list[Pair]:
 
 
 def _is_function_value(name: str, other: str) -> bool:
-    """Whether one of two different names is ``y`` and the other the function of it, ``f(x)``."""
+    """Tell whether one of two different names is ``y`` and the other the function of it, ``f(x)``."""
     return name != other and "y" in (name, other) and all(one == "y" or "(x)" in one for one in (name, other))
 
 

@@ -152,7 +152,7 @@ def _decide_pair(gold: str, answer: str, task: Task) -> Decision:
 
 
 def same_by_arithmetic(gold: str, answer: str) -> bool | None:
-    """Whether two items are the same, as far as text and rational arithmetic can tell; every side of a chain counts."""
+    """Tell whether text and rational arithmetic find two items the same; every side of a chain counts."""
     if gold == answer:
         return True
     if "=" in answer and "=" not in gold:
@@ -203,5 +203,5 @@ def _differs_in_case(gold: str, prediction: str) -> bool:
 
 
 def _is_numeric(answer: str) -> bool:
-    """Whether an answer has no variables, so that every letter belongs to a command."""
+    """Tell whether an answer has no variables, so that every letter belongs to a command."""
     return not re.search(r"[A-Za-z]", _COMMAND.sub("", answer))

@@ -46,7 +46,7 @@ def _tokens(text: str) -> Iterator[tuple[str, int, int]]:
 
 
 def is_deep(text: str) -> bool:
-    """Whether brackets are nested deeper than in any real answer."""
+    """Tell whether brackets are nested deeper than in any real answer."""
     return max((depth for _, _, depth in _tokens(text)), default=0) > _MAX_DEPTH
 
 
@@ -110,7 +110,7 @@ def _both_signs(part: str) -> list[str]:
 
 
 def compare_items(gold: str, prediction: str, same: Callable[[str, str], bool | None]) -> bool | None:
-    """Whether every item of one answer has its equal in the other; None where `same` cannot say."""
+    """Tell whether every item of one answer has its equal in the other; None where `same` cannot say."""
     ours, theirs = split_items(gold), split_items(prediction)
     if ours is None or theirs is None:
         return False

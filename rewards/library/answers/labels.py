@@ -41,7 +41,7 @@ class Labelled:
 
 
 def is_name(side: str) -> bool:
-    """Whether a side of an equation is a name: a symbol, a function of a symbol, words, or a tuple of symbols."""
+    """Tell whether a side of an equation is a name: a symbol, a function of a symbol, words, or a tuple of symbols."""
     return bool(_FIGURE_NAME.fullmatch(side)) or (bool(_LABEL.fullmatch(side)) and not _NO_NAME.match(side))
 
 

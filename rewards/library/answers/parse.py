@@ -102,7 +102,7 @@ class _Parser:
         return product_of([*factors, MINUS_ONE] if negations % 2 else factors)
 
     def is_plain_fraction(self) -> bool:
-        r"""Whether ``\frac{m}{n}`` of two whole numbers comes next: after a whole number that is a mixed number."""
+        r"""Tell whether ``\frac{m}{n}`` of two whole numbers comes next; after a whole number it makes a mixed one."""
         following = [token for _, token in self.tokens[self.place : self.place + 7]]
         return (
             len(following) == 7
@@ -121,7 +121,7 @@ class _Parser:
         return self.power()
 
     def starts_factor(self) -> bool:
-        """Whether a factor may begin here without a sign."""
+        """Tell whether a factor may begin here without a sign."""
         kind, token = self.tokens[self.place] if self.place < len(self.tokens) else ("", "")
         if kind == "name":
             return token not in _NOT_SYMBOLS and token not in _PRODUCTS | _DIVISIONS | {r"\rfloor", r"\rceil"}

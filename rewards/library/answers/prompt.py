@@ -100,7 +100,7 @@ def prompt_forms(prompt: str) -> frozenset[Form]:
 
 
 def is_echo(gold: str, prediction: str, prompt: str) -> bool:
-    """Whether an answer is an expression of the prompt, in a form that the gold answer does not have."""
+    """Tell whether an answer is an expression of the prompt, in a form that the gold answer does not have."""
     if text_words(prediction):
         return False
     prediction, gold = prediction.removesuffix("%"), gold.removesuffix("%")
@@ -146,7 +146,7 @@ def is_restated(gold: str, prediction: str, prompt: str) -> bool:
 
 
 def _is_copied(gold: str, prediction: str, prompt: str) -> bool:
-    """Whether an answer that has no form is a piece of the prompt's text, and not the gold answer."""
+    """Tell whether an answer that has no form is a piece of the prompt's text, and not the gold answer."""
     bare, whole = (re.sub(r"[\s{}]", "", text) for text in (prediction, _flat_prompt(prompt)))
     return (
         len(bare) >= 5 and bool(re.search(r"[+*/^\\-]", bare)) and bare != re.sub(r"[\s{}]", "", gold) and bare in whole
@@ -183,7 +183,7 @@ def _has_compound(text: str) -> bool:
 
 
 def _is_compound(part: str) -> bool:
-    """Whether a formula is more than a number or symbol as it is written: ``x^0`` and ``5-5`` are."""
+    """Tell whether a formula is more than a number or symbol as it is written: ``x^0`` and ``5-5`` are."""
     is_signed = bool(_SIGN.search(part))
     expression = form(part) if is_signed or _BRACKET.search(part) else None
     return expression is not None and (is_signed or bool(nodes(expression)))

@@ -95,7 +95,7 @@ def _read_item(item: str, reading: ReadAnswer, known: Collection[str] | None, fo
 
 
 def _is_worked_out(item: str) -> bool:
-    """Whether a gold answer is a calculation with its result, such as ``6*7 = 42``."""
+    """Tell whether a gold answer is a calculation with its result, such as ``6*7 = 42``."""
     return set(_RELATION.findall(item)) == {"="} and not _VARIABLE.search(_COMMAND.sub("", item))
 
 

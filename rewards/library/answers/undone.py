@@ -54,7 +54,7 @@ def _bare(answer: str) -> str:
 
 
 def is_uncomputed(gold: str, answer: str) -> bool:
-    """Whether a numeric answer has operations that a numeric gold answer has not.
+    """Tell whether a numeric answer has operations that a numeric gold answer has not.
 
     A plain fraction may stand for a decimal.
     """
@@ -67,7 +67,7 @@ def is_uncomputed(gold: str, answer: str) -> bool:
 
 
 def is_unreduced(gold: str, answer: str, verb: str) -> bool:
-    """Whether a fraction or root can be reduced, where the task is to do so and the gold answer has done it."""
+    """Tell whether a fraction or root can be reduced, where the task is to do so and the gold answer has done it."""
     return bool(_LOWEST_TERMS.match(verb)) and _is_reducible(answer) and not _is_reducible(gold)
 
 
@@ -80,7 +80,7 @@ def _is_reducible(answer: str) -> bool:
 
 
 def _is_reducible_root(degree: int, radicand: str) -> bool:
-    """Whether a root is of a decimal, or of a number with a power in it that it can take out."""
+    """Tell whether a root is of a decimal, or of a number with a power in it that it can take out."""
     if not radicand.isdigit():
         return True
     rest, powers = int(radicand), []
@@ -96,7 +96,7 @@ def _is_reducible_root(degree: int, radicand: str) -> bool:
 
 
 def is_undone(gold: str, prediction: str, verb: str) -> bool:
-    """Whether an answer with variables leaves a step of its task to do that the gold answer has done."""
+    """Tell whether an answer with variables leaves a step of its task to do that the gold answer has done."""
     ours, wanted = form(prediction), form(gold)
     if ours is None or wanted is None:
         return False
@@ -116,7 +116,7 @@ def is_undone(gold: str, prediction: str, verb: str) -> bool:
 
 
 def _is_longer(answer: str, gold: str) -> bool:
-    """Whether an answer names its variables, or its numbers but for ones, more often than the gold answer."""
+    """Tell whether an answer names its variables, or its numbers but for ones, more often than the gold answer."""
     ours, theirs = ([leaf for leaf in _LEAF.findall(_COMMAND.sub(" ", text)) if leaf != "1"] for text in (gold, answer))
     return len(theirs) > len(ours) or sum(map(str.isalpha, theirs)) > sum(map(str.isalpha, ours))
 
@@ -165,7 +165,7 @@ def _has_square_of_i(found: Form) -> bool:
 
 
 def _has_like_terms(found: Form) -> bool:
-    """Whether a sum holds two terms that differ in a number only, or a product two numbers."""
+    """Tell whether a sum holds two terms that differ in a number only, or a product two numbers."""
     if found[0] == "add":
         variables = [_variable_part(term) for term in found[1:]]
         if len(set(variables)) < len(variables):

@@ -82,7 +82,7 @@ def tag_plain_units(answer: str) -> str:
 
 
 def is_plain_quantity(answer: str) -> bool:
-    """Whether an answer is a number, a space and a unit in plain letters."""
+    """Tell whether an answer is a number, a space and a unit in plain letters."""
     found = _PLAIN_UNIT.search(answer)
     return (
         found is not None
@@ -216,7 +216,7 @@ class _Beside:
         return self.known is None or thing in harmless() or thing in self.known
 
     def is_asked_for(self, word: str) -> bool:
-        """Whether the task counts in this word: how many dozen, in millions."""
+        """Tell whether the task counts in this word: how many dozen, in millions."""
         return bool(self.known) and f"in {singular(word)}" in (self.known or ())
 
     def settle(self) -> dict[str, int]:

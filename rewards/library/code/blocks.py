@@ -126,7 +126,7 @@ class _Scanner:
         return list(_Scanner(block.code.split("\n"), self._attempts).blocks(nested + 1))
 
     def _doubled(self, row: int) -> bool:
-        """Whether the fence in a row is only the frame of one in the next row that is marked as Python."""
+        """Tell whether the fence in a row is only the frame of one in the next row that is marked as Python."""
         if row + 1 == len(self._lines) or not _CLOSING.match(self._lines[row]):
             return False
         inner = _opening(self._lines[row + 1])

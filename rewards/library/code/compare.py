@@ -1,4 +1,4 @@
-"""Whether a candidate's value, or what it printed, is what was asked for. All values are exact built-in types.
+"""Tell whether a candidate's value, or what it printed, is what was asked for. All values are exact built-in types.
 
 A tolerance is for floats. A whole number in the data (an integer value, or digits without a point in text) is exact at
 every tolerance: a float may equal it, but a float near it does not.
@@ -20,7 +20,7 @@ _MAX_FLOAT_CHARS = 400
 
 
 def same_value(found: Any, wanted: Any, tolerance: float | None) -> bool:
-    """Whether two values are the same; a tuple counts as a list where a list is wanted, True never as 1.
+    """Tell whether two values are the same; a tuple counts as a list where a list is wanted, True never as 1.
 
     Args:
         found: From the candidate.
@@ -48,7 +48,7 @@ def _without_array(value: Any) -> Any:
 
 
 def _same_items(found: dict[Any, Any], wanted: dict[Any, Any], tolerance: float | None) -> bool:
-    """Whether two mappings are the same; integers of the candidate's count as the texts that JSON makes of keys."""
+    """Tell whether two mappings are the same; the candidate's integers count as the texts that JSON makes of keys."""
     if found.keys() != wanted.keys() and wanted and all(map(is_integer_text, wanted)):
         found = {str(key) if type(key) is int else key: value for key, value in found.items()}
     return found.keys() == wanted.keys() and all(
@@ -66,7 +66,7 @@ def _close(found: Any, wanted: float, tolerance: float | None) -> bool:
 
 
 def same_output(found: str, wanted: str, tolerance: float | None) -> bool:
-    """Whether a program printed what was wanted: the same number of lines, each equal up to white space at its end.
+    """Tell whether a program printed what was wanted: as many lines, each equal up to white space at its end.
 
     White space at both ends of the output does not count. With a tolerance, lines are compared word by word, and the
     numbers in them that the data writes with a point or an exponent as floats.

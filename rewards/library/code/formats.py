@@ -76,7 +76,7 @@ def _listed(value: Any) -> Any:
 
 
 def holds_tests(value: Any) -> bool:
-    """Whether a value, or a JSON text, is the tests of a row and not an answer to it."""
+    """Tell whether a value, or a JSON text, is the tests of a row and not an answer to it."""
     value = from_json(value)
     if isinstance(value, list) and value:
         return all(isinstance(part, Mapping) or (isinstance(part, str) and "assert" in part) for part in value)
@@ -178,7 +178,7 @@ def _with_int_keys(arguments: Any) -> Any:
 
 
 def is_integer_text(key: Any) -> bool:
-    """Whether a text is an integer as JSON writes one that was a key."""
+    """Tell whether a text is an integer as JSON writes one that was a key."""
     return isinstance(key, str) and key.isascii() and key.lstrip("-").isdigit() and str(int(key)) == key
 
 

@@ -18,7 +18,7 @@ DEFINED, ASSIGNED, IMPORTED, SKETCHED = 4, 3, 2, 1  # how well a name is defined
 
 
 def compiles(code: str) -> bool:
-    """Whether a text is a module that Python accepts."""
+    """Tell whether a text is a module that Python accepts."""
     return _fault(code) is None
 
 

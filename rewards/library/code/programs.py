@@ -88,7 +88,7 @@ class _Talk:
     stderr: bytearray = field(default_factory=bytearray)
 
     def run(self, deadline: float) -> bool:
-        """Whether the program ended, or printed too much, before the deadline."""
+        """Tell whether the program ended, or printed too much, before the deadline."""
         process = self.program.process
         assert process.stdin is not None
         assert process.stdout is not None

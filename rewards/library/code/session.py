@@ -209,12 +209,12 @@ def exit_text(ended: ProgramExit) -> str:
 
 
 def ran_out_of_cpu(ended: ProgramExit, used_s: float, limits: ProgramLimits) -> bool:
-    """Whether a program ended because of its CPU limit. Kernels count that in ticks, so they may kill early."""
+    """Tell whether a program ended because of its CPU limit. Kernels count that in ticks, so they may kill early."""
     return ended.signal in (signal.SIGKILL, signal.SIGXCPU) and used_s >= 0.5 * limits.cpu_s
 
 
 def slept(used_s: float, limits: ProgramLimits) -> bool:
-    """Whether a program that ran out of wall time waited by its own choice, so that the machine is not to blame."""
+    """Tell whether a program that ran out of wall time waited by its own choice; then the machine is not to blame."""
     return used_s < _SLEPT_SHARE * limits.cpu_s
 
 

@@ -181,7 +181,7 @@ def _parse(script: str) -> ast.Module:
 
 
 def _is_of_answer(node: ast.stmt) -> bool:
-    """Whether a statement imports from the file that holds the answer; such names are the candidate's."""
+    """Tell whether a statement imports from the file that holds the answer; such names are the candidate's."""
     return isinstance(node, ast.ImportFrom) and node.module in _ANSWERS and not any(a.asname for a in node.names)
 
 

@@ -67,7 +67,7 @@ def unwritten(value: object) -> Any:
 
 
 def is_absent(value: object) -> bool:
-    """Whether a value is None, or the NaN that a table has in its place."""
+    """Tell whether a value is None, or the NaN that a table has in its place."""
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 

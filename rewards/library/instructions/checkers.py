@@ -30,12 +30,12 @@ COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 
 
 def has_keywords(text: str, keywords: Sequence[str]) -> bool:
-    """Whether every keyword occurs, in any case, also inside a word."""
+    """Tell whether every keyword occurs, in any case, also inside a word."""
     return all(re.search(re.escape(keyword), text, re.IGNORECASE) for keyword in keywords)
 
 
 def has_keyword_frequency(text: str, keyword: str, frequency: int, relation: str) -> bool:
-    """Whether the keyword occurs so many times, in any case, also inside a word."""
+    """Tell whether the keyword occurs so many times, in any case, also inside a word."""
     found = len(re.findall(re.escape(keyword), text, re.IGNORECASE))
     return COMPARISONS[relation](found, frequency)
 
@@ -46,17 +46,17 @@ def has_no_forbidden_word(text: str, forbidden_words: Sequence[str]) -> bool:
 
 
 def has_letter_frequency(text: str, letter: str, let_frequency: int, let_relation: str) -> bool:
-    """Whether the character, a letter or not, occurs so many times in any case."""
+    """Tell whether the character, a letter or not, occurs so many times in any case."""
     return COMPARISONS[let_relation](text.lower().count(letter.lower()), let_frequency)
 
 
 def is_in_language(text: str, language: str) -> bool:
-    """Whether the text is in this language; a text without any language, such as ``42``, is in none."""
+    """Tell whether the text is in this language; a text without any language, such as ``42``, is in none."""
     return detect_language(text) == language
 
 
 def has_sentences(text: str, num_sentences: int, relation: str) -> bool:
-    """Whether the text has so many sentences."""
+    """Tell whether the text has so many sentences."""
     found = len(sentences(text, at_most=num_sentences))
     return COMPARISONS[relation](found, num_sentences)
 
@@ -70,7 +70,7 @@ def has_paragraphs(text: str, num_paragraphs: int) -> bool:
 
 
 def has_words(text: str, num_words: int, relation: str) -> bool:
-    """Whether the text has so many words."""
+    """Tell whether the text has so many words."""
     return COMPARISONS[relation](len(_WORD.findall(text)), num_words)
 
 
@@ -100,7 +100,7 @@ def has_placeholders(text: str, num_placeholders: int) -> bool:
 
 
 def has_postscript(text: str, postscript_marker: str) -> bool:
-    """Whether the marker occurs, in any case; inside ``P.S.`` and ``P.P.S`` one space is allowed."""
+    """Tell whether the marker occurs, in any case; inside ``P.S.`` and ``P.P.S`` one space is allowed."""
     pattern = _POSTSCRIPTS.get(postscript_marker)
     text = text.lower()
     return postscript_marker.lower() in text if pattern is None else pattern.search(text) is not None
@@ -129,7 +129,7 @@ def has_sections(text: str, section_spliter: str, num_sections: int) -> bool:
 
 
 def is_json(text: str) -> bool:
-    """Whether the whole text is JSON, fenced or not."""
+    """Tell whether the whole text is JSON, fenced or not."""
     text = text.strip()
     for fence in _FENCES:
         text = text.removeprefix(fence)
@@ -141,7 +141,7 @@ def is_json(text: str) -> bool:
 
 
 def has_title(text: str) -> bool:
-    """Whether there is a ``<<title>>`` on one line that is not blank."""
+    """Tell whether there is a ``<<title>>`` on one line that is not blank."""
     for line in text.split("\n"):
         start, end = line.find("<<"), line.rfind(">>")
         if start >= 0 and end >= start + 3 and line[start:end].lstrip("<").rstrip(">").strip():
@@ -158,17 +158,17 @@ def has_two_responses(text: str) -> bool:
 
 
 def repeats_prompt(text: str, prompt_to_repeat: str) -> bool:
-    """Whether the text begins with the request, word for word."""
+    """Tell whether the text begins with the request, word for word."""
     return text.strip().lower().startswith(prompt_to_repeat.lower())
 
 
 def ends_with(text: str, end_phrase: str) -> bool:
-    """Whether the text ends with the phrase, without quotation marks around the text."""
+    """Tell whether the text ends with the phrase, without quotation marks around the text."""
     return text.strip().strip('"').lower().endswith(end_phrase.lower())
 
 
 def is_quoted(text: str) -> bool:
-    """Whether the whole text is in double quotation marks."""
+    """Tell whether the whole text is in double quotation marks."""
     text = text.strip()
     return len(text) > 1 and text[0] == text[-1] == '"'
 
@@ -179,12 +179,12 @@ def has_capital_words(text: str, capital_frequency: int, capital_relation: str) 
 
 
 def is_capital_english(text: str) -> bool:
-    """Whether the text is English without a small letter."""
+    """Tell whether the text is English without a small letter."""
     return text.isupper() and detect_language(text) == "en"
 
 
 def is_lowercase_english(text: str) -> bool:
-    """Whether the text is English without a capital letter."""
+    """Tell whether the text is English without a capital letter."""
     return text.islower() and detect_language(text) == "en"
 
 
@@ -200,7 +200,7 @@ def has_key_sentences(text: str, key_sentences: Sequence[str], num_sentences: in
 
 
 def shares_words(text: str, original_paragraph: str, low: int, high: int) -> bool:
-    """Whether the number of words shared with the paragraph, repetitions counted, is within the limits."""
+    """Tell whether the number of words shared with the paragraph, repetitions counted, is within the limits."""
     shared = Counter(_WORD.findall(text.lower())) & Counter(_WORD.findall(original_paragraph.lower()))
     return low <= shared.total() <= high
 

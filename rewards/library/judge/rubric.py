@@ -167,7 +167,7 @@ def _prefixed(text: str) -> str:
 
 
 def _is_content(character: str) -> bool:
-    """Whether it is a letter, a digit, or a symbol that can be an answer by itself, such as an infinity sign."""
+    """Tell whether it is a letter, a digit, or a symbol that can be an answer by itself, such as an infinity sign."""
     return character.isalnum() or (not character.isascii() and unicodedata.category(character).startswith("S"))
 
 
