@@ -315,7 +315,8 @@ def test_the_slope_of_the_upper_bound_is_finite_however_far_views_are_apart(apar
 
 
 def test_few_views_underestimate_the_upper_bound_and_more_do_so_less():
-    # Views have log-probability log 0.05 or log 0.95, equally likely: the bound is known, and so is every sum's law.
+    # Views have log-probability log 0.05 or log 0.95, equally likely: the bound is known, and so is the
+    # distribution of every sum.
     beta, low, high = 1.5, 0.05, 0.95
     exact = math.log(0.5 * low**beta + 0.5 * high**beta) / beta
     bias = []
