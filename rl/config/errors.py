@@ -1,4 +1,4 @@
-"""Pydantic's problems with a recipe as sentences for the person who wrote it."""
+"""Describe what pydantic found wrong in a recipe, one sentence per problem."""
 
 import typing
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.moved import MOVED, where_now
+from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.scalars import alternatives, fields_of, item_type, kinds_of, section_types
 from redraft.words import did_you_mean, guess_and_valid, guess_or_valid, problem_line
 
@@ -24,7 +25,7 @@ _MESSAGES = {
 
 
 def describe_all(error: ValidationError, schema: type[BaseModel]) -> list[str]:
-    """One sentence per problem; those that only follow from another one are left out."""
+    """Write one sentence per problem; leave out those that only follow from another."""
     problems = error.errors()
     told = [problem for problem in problems if not (problem["type"] == "too_short" and problem["input"])]
     return [_describe(problem, schema) for problem in told or problems]
@@ -37,9 +38,7 @@ def _describe(problem: Any, schema: type[BaseModel]) -> str:
         moved = where_now(place.rpartition(".")[2], problem["input"]) if AlgorithmConfig in at.parents else None
         return f"{place} {moved}" if moved else f"{place}: {_unknown(at, schema)}"
     if kind == "union_tag_invalid":
-        valid = [word for section in at.sections for word in kinds_of(section)]
-        word = str(problem["ctx"]["tag"])
-        return f"{place}.kind: unknown kind {word!r}; {guess_and_valid(word, valid)}"
+        return f"{place}.kind: {_wrong_kind(problem['input']['kind'], at)}"
     if kind in {"tuple_type", "model_type", "model_attributes_type", "dict_type"}:
         message = f"must be {_shape(at, kind)}"
     else:
@@ -82,11 +81,22 @@ class _Place:
         return cls(names, sections, parents, kinds)
 
 
+def _wrong_kind(given: Any, at: _Place) -> str:
+    valid = [word for section in at.sections for word in kinds_of(section)]
+    if given is None:
+        return f"null is no kind; leave it out, or write one of: {', '.join(valid)}"
+    if not isinstance(given, str):
+        return f"a kind is one word, got {given!r}; valid: {', '.join(valid)}"
+    return f"unknown kind {given!r}; {guess_and_valid(given, valid)}"
+
+
 def _shape(at: _Place, kind: str) -> str:
-    """How the list or mapping at a place is written."""
+    """Show how the list or mapping at a place is written."""
     name = at.names[-1] if at.names else "recipe"
     if isinstance(name, int):
         return "a mapping, e.g. {fn: math_accuracy}"
+    if words := PRESETS if AlgorithmConfig in at.sections else [k for one in at.sections for k in kinds_of(one)]:
+        return f"one word or a mapping, e.g. {name}: {next(iter(words))}"
     if kind != "tuple_type":
         return f"a mapping, e.g. {name}: {{key: value}}"
     fields = fields_of(at.parents)
@@ -99,9 +109,13 @@ def _unknown(at: _Place, schema: type[BaseModel]) -> str:
     key, valid = str(at.names[-1]), sorted(fields_of(at.parents))
     if "." in key:
         return f"unknown key {key!r}; in a file a key inside a section is written {_nested(key)}"
+    if key == "kind":
+        return f"unknown key 'kind': this section has no kinds; valid keys: {', '.join(valid)}"
     if of := [kind for section in at.kinds if key in section.model_fields for kind in kinds_of(section)]:
         return f"this is a key of kind {', '.join(of)}; valid here: {', '.join(valid)}"
     elsewhere = [path for path in dict.fromkeys(_paths(schema)) if path.rpartition(".")[2] == key]
+    if ".".join(map(str, at.names)) in elsewhere:
+        return f"this is a key of another kind; valid here: {', '.join(valid)}"
     elsewhere = elsewhere or [f"algorithm.{place}" for place in MOVED.get(key, ())]
     if elsewhere and not did_you_mean(key, valid, cutoff=0.8):
         return f"unknown key {key!r}; did you mean {' or '.join(elsewhere)}?"
@@ -114,7 +128,7 @@ def _nested(key: str) -> str:
 
 
 def _paths(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all keys."""
+    """Yield the dotted names of all keys."""
     for name, field in section.model_fields.items():
         yield f"{prefix}{name}"
         inner = section_types(field.annotation)

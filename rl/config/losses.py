@@ -3,9 +3,10 @@
 Each kind has its own keys. Losses on whole completions have the sequence ratio alone.
 """
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from redraft.rl.config.section import Section, kind_or
 
@@ -46,8 +47,19 @@ Ratio = Annotated[
     Field(discriminator="kind", description="What has one ratio: a token, a position or a completion."),
     kind_or("token"),
 ]
+
+
+def _is_whole(ratio: Any) -> Any:
+    if isinstance(ratio, Mapping) and ratio["kind"] != "sequence":
+        raise ValueError("this loss is defined on whole completions; use ratio: sequence, or leave it out")
+    return ratio
+
+
 WholeRatio = Annotated[
-    SequenceRatio, Field(description="This loss is defined on whole completions."), kind_or("sequence")
+    SequenceRatio,
+    Field(description="This loss is defined on whole completions."),
+    BeforeValidator(_is_whole),
+    kind_or("sequence"),
 ]
 
 

@@ -1,10 +1,14 @@
 """Where the keys of a flat `algorithm` section are now, for those who bring an older recipe or TRL's names."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args, get_origin
 
-from redraft.rl.config.algorithm import AlgorithmConfig
-from redraft.rl.config.scalars import fields_of, kinds_of, section_types
+from pydantic import BaseModel, ValidationError
+
+from redraft.rl.config.choices import Choices
+from redraft.rl.config.scalars import alternatives, fields_of, kinds_of, section_types, settle
+from redraft.rl.config.yaml_core import YamlError
+from redraft.words import guess_and_valid
 
 MOVED: Final[Mapping[str, tuple[str, ...]]] = {
     "num_mc": ("estimator.num_mc",),
@@ -51,33 +55,90 @@ MOVED: Final[Mapping[str, tuple[str, ...]]] = {
 """Flat key: its places in the sections. `preset`, `estimator` and `advantage` stay, as a choice of one word."""
 
 _OFF: Final = {("shrink", 1), ("merge", 0)}
+_LOSSES_OF_TRL: Final = {
+    "grpo": "{kind: clip, ratio: {kind: token, normaliser: sequence}}",
+    "bnpo": "{kind: clip, ratio: {kind: token, normaliser: batch}}",
+    "dapo": "{kind: clip, ratio: {kind: token, normaliser: batch}}",
+    "dr_grpo": "{kind: clip, ratio: {kind: token, normaliser: constant}}",
+}
+"""Values of TRL's `loss_type`. They choose what a token's loss is divided by; all of them clip."""
 
 
 def where_now(key: str, value: Any) -> str | None:
-    """How a flat key is written today; None for a key that never was one.
+    """Say how a flat key is written today, or return None if it never was one.
 
     Args:
         key: A key of the `algorithm` section.
-        value: What the recipe gives it.
+        value: What the recipe gives it. A value that the new place would refuse is not part of the advice.
     """
     if key == "overlong_buffer":
         return _length_reward(value)
     if key not in MOVED:
         return None
-    if isinstance(value, int) and (key, value) in _OFF:
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if is_number and (key, value) in _OFF:
         return "has moved: write algorithm.estimator.cut: none"
-    ways = [f"algorithm.{place}: {_as_yaml(value)}{_needs(place)}" for place in MOVED[key]]
-    return f"has moved: write {' or '.join(ways)}"
+    if key == "loss_type" and isinstance(value, str) and value in _LOSSES_OF_TRL:
+        return f"has moved: write algorithm.loss: {_LOSSES_OF_TRL[value]}"
+    ways = [_written(place, value) for place in MOVED[key] if _takes(place, value)]
+    if value is not None and ways:
+        return f"has moved: write {' or '.join(ways)}"
+    places = " or ".join(f"algorithm.{place}{_needs(place)}" for place in MOVED[key])
+    if value is None:
+        return f"has moved to {places}; null says nothing there: leave it out"
+    words = [word for place in MOVED[key] for word in _words(place)]
+    return f"has moved to {places}, which does not take {_quoted(value)}{_guess(value, words)}"
 
 
 def kinds_needed(place: str) -> Iterator[tuple[str, Sequence[str]]]:
-    """The sections on the way to a place that have its keys for some of their kinds only, and these kinds."""
-    sections, parts = [AlgorithmConfig], place.split(".")
-    for depth, part in enumerate(parts):
-        having = [section for section in sections if part in section.model_fields]
+    """Yield the sections on the way to a key that have it for some kinds only, with these kinds."""
+    parts = place.split(".")
+    for depth, (sections, having) in enumerate(_way(place)):
         if len(having) < len(sections):
             yield f"{'.'.join(parts[:depth])}.kind", [kind for section in having for kind in kinds_of(section)]
-        sections = section_types(fields_of(having)[part].annotation)
+
+
+def _way(place: str) -> Iterator[tuple[Sequence[type[BaseModel]], Sequence[type[BaseModel]]]]:
+    """Yield, for each name of a place, the classes that may stand before it, and those of them that have it."""
+    sections: Sequence[type[BaseModel]] = [Choices]
+    for part in place.split("."):
+        having = [section for section in sections if part in section.model_fields]
+        yield sections, having
+        inner = [kind for section in having for kind in section_types(section.model_fields[part].annotation)]
+        sections = list(dict.fromkeys(inner))
+
+
+def _written(place: str, value: Any) -> str:
+    section, _, key = place.rpartition(".")
+    if section == "estimator.cut":  # a written number of steps or segments means that they are cut
+        kind = "shrink" if key == "steps" else "merge"
+        return f"algorithm.{section}: {{kind: {kind}, {key}: {value}}}{_needs(section)}"
+    return f"algorithm.{place}: {_as_yaml(value)}{_needs(place)}"
+
+
+def _takes(place: str, value: Any) -> bool:
+    """Tell whether the section that holds the last key of a place accepts a value there, for at least one kind."""
+    *_, (_, having) = _way(place)
+    key = place.rpartition(".")[2]
+    for section in having:
+        try:
+            section.model_validate(settle({key: value}, section))
+        except (ValidationError, YamlError):
+            continue
+        return True
+    return False
+
+
+def _words(place: str) -> list[str]:
+    """Return the words of which a place takes one; none where it takes numbers."""
+    *_, (_, having) = _way(place)
+    annotation = fields_of(having)[place.rpartition(".")[2]].annotation
+    kinds = [kind for section in section_types(annotation) for kind in kinds_of(section)]
+    return kinds or [word for one in alternatives(annotation) if get_origin(one) is Literal for word in get_args(one)]
+
+
+def _guess(value: Any, words: Sequence[str]) -> str:
+    return f"; {guess_and_valid(value, words, cutoff=0.7)}" if words else ""
 
 
 def _needs(place: str) -> str:
@@ -86,15 +147,26 @@ def _needs(place: str) -> str:
 
 
 def _length_reward(value: Any) -> str:
-    if value == 0:
-        return "is gone, and 0 was none: leave it out"
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if value is None or (is_number and value == 0):
+        return f"is gone, and {_as_yaml(value)} was none: leave it out"
+    is_length = is_number and value > 0
     return (
-        "is a reward now: add to rewards {fn: soft_overlong, kwargs: {buffer: "
-        f"{_as_yaml(value)}, max_completion_length: N}}}}, N being rollout.decode.max_completion_length"
+        f"is a reward now: add to rewards {{fn: soft_overlong, kwargs: {{buffer: {value if is_length else 'B'},"
+        " max_completion_length: N}}, N being rollout.decode.max_completion_length"
+        f"{'' if is_length else f', and B a number of tokens, which {_quoted(value)} is not'}"
     )
 
 
+def _quoted(value: Any) -> str:
+    return repr(value) if isinstance(value, str) else _as_yaml(value)
+
+
 def _as_yaml(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{key}: {_as_yaml(item)}' for key, item in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_as_yaml, value))}]"
     if isinstance(value, bool):
         return str(value).lower()
     return "null" if value is None else str(value)

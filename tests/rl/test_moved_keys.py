@@ -21,6 +21,7 @@ FLAT = {
 }  # fmt: skip
 """Every key of the flat section but `preset`, `estimator`, `advantage`, which stay, and `overlong_buffer`, a reward."""
 OF_TRL = {"importance_sampling_level": "sequence"}
+INSIDE = {"shrink": "{kind: shrink, steps: 2}", "merge": "{kind: merge, segments: 2}"}
 BESIDE = {"num_t2t": ["algorithm.estimator.edits.kind=recorded"], "bound_mix": ["algorithm.estimator=elbo"],
           "bound_beta": ["algorithm.estimator=elbo"]}  # fmt: skip
 
@@ -42,13 +43,69 @@ def test_the_advice_names_the_new_place_with_the_value_and_following_it_gives_a_
     told = refusal(tmp_path, f"algorithm.{key}={value}")
     assert f"algorithm.{key} has moved: write algorithm." in told
     for way in told.partition("write ")[2].split(" or "):
-        place, found, needs = re.fullmatch(r"([\w.]+): (\S+)(?: \(for (.+)\))?", way).groups()
-        assert found == value
+        place, found, needs = re.fullmatch(r"([\w.]+): (\{.+?\}|\S+)(?: \(for (.+)\))?", way).groups()
+        assert found == INSIDE.get(key, value)
         kinds = [need.partition(" ") for need in needs.split(" and ")] if needs else []
         words = [f"{section}={valid.partition(',')[0]}" for section, _, valid in kinds]
-        config = load_recipe([write_recipe(tmp_path)], [*BESIDE.get(key, []), *words, f"{place}={value}"])
+        config = load_recipe([write_recipe(tmp_path)], [*BESIDE.get(key, []), *words, f"{place}={found}"])
         if key in FLAT:
             assert str(flat(config.algorithm)[key]).lower() == value
+
+
+@pytest.mark.parametrize("value", ["[1]", "{a: 1}", "wrong", "-1", "true", "'5'", ".inf"])
+@pytest.mark.parametrize("key", MOVED)
+def test_the_advice_never_holds_a_value_that_would_be_refused(tmp_path, key, value):
+    told = refusal(tmp_path, f"algorithm.{key}={value}")
+    if "has moved: write " not in told:
+        assert re.search(r" has moved to algorithm\.\S+( .*)?, which does not take ", told)
+        return
+    for way in told.partition("write ")[2].split(" or "):
+        place, found, needs = re.fullmatch(r"([\w.]+): (\S+)(?: \(for (.+)\))?", way).groups()
+        kinds = [need.partition(" ") for need in needs.split(" and ")] if needs else []
+        words = [f"{section}={valid.partition(',')[0]}" for section, _, valid in kinds]
+        load_recipe([write_recipe(tmp_path)], [*words, f"{place}={found}"])
+
+
+@pytest.mark.parametrize("key", MOVED)
+def test_null_of_a_flat_key_is_left_out(tmp_path, key):
+    told = refusal(tmp_path, f"algorithm.{key}=null")
+    assert f" has moved to algorithm.{MOVED[key][0]}" in told
+    assert told.endswith("; null says nothing there: leave it out")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        (
+            "kl",
+            "k4",
+            r"algorithm.regulariser.kl, which does not take 'k4'; valid: k2, k3, k1_reward",
+        ),
+        ("loss_type", "sapo", r"has moved to algorithm.loss, which does not take 'sapo'; valid: clip, stable, cispo,"),
+        ("importance_sampling_level", "sequence_token", r"does not take 'sequence_token'; did you mean 'sequence'\?"),
+        ("shrink", "0", r"has moved to algorithm.estimator.cut.steps \(for .*\), which does not take 0$"),
+        ("overlong_buffer", "[1]", r"buffer: B, .* and B a number of tokens, which \[1\] is not"),
+        ("overlong_buffer", "null", r"is gone, and null was none: leave it out"),
+    ],
+)
+def test_a_value_that_the_new_place_does_not_take_is_named_with_those_that_it_takes(tmp_path, key, value, message):
+    assert re.search(message, refusal(tmp_path, f"algorithm.{key}={value}"))
+
+
+@pytest.mark.parametrize(
+    ("value", "normaliser"),
+    [("grpo", "sequence"), ("bnpo", "batch"), ("dapo", "batch"), ("dr_grpo", "constant"), ("cispo", "constant")],
+)
+def test_the_losses_of_trl_are_written_as_what_they_are_here(tmp_path, value, normaliser):
+    told = refusal(tmp_path, f"algorithm.loss_type={value}")
+    found = told.partition(" has moved: write algorithm.loss: ")[2]
+    loss = load_recipe([write_recipe(tmp_path)], [f"algorithm.loss={found}"]).algorithm.loss
+    assert loss.kind == ("cispo" if value == "cispo" else "clip")
+    assert (loss.ratio.kind, loss.ratio.normaliser) == ("token", normaliser)
+
+
+def test_views_of_edits_are_a_key_of_every_kind_of_edits(tmp_path):
+    assert "algorithm.estimator.edits.kind recorded, draft, random" in refusal(tmp_path, "algorithm.num_t2t=2")
 
 
 @pytest.mark.parametrize("word", ["shrink=1", "merge=0"])

@@ -199,7 +199,7 @@ def test_what_was_not_written_yields_to_what_was(written, fitted):
         ({"loss": "bgpo", "estimator": {"kind": "elbo", "edits": "draft"}}, "use estimator: elbo without edits"),
         ({"loss": "sandwich", "estimator": {"kind": "elbo", "num_mc": 1}}, "num_mc of 2 or more, got 1"),
         ({"loss": {"ratio": "position"}}, r"use loss: \{ratio: token\}"),
-        ({"loss": {"kind": "dpo", "ratio": "token"}}, "Input should be 'sequence'"),
+        ({"loss": {"kind": "dpo", "ratio": "token"}}, "use ratio: sequence, or leave it out"),
         ({"estimator": {"kind": "elbo", "noise": {"masks_per_level": "two"}}}, "masks_per_level\n.*valid integer"),
         ({"estimator": ["elbo"]}, "estimator\n.*Input should be a valid dictionary"),
         ({"preset": "tracrl", "estimator": "elbo"}, "unknown preset 'tracrl'; did you mean 'tracerl'"),

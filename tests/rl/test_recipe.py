@@ -88,9 +88,25 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("algorithm.loss.psi=1", "algorithm.loss.psi: this is a key of kind squared; valid here: epsilon,"),
         (
             "algorithm.loss={kind: dpo, ratio: token}",
-            "algorithm.loss.ratio.kind: Input should be 'sequence', got",
+            "algorithm.loss.ratio: this loss is defined on whole completions; use ratio: sequence, or leave it out$",
         ),
-        ("algorithm.estimator=[elbo]", "algorithm.estimator: must be a mapping, e.g. estimator: {key: value}, got"),
+        ("algorithm.estimator=[elbo]", "estimator: must be one word or a mapping, e.g. estimator: trajectory, got"),
+        ("algorithm.advantage=[1]", "advantage: must be one word or a mapping, e.g. advantage: dr_grpo, got"),
+        ("algorithm=[1]", "algorithm: must be one word or a mapping, e.g. algorithm: vrbpo, got"),
+        (
+            "algorithm.loss.kind=null",
+            "algorithm.loss.kind: null is no kind; leave it out, or write one of: clip, stable",
+        ),
+        ("algorithm.loss.kind=[1]", r"algorithm.loss.kind: a kind is one word, got \[1\]; valid: clip, stable"),
+        ("algorithm.update.kind=x", "algorithm.update.kind: unknown key 'kind': this section has no kinds; valid keys"),
+        (
+            "algorithm.loss={kind: bgpo, ratio: {normaliser: batch}}",
+            "algorithm.loss.ratio.normaliser: this is a key of another kind; valid here: gamma, kind",
+        ),
+        (
+            "algorithm.estimator={kind: autoregressive, edits: draft}",
+            "algorithm.estimator.edits.kind: unknown kind 'draft'; valid: none, recorded",
+        ),
         (
             "algorithm.estimator={kind: elbo, noise: {kind: folded, tiles: true}}",
             "noise.tiles: this is a key of kind",
@@ -104,6 +120,13 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
 def test_a_mistake_is_named_with_what_would_be_valid(tmp_path, word, message):
     with pytest.raises(RecipeError, match=message):
         load_recipe([write_recipe(tmp_path)], [word])
+
+
+@pytest.mark.parametrize("loss", ["squared", "bgpo", "dpo", "sandwich"])
+@pytest.mark.parametrize("ratio", ["token", "position", "wrong", "{kind: null}", "{kind: [1]}"])
+def test_a_loss_of_whole_completions_says_which_ratio_it_takes(tmp_path, loss, ratio):
+    with pytest.raises(RecipeError, match=r"is defined on whole completions; use ratio: sequence, or leave it out$"):
+        load_recipe([write_recipe(tmp_path)], [f"algorithm.loss={{kind: {loss}, ratio: {ratio}}}"])
 
 
 def test_an_unknown_key_inside_a_reward_is_named(tmp_path):
