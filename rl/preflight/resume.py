@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+from redraft.rl.config.choices import Choices
+from redraft.rl.config.moved import MOVED
 from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.progress import TRAINER
@@ -53,12 +55,27 @@ def find_start(config: RunConfig, run: Path, resume: bool) -> Path | None:
             f" resume; raise it, e.g. trainer.total_steps={2 * done}"
         )
     saved, now = _flat(read_state(checkpoint, "config.json")), _flat(config.model_dump(mode="json"))
-    changed = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
-    other = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)]
+    if any(f"algorithm.{key}" in saved for key in _GONE):
+        raise RecipeError(
+            f"{checkpoint} was written by an earlier Redraft, whose algorithm section was flat: a resume could not tell"
+            " whether the recipe is the same; start anew with another output_dir=FOLDER"
+        )
+    other = _changed(saved, now)
     if other:
         told = ", ".join(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}" for key in other[:5])
         raise RecipeError(f"{checkpoint} belongs to another recipe: {told}; resume with the same, or start anew")
     return checkpoint
+
+
+_GONE = {"overlong_buffer", *MOVED} - Choices.model_fields.keys()
+
+
+def _changed(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """List the keys that changed and may not. Of a section with another kind only the kind: its keys follow from it."""
+    changed = [key for key in sorted(saved.keys() | now.keys()) if saved.get(key) != now.get(key)]
+    other = [key for key in changed if not any(key == free or key.startswith(f"{free}.") for free in MAY_CHANGE)]
+    sections = [key.removesuffix("kind") for key in other if key.endswith(".kind")]
+    return [key for key in other if all(key == f"{at}kind" or not key.startswith(at) for at in sections)]
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
