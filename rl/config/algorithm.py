@@ -12,6 +12,7 @@ from redraft.rl.config.choices import Choices
 from redraft.rl.config.layers import opened
 from redraft.rl.config.resolve import resolved
 from redraft.rl.config.rules import RULES
+from redraft.rl.config.section import refuse
 
 
 class AlgorithmConfig(Choices):
@@ -31,7 +32,4 @@ class AlgorithmConfig(Choices):
 
     @model_validator(mode="after")
     def _choices_fit_each_other(self) -> "AlgorithmConfig":
-        for rule in RULES:
-            if problem := rule(self):
-                raise ValueError(problem)
-        return self
+        return refuse(RULES, self)

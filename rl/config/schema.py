@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from redraft.rewards.term import RewardTerm
 from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.estimators import Autoregressive, Coupled, Elbo, MeanField, RandomMask
-from redraft.rl.config.section import Section
+from redraft.rl.config.section import Section, refuse
 from redraft.rl.config.sections import (
     ClusterConfig,
     DataConfig,
@@ -63,10 +63,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sections_fit_each_other(self) -> "RunConfig":
-        for rule in RULES:
-            if problem := rule(self):
-                raise ValueError(problem)
-        return self
+        return refuse(RULES, self)
 
 
 def _replayed(config: RunConfig) -> str | None:

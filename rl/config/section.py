@@ -1,7 +1,7 @@
 """The base of every section of a recipe, and sections whose keys a `kind` chooses."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
@@ -10,6 +10,9 @@ class Section(BaseModel):
     """A frozen block of a recipe; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Section)
 
 
 def kind_or(default: str) -> BeforeValidator:
@@ -21,3 +24,19 @@ def kind_or(default: str) -> BeforeValidator:
         return {"kind": default, **value} if isinstance(value, Mapping) else value
 
     return BeforeValidator(choose)
+
+
+def refuse(rules: Iterable[Callable[[S], str | None]], section: S) -> S:
+    """Return a section that breaks no rule.
+
+    Args:
+        rules: Functions that return the text of their refusal, or None.
+        section: The section, whose keys fit one by one.
+
+    Raises:
+        ValueError: A rule is broken; the first one counts.
+    """
+    for rule in rules:
+        if problem := rule(section):
+            raise ValueError(problem)
+    return section
