@@ -2,7 +2,8 @@
 
 Each preset names its source and where it deviates from the published code; docs/algorithms.md says which to take.
 `vrbpo` is the default method: the defaults of `config.choices` are its settings. The others must not change with it, so
-they lie over `NEUTRAL`, and each names the keys of its estimator of which the default method has an opinion.
+they lie over `NEUTRAL`, and each names the keys of its estimator of which the default method has an opinion. Where a
+recipe writes another estimator or loss beside a preset, these keys have the values of `NEUTRAL_OF_KIND`.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ class Preset:
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """The settings of a preset, over the neutral ones.
+    """Return a preset's sections, laid over `NEUTRAL`.
 
     Raises:
         ValueError: No preset has that name.
@@ -38,8 +39,23 @@ def preset_settings(name: str) -> dict[str, Any]:
     return {**NEUTRAL, **PRESETS[name].settings}
 
 
+def neutral_of(section: str, kind: object) -> dict[str, Any]:
+    """Return a section of this kind in which the default method chooses nothing; empty where it has no opinion."""
+    keys = NEUTRAL_OF_KIND.get(section, {}).get(str(kind))
+    return {"kind": kind, **keys} if keys else {}
+
+
+DEFAULT_METHOD: Final = "vrbpo"
 NEUTRAL: Final[Mapping[str, Any]] = {"update": {"num_minibatches": 1, "target_drift": 0.0}}
 """Sections whose defaults are the default method's own choice, at the values that choose nothing."""
+NEUTRAL_OF_KIND: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
+    "estimator": {
+        "trajectory": {"lookahead": 0.0},
+        "trajectory_sampled": {"lookahead": 0.0, "step_sampling": "uniform"},
+    },
+    "loss": {"clip": {"epsilon_high": 0.2}, "stable": {"epsilon_high": 0.2}},
+}
+"""The same for sections with kinds: section, kind, key. `epsilon_high` is then as `epsilon`, which is PPO's clip."""
 
 _MEAN_FIELD: Final[Mapping[str, Any]] = {"kind": "mean_field", "num_mc": 1, "prompt_mask_ratio": 0.15}
 _BOTH_SIDES: Final[Mapping[str, Any]] = {"kind": "clip", "epsilon": 0.2, "epsilon_high": 0.2}

@@ -1,6 +1,7 @@
 """What the keys mean that a recipe's `algorithm` section does not write.
 
-Without a preset they have the default method's values, with one that preset's. A value that was not written yields
+Without a preset they have the default method's values, with one that preset's. Of a kind that the preset does not have,
+they have the defaults of that kind, less what the default method chose of them. A value that was not written yields
 where a written one leaves it no meaning: `{estimator: elbo}` is a whole recipe although the default's token ratio needs
 more than an ELBO. What was written never yields: two written choices that exclude each other are refused by
 `config.rules`.
@@ -15,13 +16,13 @@ from redraft.rl.config.choices import Choices, TruncatedWeights
 from redraft.rl.config.estimators import Autoregressive, Elbo, OnTrajectory
 from redraft.rl.config.layers import lay_over, opened
 from redraft.rl.config.losses import SequenceRatio, TokenRatio
-from redraft.rl.config.presets import preset_settings
+from redraft.rl.config.presets import DEFAULT_METHOD, neutral_of, preset_settings
 
 LOSSES_WITHOUT_RATIO = frozenset({"reinforce", "sandwich"})
 
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every choice, from those that were written.
+    """Fill in every choice that was not written.
 
     Args:
         given: What the recipe writes, with choices of one word written out.
@@ -32,7 +33,8 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     written = _without_empty({name: value for name, value in given.items() if name != "preset"})
     preset = {} if given.get("preset") is None else preset_settings(str(given["preset"]))
     merged = Choices().model_dump()
-    for layer in (opened(preset, Choices), written):
+    merged = lay_over(merged, opened(preset, Choices)) if preset else merged
+    for layer in (_neutral(given.get("preset"), merged, written), written):
         merged = lay_over(merged, layer) if layer else merged
     try:
         choices = Choices.model_validate({name: merged[name] for name in Choices.model_fields})
@@ -47,6 +49,15 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**merged, **dict(choices), "preset": given.get("preset")}
 
 
+def _neutral(preset: Any, merged: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the default method's choices out of sections to which a recipe gives another kind than its preset has."""
+    if preset in {None, DEFAULT_METHOD}:
+        return {}
+    kinds = {name: part.get("kind") for name, part in written.items() if isinstance(part, Mapping)}
+    found = {name: neutral_of(name, kind) for name, kind in kinds.items() if kind != merged.get(name, {}).get("kind")}
+    return {name: section for name, section in found.items() if section}
+
+
 def _without_empty(written: Mapping[str, Any]) -> dict[str, Any]:
     """Leave out the sections of which nothing is left."""
     parts = {key: _without_empty(value) if isinstance(value, Mapping) else value for key, value in written.items()}
@@ -54,7 +65,10 @@ def _without_empty(written: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _ratio(choices: Choices) -> TokenRatio | SequenceRatio | None:
-    """An ELBO has the sequence ratio alone; the steps of a trajectory and of one order have one view per position."""
+    """Fit the ratio to the estimator.
+
+    An ELBO allows only the sequence ratio, and estimators with one view per position allow no `position` ratio.
+    """
     ratio, estimator = choices.loss.ratio, choices.estimator
     if isinstance(ratio, SequenceRatio):
         return None
@@ -65,7 +79,7 @@ def _ratio(choices: Choices) -> TokenRatio | SequenceRatio | None:
 
 
 def _num_mc(choices: Choices) -> int | None:
-    """As many views as given, rounded up to a number that the noise of an ELBO can use."""
+    """Round the number of views up to one that the noise of an ELBO can use."""
     if not isinstance(choices.estimator, Elbo):
         return None
     number = choices.estimator.num_mc
@@ -73,23 +87,23 @@ def _num_mc(choices: Choices) -> int | None:
 
 
 def _lookahead(choices: Choices) -> float | None:
-    """The engine knows no log-probability of a token before it drew it."""
+    """Set lookahead to 0 under a correction, because the engine has no log-probability of a token not yet drawn."""
     corrected = isinstance(choices.correction.rollout, TruncatedWeights)
     return 0.0 if corrected and isinstance(choices.estimator, OnTrajectory) else None
 
 
 def _kl(choices: Choices) -> str | None:
-    """DPO compares with the starting policy by itself."""
+    """Set the KL to `k2` for DPO, which compares with the starting policy by itself."""
     return "k2" if choices.loss.kind == "dpo" else None
 
 
 def _passes(choices: Choices) -> int | None:
-    """A loss without ratios is on policy in the first optimizer step of a batch only, so there is one."""
+    """Return 1 for losses without a ratio: only the first optimizer step of a batch is on policy."""
     return 1 if choices.loss.kind in LOSSES_WITHOUT_RATIO else None
 
 
 def _target_drift(choices: Choices) -> float | None:
-    """One optimizer step shows no drift."""
+    """Switch the trust region off if a batch has one optimizer step, which shows no drift."""
     return 0.0 if choices.update.steps == 1 else None
 
 

@@ -12,8 +12,8 @@ from conftest import ROOT
 from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.choices import Choices
 from redraft.rl.config.layers import lay_over, opened
-from redraft.rl.config.losses import ClipLoss
-from redraft.rl.config.presets import NEUTRAL, PRESETS
+from redraft.rl.config.losses import ClipLoss, SequenceRatio
+from redraft.rl.config.presets import NEUTRAL, NEUTRAL_OF_KIND, PRESETS
 from redraft.rl.config.scalars import kinds_of, section_types
 from short_names import DEFAULTS, flat, sections, short
 
@@ -140,9 +140,54 @@ def test_another_kind_replaces_the_section_and_no_key_of_the_old_kind_survives()
         "kind": "cispo", "ratio": {"kind": "token", "normaliser": "constant"}, "t2t_weight": 1.0,
         "epsilon_high": 0.28, "t2t_epsilon_high": None,
     }  # fmt: skip
-    assert AlgorithmConfig(preset="stabledrl", loss="clip").loss == ClipLoss(ratio={"kind": "sequence"})  # pyright: ignore[reportArgumentType]
+    found = AlgorithmConfig.model_validate({"preset": "stabledrl", "loss": "clip"}).loss
+    assert found == ClipLoss(ratio=SequenceRatio(), epsilon=0.2, epsilon_high=0.2)
     same = AlgorithmConfig(preset="diffu_grpo", loss="clip")
     assert same.loss == AlgorithmConfig(preset="diffu_grpo").loss
+
+
+NOT_THE_DEFAULTS = {
+    "steps drawn evenly and without bias": (
+        {"preset": "tracerl", "estimator": "trajectory_sampled"}, {"step_sampling": "uniform", "lookahead": 0.0},
+    ),
+    "all steps without bias": ({"preset": "coupled_grpo", "estimator": "trajectory"}, {"lookahead": 0.0}),
+    "bounds of one size, stable": ({"preset": "espo", "loss": "stable"}, {"epsilon": 0.2, "epsilon_high": 0.2}),
+    "bounds of one size, clip": ({"preset": "bgpo", "loss": "clip"}, {"epsilon": 0.2, "epsilon_high": 0.2}),
+    "one of two keys is written": (
+        {"preset": "d2", "estimator": {"kind": "trajectory_sampled", "lookahead": 0.3}},
+        {"step_sampling": "uniform", "lookahead": 0.3},
+    ),
+    "the other one": (
+        {"preset": "d2", "estimator": {"kind": "trajectory_sampled", "step_sampling": "surprisal"}},
+        {"step_sampling": "surprisal", "lookahead": 0.0},
+    ),
+    "both bounds are written": (
+        {"preset": "unigrpo", "loss": {"kind": "stable", "epsilon_high": 0.28}}, {"epsilon_high": 0.28},
+    ),
+    "the kind of the preset": ({"preset": "ebpo", "loss": "clip"}, {"epsilon_high": 0.28}),
+    "the default method by name": (
+        {"preset": "vrbpo", "estimator": "trajectory", "loss": "stable"}, {"lookahead": 0.3, "epsilon_high": 0.28},
+    ),
+    "the default method without its name": ({"estimator": "trajectory", "loss": "stable"}, {"lookahead": 0.3}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "found"), NOT_THE_DEFAULTS.values(), ids=NOT_THE_DEFAULTS.keys())
+def test_another_kind_beside_a_preset_brings_none_of_the_default_methods_choices(written, found):
+    config = AlgorithmConfig(**written)
+    assert {key: flat(config)[key] for key in found} == found
+    assert AlgorithmConfig(**config.model_dump()) == config
+
+
+@pytest.mark.parametrize("section", NEUTRAL_OF_KIND)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "vrbpo"])
+def test_a_kind_beside_a_preset_is_neutral_unless_it_is_the_presets_own(preset, section):
+    for kind, neutral in NEUTRAL_OF_KIND[section].items():
+        start = AlgorithmConfig(preset=preset).model_dump()
+        if start[section]["kind"] == kind or (section == "estimator" and start["loss"]["kind"] in OF_ELBOS_ONLY):
+            continue
+        found = AlgorithmConfig.model_validate({"preset": preset, section: kind}).model_dump()[section]
+        assert {key: found[key] for key in neutral} == neutral
 
 
 YIELDS = {
