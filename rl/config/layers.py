@@ -29,13 +29,18 @@ def opened(value: Any, annotation: Any) -> Any:
     return {key: opened(item, fields[key].annotation) if key in fields else item for key, item in value.items()}
 
 
-def lay_over(base: Any, extra: Any) -> Any:
-    """`extra` wins key by key. Another `kind` replaces the whole section: no key of the old kind survives.
+def lay_over(base: Any, extra: Any, empties: bool = True) -> Any:
+    """Merge two mappings; keys of `extra` win, and another `kind` or `preset` replaces the section.
 
-    An empty mapping empties.
+    Args:
+        base: The earlier one.
+        extra: The later one.
+        empties: Whether an empty mapping in `extra` empties that of `base`; otherwise it leaves it as it is.
     """
-    if not (isinstance(base, Mapping) and isinstance(extra, Mapping) and extra):
+    if not (isinstance(base, Mapping) and isinstance(extra, Mapping)):
         return extra
-    if "kind" in base and "kind" in extra and base["kind"] != extra["kind"]:
+    if not extra:
+        return extra if empties else base
+    if any(word in base and word in extra and base[word] != extra[word] for word in _ONE_WORD):
         return extra
-    return {**base, **{key: lay_over(base.get(key), value) for key, value in extra.items()}}
+    return {**base, **{key: lay_over(base.get(key), value, empties) for key, value in extra.items()}}

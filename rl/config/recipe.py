@@ -13,6 +13,7 @@ from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.errors import describe_all
 from redraft.rl.config.layers import lay_over, opened
 from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in_recipe, is_bare_name, locate
+from redraft.rl.config.resolve import lay_over_recipe
 from redraft.rl.config.scalars import settle
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.config.yaml_core import YamlError, dump_yaml, parse_yaml, read_yaml
@@ -39,8 +40,16 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     merged: dict[str, Any] = {}
     for path in paths:
         merged = _merge(merged, _read(path), str(path))
+    choices: Any = None
     for word in overrides:
-        merged = _merge(merged, _parse_override(word), f"override {word!r}")
+        override = _parse_override(word)
+        # Choices of one command line lie over each other first: a preset may stand before or behind a key of it.
+        if "algorithm" in override:
+            choices = lay_over(choices, opened(override["algorithm"], AlgorithmConfig))
+        if "algorithm" not in override or _empties(override):
+            merged = _merge(merged, override, f"override {word!r}")
+    if choices is not None:
+        merged = _merge(merged, {"algorithm": choices}, "overrides")
     source = ", ".join(map(str, paths))
     try:
         return RunConfig.model_validate(settle(merged, RunConfig))
@@ -73,13 +82,13 @@ def _is_recipe(word: str | Path) -> bool:
 
 
 def dump_recipe(config: RunConfig) -> str:
-    """The resolved configuration as YAML that `load_recipe` reads back to an equal one."""
+    """Write the resolved configuration as YAML that `load_recipe` reads back to an equal one."""
     settings = config.model_dump()
     return dump_yaml({**settings, "algorithm": _choices_first(settings["algorithm"])})
 
 
 def _choices_first(section: Any) -> Any:
-    """The word that chooses before the keys that it chooses."""
+    """Put `preset` and `kind` before the keys that depend on them."""
     if not isinstance(section, dict):
         return section
     words = {name: section[name] for name in ("preset", "kind") if name in section}
@@ -112,7 +121,7 @@ def _remedy(word: str | Path) -> str:
 
 
 def _merge(base: Any, extra: Any, source: str, where: str = "") -> Any:
-    """`extra` wins key by key; an empty mapping empties, and a mapping of numbers changes items of a list."""
+    """Merge `extra` into `base` key by key. An empty mapping empties; numbers as keys change list items."""
     if isinstance(base, list) and isinstance(extra, dict) and extra:
         return _merge_items(base, extra, source, where)
     if not (isinstance(base, dict) and isinstance(extra, dict) and (extra or not where)):
@@ -121,10 +130,17 @@ def _merge(base: Any, extra: Any, source: str, where: str = "") -> Any:
     for key, value in extra.items():
         place = f"{where}.{key}".lstrip(".")
         if place == "algorithm":  # its kinds choose the keys: another kind replaces a section
-            merged[key] = lay_over(merged.get(key), opened(value, AlgorithmConfig))
+            merged[key] = lay_over_recipe(merged.get(key), opened(value, AlgorithmConfig))
         else:
             merged[key] = _merge(merged.get(key), value, source, place)
     return merged
+
+
+def _empties(override: Any) -> bool:
+    """Tell whether an override empties a section."""
+    return override in (None, {}) or (
+        isinstance(override, dict) and len(override) == 1 and _empties(next(iter(override.values())))
+    )
 
 
 def _merge_items(base: list[Any], extra: dict[str, Any], source: str, where: str) -> list[Any]:

@@ -16,7 +16,7 @@ from redraft.rl.config.choices import Choices, TruncatedWeights
 from redraft.rl.config.estimators import Autoregressive, Elbo, OnTrajectory
 from redraft.rl.config.layers import lay_over, opened
 from redraft.rl.config.losses import SequenceRatio, TokenRatio
-from redraft.rl.config.presets import DEFAULT_METHOD, neutral_of, preset_settings
+from redraft.rl.config.presets import DEFAULT_METHOD, PRESETS, neutral_of, preset_settings
 
 LOSSES_WITHOUT_RATIO = frozenset({"reinforce", "sandwich"})
 
@@ -30,12 +30,10 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: No preset has the given name.
     """
-    written = _without_empty({name: value for name, value in given.items() if name != "preset"})
-    preset = {} if given.get("preset") is None else preset_settings(str(given["preset"]))
-    merged = Choices().model_dump()
-    merged = lay_over(merged, opened(preset, Choices)) if preset else merged
-    for layer in (_neutral(given.get("preset"), merged, written), written):
-        merged = lay_over(merged, layer) if layer else merged
+    written = {name: value for name, value in given.items() if name != "preset"}
+    start = _start(given.get("preset"))
+    merged = lay_over(start, _neutral(given.get("preset"), start, written), empties=False)
+    merged = lay_over(merged, written, empties=False)
     try:
         choices = Choices.model_validate({name: merged[name] for name in Choices.model_fields})
     except ValidationError:  # the check of the fields names what is wrong
@@ -43,10 +41,47 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     for place, fitting in _FITTING.items():
         section, key = place.split(".")
         value = fitting(choices)
-        if value is not None and key not in written.get(section, {}):
+        if value is not None and written.get(section, {}).get(key, {}) == {}:
             part = dict(choices)[section].model_copy(update={key: value})
             choices = choices.model_copy(update={section: part})
     return {**merged, **dict(choices), "preset": given.get("preset")}
+
+
+def lay_over_recipe(base: Any, extra: Any) -> Any:
+    """Lay the `algorithm` section of a later file, or of the command line, over that of an earlier file.
+
+    A kind that `base` leaves out is its preset's, or the default method's: another kind in `extra` replaces its keys.
+    """
+    if not (isinstance(base, Mapping) and isinstance(extra, Mapping)):
+        return extra
+    preset = base.get("preset")
+    start = _start(preset if isinstance(preset, str) and preset in PRESETS else None)
+    implied = {name: _whole(name, lay_over(start.get(name), part, empties=False)) for name, part in base.items()}
+    return lay_over(_with_kinds(base, extra, implied), extra)
+
+
+def _whole(name: str, section: Any) -> Any:
+    """Fill in the keys of a section, or return None if it is not valid by itself."""
+    try:
+        return Choices.model_validate({name: section}).model_dump()[name]
+    except ValidationError:
+        return None
+
+
+def _with_kinds(base: Mapping[str, Any], extra: Mapping[str, Any], implied: Any) -> dict[str, Any]:
+    """Add the kinds that `base` leaves out, where `extra` names one."""
+    kind = implied.get("kind") if isinstance(implied, Mapping) and base.keys() <= implied.keys() else None
+    made = {"kind": kind, **base} if "kind" in extra and kind else dict(base)
+    for key, value in base.items():
+        if isinstance(value, Mapping) and isinstance(extra.get(key), Mapping):
+            made[key] = _with_kinds(value, extra[key], implied.get(key) if isinstance(implied, Mapping) else None)
+    return made
+
+
+def _start(preset: Any) -> dict[str, Any]:
+    """Return every choice of a preset, or of the default method."""
+    default = Choices().model_dump()
+    return default if preset is None else lay_over(default, opened(preset_settings(str(preset)), Choices))
 
 
 def _neutral(preset: Any, merged: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,12 +91,6 @@ def _neutral(preset: Any, merged: Mapping[str, Any], written: Mapping[str, Any])
     kinds = {name: part.get("kind") for name, part in written.items() if isinstance(part, Mapping)}
     found = {name: neutral_of(name, kind) for name, kind in kinds.items() if kind != merged.get(name, {}).get("kind")}
     return {name: section for name, section in found.items() if section}
-
-
-def _without_empty(written: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out the sections of which nothing is left."""
-    parts = {key: _without_empty(value) if isinstance(value, Mapping) else value for key, value in written.items()}
-    return {key: value for key, value in parts.items() if value != {}}
 
 
 def _ratio(choices: Choices) -> TokenRatio | SequenceRatio | None:

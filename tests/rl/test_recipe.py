@@ -336,6 +336,105 @@ CHOICES = {
 }  # fmt: skip
 
 
+LAYERS = {
+    "another kind than the one that is not written": (
+        "{loss: {epsilon: 0.1}}", ["algorithm.loss=stable"], {"loss": "stable"},
+    ),
+    "it keeps no number of views": ("{estimator: {num_mc: 4}}", ["algorithm.estimator=elbo"], {"estimator": "elbo"}),
+    "a key of the old kind is no mistake": ("{loss: {epsilon: 0.1}}", ["algorithm.loss=dpo"], {"loss": "dpo"}),
+    "another kind than the preset's": (
+        "{preset: stabledrl, loss: {epsilon: 0.5}}", ["algorithm.loss=clip"], {"preset": "stabledrl", "loss": "clip"},
+    ),
+    "the preset's kind": (
+        "{preset: stabledrl, loss: {epsilon: 0.5}}", ["algorithm.loss=stable"],
+        {"preset": "stabledrl", "loss": {"epsilon": 0.5}},
+    ),
+    "inside of a section": (
+        "{estimator: {kind: elbo, noise: {tiles: true}}}", ["algorithm.estimator.noise=cyclic"],
+        {"estimator": {"kind": "elbo", "noise": "cyclic"}},
+    ),
+    "the kind that is not written": (
+        "{estimator: {kind: elbo, noise: {tiles: true}}}", ["algorithm.estimator.noise=exact_count"],
+        {"estimator": {"kind": "elbo", "noise": {"kind": "exact_count", "tiles": True}}},
+    ),
+    "a kind that the keys ask for": (
+        "{estimator: elbo, loss: {ratio: {gamma: 0.5}}}", ["algorithm.loss.ratio=sequence"],
+        {"estimator": "elbo", "loss": {"ratio": {"kind": "sequence", "gamma": 0.5}}},
+    ),
+    "one command line is one layer": (
+        "{loss: dpo}", ["algorithm.estimator.num_mc=4", "algorithm.estimator=elbo"],
+        {"loss": "dpo", "estimator": {"kind": "elbo", "num_mc": 4}},
+    ),
+    "another preset replaces all": (
+        "{preset: ebpo, loss: {epsilon: 0.1}, regulariser: {beta: 1}}", ["algorithm=d2"], {"preset": "d2"},
+    ),
+    "and a key stands before or behind it": (
+        "{preset: ebpo, regulariser: {beta: 1}}", ["algorithm.loss.epsilon=0.3", "algorithm=d2"],
+        {"preset": "d2", "loss": {"epsilon": 0.3}},
+    ),
+    "a preset for what had none": (
+        "{regulariser: {beta: 1}}", ["algorithm=d2"], {"preset": "d2", "regulariser": {"beta": 1}},
+    ),
+    "emptied and filled again": (
+        "{regulariser: {kl: k3}}", ["algorithm.regulariser={}", "algorithm.regulariser.beta=1"],
+        {"regulariser": {"beta": 1}},
+    ),
+    "no preset and filled again": ("{preset: d2}", ["algorithm=null", "algorithm.loss=dpo"], {"loss": "dpo"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words", "section"), LAYERS.values(), ids=LAYERS.keys())
+def test_a_command_line_lies_over_the_choices_of_a_file(tmp_path, text, words, section):
+    file, more = tmp_path / "file.yaml", tmp_path / "more.yaml"
+    file.write_text(f"algorithm: {text}\n")
+    assert load_recipe([write_recipe(tmp_path), file], words).algorithm == AlgorithmConfig(**section)
+    if len(words) == 1:  # a later file says the same
+        key, _, value = words[0].partition("=")
+        for part in reversed(key.split(".")):
+            value = f"{{{part}: {value}}}"
+        more.write_text(value)
+        assert load_recipe([write_recipe(tmp_path), file, more]).algorithm == AlgorithmConfig(**section)
+
+
+@pytest.mark.parametrize("preset", ["d2", "ebpo", "vrbpo"])
+def test_another_preset_over_a_resolved_recipe_is_that_preset(tmp_path, preset):
+    for words in ([], ["algorithm=ebpo"]):
+        saved = tmp_path / "resolved.yaml"
+        saved.write_text(dump_recipe(load_recipe([write_recipe(tmp_path)], words)))
+        assert load_recipe([saved], [f"algorithm={preset}"]).algorithm == AlgorithmConfig(preset=preset)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("algorithm.foo={}", "algorithm.foo: unknown key 'foo'"),
+        ("algorithm={regularizer: {}}", "algorithm.regularizer: .* did you mean 'regulariser'"),
+        ("algorithm={epsilon: {}}", "algorithm.epsilon has moved to algorithm.loss.epsilon"),
+        ("algorithm={loss: {foo: {}}}", "algorithm.loss.foo: unknown key 'foo'"),
+        ("algorithm.loss.epsilon={}", "algorithm.loss.epsilon: Input should be a valid number"),
+        ("algorithm={loss: {kind: {}}}", "algorithm.loss.kind: a kind is one word, got {}"),
+        ("algorithm.update={num_minibatches: {}}", "update.num_minibatches: Input should be a valid integer"),
+        ("algorithm={estimator: {kind: elbo, cut: {}}}", "algorithm.estimator.cut: this is a key of kind trajectory,"),
+        ("algorithm={preset: ebpo, estimator: {cut: {}}}", "algorithm.estimator.cut: this is a key of kind trajectory"),
+        ("algorithm.preset={}", "preset"),
+    ],
+)
+def test_an_empty_mapping_stands_for_a_section_alone(tmp_path, word, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe([write_recipe(tmp_path)], [word])
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["algorithm.loss={}", "algorithm.loss.ratio={}", "algorithm={estimator: {cut: {}}}", "algorithm.correction={}"],
+)
+def test_an_empty_section_says_nothing(tmp_path, word):
+    assert load_recipe([write_recipe(tmp_path)], [word]).algorithm == AlgorithmConfig()
+    assert load_recipe(
+        [write_recipe(tmp_path)], ["algorithm={estimator: elbo, loss: {ratio: {}}}"]
+    ).algorithm == AlgorithmConfig.model_validate({"estimator": "elbo"})
+
+
 @pytest.mark.parametrize(("words", "section"), CHOICES.values(), ids=CHOICES.keys())
 def test_choices_of_files_and_overrides_lie_over_each_other(tmp_path, words, section):
     config = read_back(tmp_path, load_recipe([write_recipe(tmp_path)], words))
