@@ -1,5 +1,6 @@
 """Describe what pydantic found wrong in a recipe, one sentence per problem."""
 
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,28 +24,51 @@ _MESSAGES = {
     "missing": "is missing",
 }
 
+_MOST_MOVED = 3  # flat keys that are named one by one; more are a recipe of an earlier version
+
 
 def describe_all(error: ValidationError, schema: type[BaseModel]) -> list[str]:
     """Write one sentence per problem; leave out those that only follow from another."""
     problems = error.errors()
-    told = [problem for problem in problems if not (problem["type"] == "too_short" and problem["input"])]
-    return [_describe(problem, schema) for problem in told or problems]
+    first = [problem for problem in problems if not (problem["type"] == "too_short" and problem["input"])]
+    moved = [problem for problem in problems if _moved(problem, schema)]
+    lines = [_describe(problem, schema) for problem in first or problems if problem not in moved]
+    return lines + (_older_recipe(moved) if len(moved) > _MOST_MOVED else [_describe(one, schema) for one in moved])
 
 
 def _describe(problem: Any, schema: type[BaseModel]) -> str:
     kind, at = problem["type"], _Place.of(problem["loc"], schema)
-    place = ".".join(map(str, at.names)) or "recipe"
+    place = ".".join(map(str, at.names))
     if kind == "extra_forbidden":
-        moved = where_now(place.rpartition(".")[2], problem["input"]) if AlgorithmConfig in at.parents else None
+        moved = _moved(problem, schema)
         return f"{place} {moved}" if moved else f"{place}: {_unknown(at, schema)}"
     if kind == "union_tag_invalid":
         return f"{place}.kind: {_wrong_kind(problem['input']['kind'], at)}"
+    if kind == "literal_error" and (valid := re.findall(r"'([^']*)'", problem["ctx"]["expected"])):
+        given = "null" if problem["input"] is None else repr(problem["input"])
+        return f"{place}: unknown value {given}; {guess_and_valid(problem['input'], valid)}"
     if kind in {"tuple_type", "model_type", "model_attributes_type", "dict_type"}:
         message = f"must be {_shape(at, kind)}"
     else:
         message = _MESSAGES.get(kind, "")
     placed: Any = {**problem, "loc": tuple(at.names)}
-    return problem_line(placed, "" if at.names else "recipe", message)
+    line = problem_line(placed, "", message)
+    return f"{line.removesuffix('None')}null" if problem["input"] is None and line.endswith(", got None") else line
+
+
+def _moved(problem: Any, schema: type[BaseModel]) -> str | None:
+    """Say where a key of the flat `algorithm` section is now; return None for other problems."""
+    at = _Place.of(problem["loc"], schema)
+    is_flat = problem["type"] == "extra_forbidden" and AlgorithmConfig in at.parents
+    return where_now(str(at.names[-1]), problem["input"]) if is_flat else None
+
+
+def _older_recipe(moved: Sequence[Any]) -> list[str]:
+    place, names = ".".join(map(str, moved[0]["loc"][:-1])), ", ".join(str(problem["loc"][-1]) for problem in moved)
+    return [
+        f"{place}{': ' if place else ''}flat keys of an earlier version or of TRL: {names}; docs/algorithms.md shows"
+        " the sections that they are in now, and a recipe with one of them is refused with its new place"
+    ]
 
 
 @dataclass(frozen=True)
@@ -87,6 +111,8 @@ def _wrong_kind(given: Any, at: _Place) -> str:
         return f"null is no kind; leave it out, or write one of: {', '.join(valid)}"
     if not isinstance(given, str):
         return f"a kind is one word, got {given!r}; valid: {', '.join(valid)}"
+    if given in PRESETS:
+        return f"{given!r} is a preset; write algorithm: {given}; valid kinds: {', '.join(valid)}"
     return f"unknown kind {given!r}; {guess_and_valid(given, valid)}"
 
 
@@ -109,6 +135,8 @@ def _unknown(at: _Place, schema: type[BaseModel]) -> str:
     key, valid = str(at.names[-1]), sorted(fields_of(at.parents))
     if "." in key:
         return f"unknown key {key!r}; in a file a key inside a section is written {_nested(key)}"
+    if key in {"kind", "name"} and "preset" in valid:
+        return f"unknown key {key!r}; did you mean 'preset'?"
     if key == "kind":
         return f"unknown key 'kind': this section has no kinds; valid keys: {', '.join(valid)}"
     if of := [kind for section in at.kinds if key in section.model_fields for kind in kinds_of(section)]:

@@ -1,5 +1,6 @@
 """Where the keys of a flat `algorithm` section are now, for those who bring an older recipe or TRL's names."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, get_args, get_origin
 
@@ -38,13 +39,18 @@ MOVED: Final[Mapping[str, tuple[str, ...]]] = {
     "dpo_beta": ("loss.beta",),
     "bound_beta": ("loss.bound_beta",),
     "bound_mix": ("loss.bound_mix",),
+    "scale_rewards": ("advantage",),
     "multi_objective_aggregation": ("advantage.multi_objective_aggregation",),
     "beta": ("regulariser.beta",),
     "kl": ("regulariser.kl",),
     "anchor": ("regulariser.anchor",),
     "anchor_mc": ("regulariser.anchor_mc",),
     "rollout_correction": ("correction.rollout",),
+    "vllm_importance_sampling_correction": ("correction.rollout",),
+    "vllm_importance_sampling_mode": ("correction.rollout",),
     "correction_cap": ("correction.rollout.cap",),
+    "vllm_importance_sampling_cap": ("correction.rollout.cap",),
+    "vllm_importance_sampling_clip_max": ("correction.rollout.cap",),
     "path_check": ("correction.path_check",),
     "route_replay": ("correction.route_replay",),
     "num_iterations": ("update.num_iterations",),
@@ -55,13 +61,17 @@ MOVED: Final[Mapping[str, tuple[str, ...]]] = {
 """Flat key: its places in the sections. `preset`, `estimator` and `advantage` stay, as a choice of one word."""
 
 _OFF: Final = {("shrink", 1), ("merge", 0)}
-_LOSSES_OF_TRL: Final = {
-    "grpo": "{kind: clip, ratio: {kind: token, normaliser: sequence}}",
-    "bnpo": "{kind: clip, ratio: {kind: token, normaliser: batch}}",
-    "dapo": "{kind: clip, ratio: {kind: token, normaliser: batch}}",
-    "dr_grpo": "{kind: clip, ratio: {kind: token, normaliser: constant}}",
+_NORMALISERS: Final = {"grpo": "sequence", "bnpo": "batch", "dapo": "batch", "dr_grpo": "constant"}
+_OF_TRL: Final[Mapping[str, Mapping[Any, Any]]] = {
+    "loss_type": {
+        word: {"kind": "clip", "ratio": {"kind": "token", "normaliser": normaliser}}
+        for word, normaliser in _NORMALISERS.items()
+    },
+    "scale_rewards": {True: "grpo", "group": "grpo", False: "dr_grpo", "none": "dr_grpo"},
+    "vllm_importance_sampling_correction": {True: "token", False: "none"},
+    "vllm_importance_sampling_mode": {"token_truncate": "token", "sequence_truncate": "sequence"},
 }
-"""Values of TRL's `loss_type`. They choose what a token's loss is divided by; all of them clip."""
+"""Values that only TRL has, and what they are here. Its `loss_type` chooses what a clipped loss is divided by."""
 
 
 def where_now(key: str, value: Any) -> str | None:
@@ -75,14 +85,13 @@ def where_now(key: str, value: Any) -> str | None:
         return _length_reward(value)
     if key not in MOVED:
         return None
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if is_number and (key, value) in _OFF:
-        return "has moved: write algorithm.estimator.cut: none"
-    if key == "loss_type" and isinstance(value, str) and value in _LOSSES_OF_TRL:
-        return f"has moved: write algorithm.loss: {_LOSSES_OF_TRL[value]}"
+    if _is_whole_number(value) and (key, value) in _OFF:
+        return f"has moved: write {_written('estimator.cut', 'none')}"
+    if isinstance(value, str | bool):
+        value = _OF_TRL.get(key, {}).get(value, value)
     ways = [_written(place, value) for place in MOVED[key] if _takes(place, value)]
     if value is not None and ways:
-        return f"has moved: write {' or '.join(ways)}"
+        return f"has moved: write {'; or '.join(ways)}"
     places = " or ".join(f"algorithm.{place}{_needs(place)}" for place in MOVED[key])
     if value is None:
         return f"has moved to {places}; null says nothing there: leave it out"
@@ -109,11 +118,15 @@ def _way(place: str) -> Iterator[tuple[Sequence[type[BaseModel]], Sequence[type[
 
 
 def _written(place: str, value: Any) -> str:
+    """Show a key with its value as a file and as a command line have it."""
     section, _, key = place.rpartition(".")
     if section == "estimator.cut":  # a written number of steps or segments means that they are cut
-        kind = "shrink" if key == "steps" else "merge"
-        return f"algorithm.{section}: {{kind: {kind}, {key}: {value}}}{_needs(section)}"
-    return f"algorithm.{place}: {_as_yaml(value)}{_needs(place)}"
+        return _written(section, {"kind": "shrink" if key == "steps" else "merge", key: value})
+    first, *inner = place.split(".")
+    text = _as_yaml(value)
+    in_file = "".join(f"{{{part}: " for part in inner) + text + "}" * len(inner)
+    word = shlex.quote(f"algorithm.{place}={text}")
+    return f"{first}: {in_file}, or {word} on the command line{_needs(place)}"
 
 
 def _takes(place: str, value: Any) -> bool:
@@ -147,15 +160,18 @@ def _needs(place: str) -> str:
 
 
 def _length_reward(value: Any) -> str:
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    if value is None or (is_number and value == 0):
+    if value is None or (_is_whole_number(value) and value == 0):
         return f"is gone, and {_as_yaml(value)} was none: leave it out"
-    is_length = is_number and value > 0
+    is_length = _is_whole_number(value) and value > 0
     return (
         f"is a reward now: add to rewards {{fn: soft_overlong, kwargs: {{buffer: {value if is_length else 'B'},"
         " max_completion_length: N}}, N being rollout.decode.max_completion_length"
         f"{'' if is_length else f', and B a number of tokens, which {_quoted(value)} is not'}"
     )
+
+
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _quoted(value: Any) -> str:

@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redraft.words import guess_and_valid
-
 
 @dataclass(frozen=True)
 class Preset:
@@ -29,13 +27,7 @@ class Preset:
 
 
 def preset_settings(name: str) -> dict[str, Any]:
-    """Return a preset's sections, laid over `NEUTRAL`.
-
-    Raises:
-        ValueError: No preset has that name.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"unknown preset {name!r}; {guess_and_valid(name, PRESETS)}")
+    """Return a preset's sections, laid over `NEUTRAL`."""
     return {**NEUTRAL, **PRESETS[name].settings}
 
 

@@ -13,6 +13,7 @@ from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.errors import describe_all
 from redraft.rl.config.layers import lay_over, opened
 from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in_recipe, is_bare_name, locate
+from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.resolve import lay_over_recipe
 from redraft.rl.config.scalars import settle
 from redraft.rl.config.schema import RunConfig
@@ -157,7 +158,9 @@ def _merge_items(base: list[Any], extra: dict[str, Any], source: str, where: str
 
 
 def _parse_override(word: str) -> dict[str, Any]:
-    key, equals, text = word.removeprefix("--").partition("=")
+    key, equals, text = word.partition("=")
+    if word in PRESETS:
+        raise RecipeError(f"override {word!r}: this is a preset; write algorithm={word}")
     parts = [part.strip() for part in key.split(".")]
     if not equals or not all(parts):
         raise RecipeError(f"override {word!r}: write key.sub=value, e.g. trainer.learning_rate=1e-4")

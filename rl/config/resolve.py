@@ -25,26 +25,27 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     """Fill in every choice that was not written.
 
     Args:
-        given: What the recipe writes, with choices of one word written out.
-
-    Raises:
-        ValueError: No preset has the given name.
+        given: What the recipe writes, with choices of one word written out. With an unknown preset or a section that is
+            not valid, the result is not complete; the check of the fields then names what is wrong.
     """
+    preset = given.get("preset")
+    if preset is not None and not _is_preset(preset):
+        return dict(given)
     written = {name: value for name, value in given.items() if name != "preset"}
-    start = _start(given.get("preset"))
-    merged = lay_over(start, _neutral(given.get("preset"), start, written), empties=False)
+    start = _start(preset)
+    merged = lay_over(start, _neutral(preset, start, written), empties=False)
     merged = lay_over(merged, written, empties=False)
     try:
         choices = Choices.model_validate({name: merged[name] for name in Choices.model_fields})
-    except ValidationError:  # the check of the fields names what is wrong
-        return {**merged, "preset": given.get("preset")}
+    except ValidationError:
+        return {**merged, "preset": preset}
     for place, fitting in _FITTING.items():
         section, key = place.split(".")
         value = fitting(choices)
         if value is not None and written.get(section, {}).get(key, {}) == {}:
             part = dict(choices)[section].model_copy(update={key: value})
             choices = choices.model_copy(update={section: part})
-    return {**merged, **dict(choices), "preset": given.get("preset")}
+    return {**merged, **dict(choices), "preset": preset}
 
 
 def lay_over_recipe(base: Any, extra: Any) -> Any:
@@ -55,7 +56,7 @@ def lay_over_recipe(base: Any, extra: Any) -> Any:
     if not (isinstance(base, Mapping) and isinstance(extra, Mapping)):
         return extra
     preset = base.get("preset")
-    start = _start(preset if isinstance(preset, str) and preset in PRESETS else None)
+    start = _start(preset if _is_preset(preset) else None)
     implied = {name: _whole(name, lay_over(start.get(name), part, empties=False)) for name, part in base.items()}
     return lay_over(_with_kinds(base, extra, implied), extra)
 
@@ -78,10 +79,14 @@ def _with_kinds(base: Mapping[str, Any], extra: Mapping[str, Any], implied: Any)
     return made
 
 
+def _is_preset(name: Any) -> bool:
+    return isinstance(name, str) and name in PRESETS
+
+
 def _start(preset: Any) -> dict[str, Any]:
     """Return every choice of a preset, or of the default method."""
     default = Choices().model_dump()
-    return default if preset is None else lay_over(default, opened(preset_settings(str(preset)), Choices))
+    return default if preset is None else lay_over(default, opened(preset_settings(preset), Choices))
 
 
 def _neutral(preset: Any, merged: Mapping[str, Any], written: Mapping[str, Any]) -> dict[str, Any]:

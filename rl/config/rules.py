@@ -33,9 +33,10 @@ def _loss_has_its_masks(choices: Choices) -> str | None:
     kind, estimator = choices.loss.kind, choices.estimator
     if kind not in _LOSSES_OF_ELBOS:
         return None
-    if not isinstance(estimator, Elbo) or (kind == "bgpo" and not isinstance(estimator.edits, NoEdits)):
-        beside = " without edits" if kind == "bgpo" else ""
-        return f"loss {kind!r} {_LOSSES_OF_ELBOS[kind]}; use estimator: elbo{beside}, got {estimator.kind!r}"
+    if not isinstance(estimator, Elbo):
+        return f"loss {kind!r} {_LOSSES_OF_ELBOS[kind]}; use estimator: elbo, got {estimator.kind!r}"
+    if kind == "bgpo" and not isinstance(estimator.edits, NoEdits):
+        return f"loss 'bgpo' {_LOSSES_OF_ELBOS[kind]}; use estimator: {{edits: none}}, got {estimator.edits.kind!r}"
     if kind == "sandwich" and estimator.num_mc < 2:
         return f"loss 'sandwich' {_LOSSES_OF_ELBOS[kind]}; use estimator.num_mc of 2 or more, got {estimator.num_mc}"
     return None
@@ -53,7 +54,7 @@ def _views_fill_their_levels(choices: Choices) -> str | None:
 def _preferences_hold_the_reference(choices: Choices) -> str | None:
     if choices.loss.kind != "dpo" or choices.regulariser.kl == "k2":
         return None
-    return "loss 'dpo' already measures against the starting policy; use regulariser: {beta: 0, kl: k2}"
+    return "loss 'dpo' already measures against the starting policy; use regulariser: {kl: k2}"
 
 
 def _drift_can_be_seen(choices: Choices) -> str | None:

@@ -1,11 +1,13 @@
 """Flat keys of the `algorithm` section, of earlier recipes and of TRL, and the advice where they are now."""
 
 import re
+import shlex
 
 import pytest
 
 from redraft.rl.config.moved import MOVED
 from redraft.rl.config.recipe import RecipeError, load_recipe
+from redraft.rl.config.schema import RunConfig
 from short_names import flat
 from tiny import write_recipe
 
@@ -20,7 +22,11 @@ FLAT = {
     "num_iterations": "2", "num_minibatches": "4", "redraw": "true", "target_drift": "0.01",
 }  # fmt: skip
 """Every key of the flat section but `preset`, `estimator`, `advantage`, which stay, and `overlong_buffer`, a reward."""
-OF_TRL = {"importance_sampling_level": "sequence"}
+OF_TRL = {
+    "importance_sampling_level": "sequence", "scale_rewards": "grpo", "vllm_importance_sampling_correction": "sequence",
+    "vllm_importance_sampling_mode": "token", "vllm_importance_sampling_cap": "3.0",
+    "vllm_importance_sampling_clip_max": "3.0",
+}  # fmt: skip
 INSIDE = {"shrink": "{kind: shrink, steps: 2}", "merge": "{kind: merge, segments: 2}"}
 BESIDE = {"num_t2t": ["algorithm.estimator.edits.kind=recorded"], "bound_mix": ["algorithm.estimator=elbo"],
           "bound_beta": ["algorithm.estimator=elbo"]}  # fmt: skip
@@ -38,32 +44,53 @@ def test_all_flat_keys_have_a_place():
     assert len(FLAT) + len(["preset", "estimator", "advantage", "overlong_buffer"]) == 43
 
 
+def follow(tmp_path, key: str, told: str) -> list[tuple[str, RunConfig]]:
+    """Follow each way of an advice, in a file and on the command line, which must give one recipe; with its value."""
+    found = []
+    for way in told.partition("has moved: write ")[2].split("; or "):
+        in_file, word, needs = re.fullmatch(r"(.+), or (\S+|'.+') on the command line(?: \(for (.+)\))?", way).groups()
+        kinds = [need.partition(" ") for need in needs.split(" and ")] if needs else []
+        words = [*BESIDE.get(key, []), *(f"{section}={valid.partition(',')[0]}" for section, _, valid in kinds)]
+        (word,) = shlex.split(word)
+        config = load_recipe([write_recipe(tmp_path)], [*words, word])
+        assert config == load_recipe([write_recipe(tmp_path)], [*words, f"algorithm={{{in_file}}}"])
+        found.append((word.partition("=")[2], config))
+    return found
+
+
 @pytest.mark.parametrize(("key", "value"), {**FLAT, **OF_TRL}.items(), ids=str)
 def test_the_advice_names_the_new_place_with_the_value_and_following_it_gives_a_recipe(tmp_path, key, value):
     told = refusal(tmp_path, f"algorithm.{key}={value}")
-    assert f"algorithm.{key} has moved: write algorithm." in told
-    for way in told.partition("write ")[2].split(" or "):
-        place, found, needs = re.fullmatch(r"([\w.]+): (\{.+?\}|\S+)(?: \(for (.+)\))?", way).groups()
+    assert f"algorithm.{key} has moved: write " in told
+    for found, config in follow(tmp_path, key, told):
         assert found == INSIDE.get(key, value)
-        kinds = [need.partition(" ") for need in needs.split(" and ")] if needs else []
-        words = [f"{section}={valid.partition(',')[0]}" for section, _, valid in kinds]
-        config = load_recipe([write_recipe(tmp_path)], [*BESIDE.get(key, []), *words, f"{place}={found}"])
         if key in FLAT:
             assert str(flat(config.algorithm)[key]).lower() == value
+
+
+def test_the_advice_is_what_a_file_and_a_command_line_take(tmp_path):
+    told = refusal(tmp_path, "algorithm.epsilon=0.1")
+    ways = "loss: {epsilon: 0.1}, or algorithm.loss.epsilon=0.1 on the command line"
+    assert f"write {ways} (for algorithm.loss.kind clip, stable, squared)" in told
+    told = refusal(tmp_path, "algorithm.shrink=2")
+    assert "or 'algorithm.estimator.cut={kind: shrink, steps: 2}' on the command line" in told
+
+
+def test_a_dotted_key_in_a_file_is_written_nested(tmp_path):
+    more = tmp_path / "more.yaml"
+    more.write_text("algorithm:\n  loss.epsilon: 0.1\n")
+    with pytest.raises(RecipeError, match=r"unknown key 'loss.epsilon'; in a file .* loss: \{epsilon: \.\.\.\}"):
+        load_recipe([write_recipe(tmp_path), more])
 
 
 @pytest.mark.parametrize("value", ["[1]", "{a: 1}", "wrong", "-1", "true", "'5'", ".inf"])
 @pytest.mark.parametrize("key", MOVED)
 def test_the_advice_never_holds_a_value_that_would_be_refused(tmp_path, key, value):
     told = refusal(tmp_path, f"algorithm.{key}={value}")
-    if "has moved: write " not in told:
+    if "has moved: write " in told:
+        assert follow(tmp_path, key, told)
+    else:
         assert re.search(r" has moved to algorithm\.\S+( .*)?, which does not take ", told)
-        return
-    for way in told.partition("write ")[2].split(" or "):
-        place, found, needs = re.fullmatch(r"([\w.]+): (\S+)(?: \(for (.+)\))?", way).groups()
-        kinds = [need.partition(" ") for need in needs.split(" and ")] if needs else []
-        words = [f"{section}={valid.partition(',')[0]}" for section, _, valid in kinds]
-        load_recipe([write_recipe(tmp_path)], [*words, f"{place}={found}"])
 
 
 @pytest.mark.parametrize("key", MOVED)
@@ -97,11 +124,25 @@ def test_a_value_that_the_new_place_does_not_take_is_named_with_those_that_it_ta
     [("grpo", "sequence"), ("bnpo", "batch"), ("dapo", "batch"), ("dr_grpo", "constant"), ("cispo", "constant")],
 )
 def test_the_losses_of_trl_are_written_as_what_they_are_here(tmp_path, value, normaliser):
-    told = refusal(tmp_path, f"algorithm.loss_type={value}")
-    found = told.partition(" has moved: write algorithm.loss: ")[2]
-    loss = load_recipe([write_recipe(tmp_path)], [f"algorithm.loss={found}"]).algorithm.loss
+    ((_, config),) = follow(tmp_path, "loss_type", refusal(tmp_path, f"algorithm.loss_type={value}"))
+    loss = config.algorithm.loss
     assert loss.kind == ("cispo" if value == "cispo" else "clip")
     assert (loss.ratio.kind, loss.ratio.normaliser) == ("token", normaliser)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "found"),
+    [
+        ("scale_rewards", "group", "grpo"),
+        ("scale_rewards", "false", "dr_grpo"),
+        ("vllm_importance_sampling_correction", "true", "token"),
+        ("vllm_importance_sampling_correction", "false", "none"),
+        ("vllm_importance_sampling_mode", "sequence_truncate", "sequence"),
+        ("vllm_importance_sampling_clip_max", "2.5", "2.5"),
+    ],
+)
+def test_other_keys_of_trl_are_written_as_what_they_are_here(tmp_path, key, value, found):
+    assert follow(tmp_path, key, refusal(tmp_path, f"algorithm.{key}={value}"))[0][0] == found
 
 
 def test_views_of_edits_are_a_key_of_every_kind_of_edits(tmp_path):
@@ -110,7 +151,7 @@ def test_views_of_edits_are_a_key_of_every_kind_of_edits(tmp_path):
 
 @pytest.mark.parametrize("word", ["shrink=1", "merge=0"])
 def test_a_cut_that_cut_nothing_is_no_cut(tmp_path, word):
-    assert "write algorithm.estimator.cut: none" in refusal(tmp_path, f"algorithm.{word}")
+    assert "write estimator: {cut: none}, or algorithm.estimator.cut=none on" in refusal(tmp_path, f"algorithm.{word}")
     assert load_recipe([write_recipe(tmp_path)], ["algorithm.estimator.cut=none"]) == load_recipe(
         [write_recipe(tmp_path)]
     )
@@ -123,6 +164,13 @@ def test_the_overlong_buffer_is_a_reward(tmp_path):
     assert config.rewards[0].kwargs == {"buffer": 4, "max_completion_length": 8}
     assert config.rewards[0].shaping
     assert "leave it out" in refusal(tmp_path, "algorithm.overlong_buffer=0")
+
+
+def test_a_whole_flat_section_is_one_line_that_names_all_keys(tmp_path):
+    text = ", ".join(f"{key}: {value}" for key, value in FLAT.items())
+    told = refusal(tmp_path, f"algorithm={{{text}}}")
+    assert "algorithm: flat keys of an earlier version or of TRL: num_mc, step_sampling, " in told
+    assert all(key in told for key in FLAT)
 
 
 def test_a_flat_section_of_several_keys_names_all_of_them(tmp_path):

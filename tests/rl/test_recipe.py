@@ -22,7 +22,7 @@ def test_later_files_and_then_overrides_win(tmp_path):
     first = write_recipe(tmp_path)
     second = tmp_path / "more.yaml"
     second.write_text("trainer: {learning_rate: 2e-4, warmup_steps: 3}\n")
-    config = load_recipe([first, second], ["trainer.warmup_steps=5", "--seed=7", "rollout.decode.threshold=0.6"])
+    config = load_recipe([first, second], ["trainer.warmup_steps=5", "seed=7", "rollout.decode.threshold=0.6"])
     assert config.trainer.learning_rate == 2e-4
     assert config.trainer.warmup_steps == 5
     assert config.trainer.total_steps == 4
@@ -64,7 +64,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("rollout.decode.temperature=.inf", "rollout.decode.temperature: must be a finite number"),
         ("rewards.0.when={hash: 12e45678}", "rewards.0.when.hash: 12e45678 is too large a number; write it in quotes"),
         ("trainer.freeze_router='off'", "trainer.freeze_router: write true or false, got 'off'"),
-        ("trainer.learning_rate=null", "trainer.learning_rate: Input should be a valid number, got None"),
+        ("trainer.learning_rate=null", "trainer.learning_rate: Input should be a valid number, got null"),
         ("output_dir=null", "output_dir: must be text"),
         ("output_dir=''", "output_dir: a path must not be empty"),
         ("data.path=''", "data.path: a path must not be empty"),
@@ -98,6 +98,21 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
             "algorithm.loss.kind: null is no kind; leave it out, or write one of: clip, stable",
         ),
         ("algorithm.loss.kind=[1]", r"algorithm.loss.kind: a kind is one word, got \[1\]; valid: clip, stable"),
+        ("algorithm.regulariser.kl=k4", "algorithm.regulariser.kl: unknown value 'k4'; .*valid: k2, k3, k1_reward"),
+        ("algorithm.correction.path_check=lgo", "path_check: unknown value 'lgo'; did you mean 'log'"),
+        ("cluster.backend=rya", r"cluster.backend: unknown value 'rya'; did you mean 'ray'\? valid: ray, inprocess"),
+        ("report_to=wandbb", r"report_to.0: unknown value 'wandbb'; did you mean 'wandb'\?"),
+        ("cluster.backend=null", "cluster.backend: unknown value null; valid: ray, inprocess"),
+        ("algorithm={kind: ebpo}", r"algorithm.kind: unknown key 'kind'; did you mean 'preset'\?"),
+        ("algorithm={name: ebpo}", r"algorithm.name: unknown key 'name'; did you mean 'preset'\?"),
+        ("algorithm=dpo", "algorithm.preset: 'dpo' is a kind of loss; write algorithm: {loss: dpo}$"),
+        ("algorithm=tracrl", "algorithm.preset: unknown preset 'tracrl'; did you mean 'tracerl'.* gdsd$"),
+        ("algorithm.preset=[ebpo]", r"algorithm.preset: must be text, got \['ebpo'\]"),
+        ("algorithm.estimator=ebpo", "estimator.kind: 'ebpo' is a preset; write algorithm: ebpo; valid kinds: traj"),
+        ("ebpo", "override 'ebpo': this is a preset; write algorithm=ebpo"),
+        ("algorithm={preset: bgpo, estimator: {edits: recorded}}", r"use estimator: {edits: none}, got 'recorded'"),
+        ("algorithm={preset: unigrpo, loss: dpo, regulariser: {kl: k3}}", r"yaml: algorithm: .* {kl: k2}$"),
+        ("model.path=null", r"recipe.yaml: model.path is needed, or model.init"),
         ("algorithm.update.kind=x", "algorithm.update.kind: unknown key 'kind': this section has no kinds; valid keys"),
         (
             "algorithm.loss={kind: bgpo, ratio: {normaliser: batch}}",
@@ -416,7 +431,7 @@ def test_another_preset_over_a_resolved_recipe_is_that_preset(tmp_path, preset):
         ("algorithm.update={num_minibatches: {}}", "update.num_minibatches: Input should be a valid integer"),
         ("algorithm={estimator: {kind: elbo, cut: {}}}", "algorithm.estimator.cut: this is a key of kind trajectory,"),
         ("algorithm={preset: ebpo, estimator: {cut: {}}}", "algorithm.estimator.cut: this is a key of kind trajectory"),
-        ("algorithm.preset={}", "preset"),
+        ("algorithm.preset={}", "algorithm.preset: must be text, got a mapping"),
     ],
 )
 def test_an_empty_mapping_stands_for_a_section_alone(tmp_path, word, message):
