@@ -137,7 +137,7 @@ class MeanField(Section):
     """The whole completion masked (d1)."""
 
     kind: Literal["mean_field"] = Field(default="mean_field", description="Mask the whole completion (d1).")
-    num_mc: NumViews = 2
+    num_mc: NumViews = 1
     prompt_mask_ratio: float = Field(
         default=0.0, ge=0, lt=1, description="Share of the prompt's tokens that is masked too; 0 makes all views equal."
     )

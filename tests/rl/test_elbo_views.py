@@ -237,7 +237,7 @@ ESTIMATORS = [
     {"estimator": "trajectory", "shrink": 2},
     {"estimator": "trajectory", "merge": 2},
     {"estimator": "autoregressive"},
-    {"estimator": "mean_field", "prompt_mask_ratio": 0.5},
+    {"estimator": "mean_field", "num_mc": 2, "prompt_mask_ratio": 0.5},
     {"estimator": "coupled", "num_mc": 3, "ratio": "position"},
     {"estimator": "random_mask"},
 ]

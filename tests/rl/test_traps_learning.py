@@ -46,7 +46,7 @@ def learner_of(algorithm, decode_config=DECODE):
 
 @pytest.mark.parametrize(
     "algorithm",
-    [{**ELBO, "num_mc": 2, "gamma": 1.0}, {"estimator": "mean_field", "loss_normaliser": "sequence"}],
+    [{**ELBO, "num_mc": 2, "gamma": 1.0}, {"estimator": "mean_field", "num_mc": 2, "loss_normaliser": "sequence"}],
     ids=["sequence ratio", "token mean"],
 )
 def test_the_length_that_divides_is_that_of_the_generated_tokens_and_not_of_the_canvas(algorithm):
