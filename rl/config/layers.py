@@ -20,13 +20,19 @@ def opened(value: Any, annotation: Any) -> Any:
     sections = section_types(annotation)
     fields = fields_of(sections)
     if isinstance(value, BaseModel):
-        return value.model_dump()
+        return _given(value)
     if isinstance(value, str):
         word = next((name for name in _ONE_WORD if name in fields), None)
         return value if word is None else {word: value}
     if not isinstance(value, Mapping) or not sections:
         return value
     return {key: opened(item, fields[key].annotation) if key in fields else item for key, item in value.items()}
+
+
+def _given(section: BaseModel) -> dict[str, Any]:
+    """Write out the keys that the maker of a section gave, and its kind; its defaults stay open."""
+    names = [name for name in type(section).model_fields if name == "kind" or name in section.model_fields_set]
+    return {name: opened(getattr(section, name), None) for name in names}
 
 
 def lay_over(base: Any, extra: Any, empties: bool = True) -> Any:

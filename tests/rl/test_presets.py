@@ -10,9 +10,10 @@ from benchmarks.common.plain import plain
 from benchmarks.learning.algorithms import read_variants
 from conftest import ROOT
 from redraft.rl.config.algorithm import AlgorithmConfig
-from redraft.rl.config.choices import Choices
+from redraft.rl.config.choices import Choices, UpdateConfig
+from redraft.rl.config.estimators import Cyclic, Elbo
 from redraft.rl.config.layers import lay_over, opened
-from redraft.rl.config.losses import ClipLoss, SequenceRatio
+from redraft.rl.config.losses import ClipLoss, DpoLoss, SequenceRatio, TokenRatio
 from redraft.rl.config.presets import NEUTRAL, NEUTRAL_OF_KIND, PRESETS
 from redraft.rl.config.scalars import kinds_of, section_types
 from short_names import DEFAULTS, flat, sections, short
@@ -188,6 +189,21 @@ def test_a_kind_beside_a_preset_is_neutral_unless_it_is_the_presets_own(preset, 
             continue
         found = AlgorithmConfig.model_validate({"preset": preset, section: kind}).model_dump()[section]
         assert {key: found[key] for key in neutral} == neutral
+
+
+def test_a_section_made_in_python_says_what_was_given_and_no_more():
+    made = AlgorithmConfig(estimator=Elbo(), loss=ClipLoss(epsilon=0.3))
+    assert made == AlgorithmConfig.model_validate({"estimator": "elbo", "loss": {"kind": "clip", "epsilon": 0.3}})
+    nested = AlgorithmConfig(estimator=Elbo(noise=Cyclic(tiles=True)), loss=DpoLoss())
+    written = {"estimator": {"kind": "elbo", "noise": {"kind": "cyclic", "tiles": True}}, "loss": "dpo"}
+    assert nested == AlgorithmConfig.model_validate(written)
+    assert AlgorithmConfig(preset="ebpo", update=UpdateConfig()) == AlgorithmConfig(preset="ebpo")
+    with pytest.raises(ValueError, match="no token ratio"):
+        AlgorithmConfig(estimator=Elbo(), loss=ClipLoss(ratio=TokenRatio()))
+
+
+def test_views_of_a_whole_mask_are_equal_so_there_is_one():
+    assert flat(AlgorithmConfig.model_validate({"estimator": "mean_field"}))["num_mc"] == 1
 
 
 YIELDS = {
