@@ -22,7 +22,7 @@ class AlgorithmConfig(Choices):
     """A published method by name, or the default method, with the choices that are written beside it."""
 
     preset: str | None = Field(
-        default=None, description="A published method; empty: vrbpo. The other keys of this section change it."
+        default=None, description="A published method; without it, vrbpo. The other keys of this section change it."
     )
 
     @field_validator("preset")

@@ -19,7 +19,7 @@ Aggregation = Annotated[
 
 
 class BaselineAdvantage(Section):
-    """Rewards less a baseline, with or without a scale (eq 30 to 33)."""
+    """Rewards minus a baseline, with or without a scale (eq 30 to 33)."""
 
     kind: Literal["dr_grpo", "leave_one_out", "grpo", "reinforce_plus_plus"] = Field(
         default="dr_grpo",
@@ -41,13 +41,13 @@ class SoftmaxAdvantage(Section):
 
 AdvantageConfig = Annotated[
     BaselineAdvantage | SoftmaxAdvantage,
-    Field(discriminator="kind", description="What a reward says beside the other rewards of its prompt."),
+    Field(discriminator="kind", description="How a reward is compared with the other rewards of its prompt."),
     kind_or("dr_grpo"),
 ]
 
 
 class RegulariserConfig(Section):
-    """What holds the policy near its start, or near what did well (docs/math.md section 7)."""
+    """Terms that keep the policy near its start (KL) or near its good completions (anchor), docs/math.md section 7."""
 
     beta: float = Field(default=0.0, ge=0, description="Weight of the KL to the starting policy; 0 switches it off.")
     kl: Literal["k2", "k3", "k1_reward"] = Field(
@@ -62,13 +62,13 @@ class RegulariserConfig(Section):
 
 
 class NoCorrection(Section):
-    """The rollout engine is taken to sample from the old policy exactly."""
+    """No correction: the rollout engine is assumed to sample from the old policy exactly."""
 
     kind: Literal["none"] = Field(default="none", description="Do not correct for the rollout engine.")
 
 
 class TruncatedWeights(Section):
-    """Ratios are weighted by min(old policy / rollout engine, cap) (eq 29)."""
+    """Weights of the ratios, min(old policy / rollout engine, cap) (eq 29)."""
 
     kind: Literal["token", "sequence"] = Field(
         default="token", description="One weight per ratio (token), or one per completion (sequence)."
@@ -77,7 +77,7 @@ class TruncatedWeights(Section):
 
 
 class CorrectionConfig(Section):
-    """What is done where the rollout engine and the learner differ (docs/math.md section 8)."""
+    """Corrections for differences between the rollout engine and the learner (docs/math.md section 8)."""
 
     rollout: Annotated[
         NoCorrection | TruncatedWeights,
@@ -97,7 +97,7 @@ class CorrectionConfig(Section):
 
 
 class UpdateConfig(Section):
-    """How many optimizer steps a batch of rollouts gets, and how far they may go."""
+    """Number of optimizer steps per batch of rollouts, and the trust region of these steps."""
 
     num_iterations: int = Field(default=1, gt=0, description="Passes over each batch of rollouts.")
     num_minibatches: int = Field(
@@ -118,50 +118,52 @@ class UpdateConfig(Section):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps per batch of rollouts, where every minibatch has rows."""
+        """Count the optimizer steps per batch of rollouts, if every minibatch has rows."""
         return self.num_iterations * self.num_minibatches
 
 
 class Choices(Section):
-    """One choice for each part of the algorithm, not yet compared with each other."""
+    """One choice for each part of the algorithm; each is valid by itself, and they may still exclude each other."""
 
     estimator: EstimatorConfig = SampledTrajectory()
     loss: LossConfig = ClipLoss()
     advantage: AdvantageConfig = BaselineAdvantage()
-    regulariser: RegulariserConfig = Field(default=RegulariserConfig(), description="What holds the policy back.")
+    regulariser: RegulariserConfig = Field(
+        default=RegulariserConfig(), description="KL to the starting policy, and ELBO anchor."
+    )
     correction: CorrectionConfig = Field(
-        default=CorrectionConfig(), description="What is done where rollout engine and learner differ."
+        default=CorrectionConfig(), description="Corrections for differences between rollout engine and learner."
     )
     update: UpdateConfig = Field(default=UpdateConfig(), description="Optimizer steps per batch, and the trust region.")
 
     @property
     def on_trajectory(self) -> bool:
-        """Whether the likelihood is that of the decoder's recorded steps."""
+        """Tell whether the likelihood is that of the decoder's recorded steps."""
         return isinstance(self.estimator, OnTrajectory)
 
     @property
     def own_states(self) -> bool:
-        """Whether every scored step is shown in its own recorded state."""
+        """Tell whether every scored step is shown in its own recorded state."""
         return isinstance(self.estimator, OnTrajectory) and self.estimator.own_states
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the loss compares with the starting policy."""
+        """Tell whether the loss compares with the starting policy."""
         return self.regulariser.beta > 0 or self.loss.kind == "dpo"
 
     @property
     def needs_values(self) -> bool:
-        """Whether the slope of the loss depends on log-probabilities even before the first update of a batch."""
+        """Tell whether the slope of the loss depends on log-probabilities even before the first update of a batch."""
         corrected = isinstance(self.correction.rollout, TruncatedWeights)
         return self.needs_reference or self.loss.kind == "sandwich" or corrected
 
     @property
     def compares_in_groups(self) -> bool:
-        """Whether a completion's loss depends on the others of its group, so that no minibatch may split a group."""
+        """Tell whether a completion's loss depends on others of its group, so that no minibatch may split a group."""
         in_reward = self.regulariser.kl == "k1_reward" and self.regulariser.beta > 0
         return self.loss.kind in {"stable", "dpo"} or in_reward
 
     @property
     def needs_all_rows(self) -> bool:
-        """Whether completions without an advantage matter too: in the KL, or in their group's normaliser."""
+        """Tell whether completions without an advantage matter too: in the KL, or in their group's normaliser."""
         return self.regulariser.beta > 0 or self.loss.kind in {"stable", "squared"}

@@ -1,6 +1,6 @@
 """The `estimator` section: which noisy states of a completion are scored (docs/math.md sections 1 to 4).
 
-Each kind has its own keys, so that a key without a meaning for the chosen estimator cannot be written.
+Each kind has its own keys: a key that the chosen estimator does not read is refused.
 """
 
 from typing import Annotated, Literal
@@ -47,7 +47,7 @@ class MergedSteps(Section):
 
 Cut = Annotated[
     NoCut | ShrunkSteps | MergedSteps,
-    Field(discriminator="kind", description="Whether several steps are scored from one state, and how they are cut."),
+    Field(discriminator="kind", description="Which neighbouring steps are scored from one state."),
     kind_or("none"),
 ]
 
@@ -91,7 +91,7 @@ class OnTrajectory(Section):
 
     @property
     def own_states(self) -> bool:
-        """Whether every scored step is shown in its own recorded state."""
+        """Tell whether every scored step is shown in its own recorded state."""
         return isinstance(self.cut, NoCut)
 
 
@@ -220,7 +220,7 @@ class Elbo(Section):
 
     @property
     def views_per_level(self) -> int:
-        """Views that share one noise level; their number divides `num_mc`."""
+        """Count the views that share one noise level; this number divides `num_mc`."""
         return 2 if isinstance(self.noise, PairedMasks) else self.noise.masks_per_level
 
 

@@ -1,4 +1,4 @@
-"""Mappings laid over each other where a `kind` chooses the keys, and choices written as one word."""
+"""Lay mappings over each other in which a `kind` chooses the keys, and write out choices of one word."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,6 +1,6 @@
-"""The `loss` section: what has one ratio, and what is made of the ratios (docs/math.md section 5).
+"""The `loss` section: what has one ratio, and which loss is computed from the ratios (docs/math.md section 5).
 
-Each kind has its own keys. Losses on whole completions have the sequence ratio alone.
+Each kind has its own keys. Losses on whole completions allow only the sequence ratio.
 """
 
 from collections.abc import Mapping
@@ -13,10 +13,12 @@ from redraft.rl.config.section import Section, kind_or
 Epsilon = Annotated[float, Field(gt=0, description="A ratio is cut below 1 - epsilon.")]
 EpsilonHigh = Annotated[float, Field(gt=0, description="A ratio is cut above 1 + epsilon_high.")]
 T2TEpsilon = Annotated[
-    Annotated[float, Field(gt=0)] | None, Field(description="The same for the ratios of edits; empty: as epsilon.")
+    Annotated[float, Field(gt=0)] | None,
+    Field(description="The same for the ratios of edits; without it, they have epsilon."),
 ]
 T2TEpsilonHigh = Annotated[
-    Annotated[float, Field(gt=0)] | None, Field(description="The same for the ratios of edits; empty: as epsilon_high.")
+    Annotated[float, Field(gt=0)] | None,
+    Field(description="The same for the ratios of edits; without it, they have epsilon_high."),
 ]
 
 
@@ -64,7 +66,7 @@ WholeRatio = Annotated[
 
 
 class _Loss(Section):
-    """What all losses have."""
+    """Keys that all losses have."""
 
     t2t_weight: float = Field(default=1.0, ge=0, description="Weight of edits (T2T) beside unmasked tokens (M2T).")
 
@@ -144,6 +146,6 @@ class SandwichLoss(_WholeLoss):
 
 LossConfig = Annotated[
     ClipLoss | StableLoss | CispoLoss | ReinforceLoss | SquaredLoss | BgpoLoss | DpoLoss | SandwichLoss,
-    Field(discriminator="kind", description="What is made of the ratios."),
+    Field(discriminator="kind", description="Which loss is computed from the ratios."),
     kind_or("clip"),
 ]

@@ -1,4 +1,4 @@
-"""Where the keys of a flat `algorithm` section are now, for those who bring an older recipe or TRL's names."""
+"""Say where the keys of a flat `algorithm` section are now, of an older recipe or by TRL's names."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,8 +1,8 @@
-"""Published methods as settings of the `algorithm` section: a paper is a dictionary, not a file of code.
+"""Published methods as settings of the `algorithm` section.
 
 Each preset names its source and where it deviates from the published code; docs/algorithms.md says which to take.
 `vrbpo` is the default method: the defaults of `config.choices` are its settings. The others must not change with it, so
-they lie over `NEUTRAL`, and each names the keys of its estimator of which the default method has an opinion. Where a
+they lie over `NEUTRAL`, and each names the keys of its estimator that the default method chose. Where a
 recipe writes another estimator or loss beside a preset, these keys have the values of `NEUTRAL_OF_KIND`.
 """
 
@@ -32,7 +32,7 @@ def preset_settings(name: str) -> dict[str, Any]:
 
 
 def neutral_of(section: str, kind: object) -> dict[str, Any]:
-    """Return a section of this kind in which the default method chooses nothing; empty where it has no opinion."""
+    """Return a section of this kind in which the default method chooses nothing; empty if its defaults are neutral."""
     keys = NEUTRAL_OF_KIND.get(section, {}).get(str(kind))
     return {"kind": kind, **keys} if keys else {}
 
@@ -47,7 +47,8 @@ NEUTRAL_OF_KIND: Final[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {
     },
     "loss": {"clip": {"epsilon_high": 0.2}, "stable": {"epsilon_high": 0.2}},
 }
-"""The same for sections with kinds: section, kind, key. `epsilon_high` is then as `epsilon`, which is PPO's clip."""
+"""Section, kind and keys at the values that choose nothing: no lookahead, steps drawn evenly, and one bound for both
+sides of a ratio, as PPO has it."""
 
 _MEAN_FIELD: Final[Mapping[str, Any]] = {"kind": "mean_field", "num_mc": 1, "prompt_mask_ratio": 0.15}
 _BOTH_SIDES: Final[Mapping[str, Any]] = {"kind": "clip", "epsilon": 0.2, "epsilon_high": 0.2}

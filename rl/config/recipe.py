@@ -1,4 +1,4 @@
-"""Reading recipes: YAML files merged left to right, then `key.sub=value` overrides, then validation.
+"""Read recipes: YAML files merged left to right, then `key.sub=value` overrides, then validation.
 
 Every mistake becomes one `RecipeError` that says where it is and what would be valid. docs/recipes.md holds the rules.
 """
@@ -57,7 +57,7 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     except YamlError as error:
         raise RecipeError(f"{source}: {error}") from None
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{source}: {told}" for told in describe_all(error, RunConfig))) from None
+        raise RecipeError("\n".join(f"{source}: {line}" for line in describe_all(error, RunConfig))) from None
 
 
 def load_words(words: Sequence[str | Path]) -> RunConfig:

@@ -1,4 +1,4 @@
-"""What the keys mean that a recipe's `algorithm` section does not write.
+"""Fill in the keys that a recipe's `algorithm` section does not write.
 
 Without a preset they have the default method's values, with one that preset's. Of a kind that the preset does not have,
 they have the defaults of that kind, less what the default method chose of them. A value that was not written yields
@@ -150,4 +150,4 @@ _FITTING: Mapping[str, Callable[[Choices], Any]] = {
     "update.num_minibatches": _passes,
     "update.target_drift": _target_drift,
 }
-"""Keys that yield, in order, each with the value that fits the choices beside it; None where it stays."""
+"""Keys that yield, in order. The functions return the value that fits the other choices, or None to keep the key."""

@@ -1,6 +1,7 @@
 """Choices of an algorithm that exclude each other: one function per rule, each the text of the refusal or None.
 
-A key without a meaning for its own section cannot be written (`config.choices`); what is left relates two parts.
+A key that its own section does not read is refused before (`config.choices`). These rules relate two sections. A key
+may still be without effect, such as `regulariser.kl` while `beta` is 0.
 """
 
 from collections.abc import Callable

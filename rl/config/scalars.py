@@ -1,4 +1,4 @@
-"""What a plain scalar of a recipe means: the schema decides, where it says anything.
+"""Turn plain scalars of a recipe into the types that the schema asks for.
 
 Where it wants text, the text as written is taken (`output_dir: 20240601`, `collapse_alarm: off`); where it wants a
 number or a boolean, the value; where it says nothing (`kwargs`, `when`), the value by YAML's core schema.
@@ -29,7 +29,7 @@ class Misfit:
 
 
 def settle(value: Any, annotation: Any, where: str = "") -> Any:
-    """A parsed recipe, or a part of it, with every `Plain` replaced by what the schema asks for.
+    """Replace every `Plain` in a parsed recipe by the type that the schema asks for.
 
     Args:
         value: From `rl.config.yaml_core.parse_yaml`.
@@ -55,7 +55,7 @@ def settle(value: Any, annotation: Any, where: str = "") -> Any:
 
 
 def alternatives(annotation: Any) -> list[Any]:
-    """The types of a union, without their constraints."""
+    """List the types of a union, without their constraints."""
     if typing.get_origin(annotation) is Annotated:
         return alternatives(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
@@ -64,30 +64,30 @@ def alternatives(annotation: Any) -> list[Any]:
 
 
 def item_type(kinds: Sequence[Any]) -> Any:
-    """What a list holds."""
+    """Return the type of a list's items."""
     return next((typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is tuple), Any)
 
 
 def section_types(annotation: Any) -> list[type[BaseModel]]:
-    """The configuration classes inside `X`, `X | Y`, `X | None` or `tuple[X, ...]`."""
+    """List the configuration classes inside `X`, `X | Y`, `X | None` or `tuple[X, ...]`."""
     kinds = alternatives(annotation)
     kinds += alternatives(item_type(kinds))
     return [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def fields_of(sections: Sequence[type[BaseModel]]) -> dict[str, FieldInfo]:
-    """All keys of some classes, the first class that has a key first: kinds of one section mean the same by a key."""
+    """Collect the keys of several classes; where two have a key, the first class counts."""
     return {name: field for section in reversed(sections) for name, field in section.model_fields.items()}
 
 
 def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
-    """The words that choose a class of a section; none where its keys do not depend on a `kind`."""
+    """Return the words that choose a class of a section; none if its keys do not depend on a `kind`."""
     field = section.model_fields.get("kind")
     return () if field is None else typing.get_args(field.annotation)
 
 
 def wants_text(kinds: Sequence[Any]) -> bool:
-    """Whether text is among the types."""
+    """Tell whether text is among the types."""
     return str in kinds or any(isinstance(word, str) for word in _words(kinds))
 
 
@@ -117,7 +117,7 @@ def _settle_mapping(value: dict[Any, Any], kinds: Sequence[Any], where: str) -> 
 
 
 def _settle_names(value: str, item: Any) -> Any:
-    """A list of names may be one name, or several with commas, as command lines have it."""
+    """Split a list of names that is written as one name, or as several with commas."""
     if typing.get_origin(item) is not Literal:
         return str(value)
     return [part.strip() for part in value.split(",")]

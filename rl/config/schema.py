@@ -54,8 +54,12 @@ class RunConfig(Section):
     rollout: RolloutConfig = Field(default=RolloutConfig(), description="How completions are drawn while learning.")
     algorithm: AlgorithmConfig = Field(default=AlgorithmConfig(), description="What is learned from the completions.")
     trainer: TrainerConfig = Field(default=TrainerConfig(), description="Optimisation.")
-    evaluation: EvaluationConfig | None = Field(default=None, description="Held-out evaluation; empty: none.")
-    sft: SFTConfig | None = Field(default=None, description="Warm start before the first step; empty: none.")
+    evaluation: EvaluationConfig | None = Field(
+        default=None, description="Held-out evaluation; without the section there is none."
+    )
+    sft: SFTConfig | None = Field(
+        default=None, description="Warm start before the first step; without the section there is none."
+    )
     cluster: ClusterConfig = Field(default=ClusterConfig(), description="Where the parts run.")
     report_to: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = Field(
         default=(), description="Trackers that get the metrics beside metrics.jsonl."
@@ -67,7 +71,7 @@ class RunConfig(Section):
 
 
 def _replayed(config: RunConfig) -> str | None:
-    """What of the algorithm scores tokens in the decoder's own states, where their sampling must be replayed."""
+    """Name the part of the algorithm that replays the decoder's sampling; return None if none does."""
     estimator = config.algorithm.estimator
     if config.algorithm.on_trajectory or isinstance(estimator, Autoregressive):
         return f"estimator {estimator.kind!r}"
@@ -165,4 +169,4 @@ RULES: tuple[Callable[[RunConfig], str | None], ...] = (
     _there_is_a_policy,
     _accuracy_can_be_measured,
 )
-"""Sections that exclude each other: one function per rule, each the text of the refusal or None."""
+"""One function per rule about two sections; each returns the text of the refusal, or None."""

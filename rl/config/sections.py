@@ -23,7 +23,7 @@ class ModelConfig(Section):
     """The policy: a Hugging Face folder, or the shape of a model to make from scratch."""
 
     path: LocalPath | None = Field(
-        default=None, description="Folder of the policy to start from; empty: the result of the warm start."
+        default=None, description="Folder of the policy to start from; without it, the result of the warm start."
     )
     init: dict[str, Any] | None = Field(
         default=None, description="Shape of a new model: fields of LLaDA2's config.json by name."
@@ -47,7 +47,7 @@ class DataConfig(Section):
         default_factory=dict, description="Arguments of the generated task or of the transform."
     )
     max_rows: Annotated[int, Field(gt=0)] | None = Field(
-        default=None, description="Most rows to keep, a sample drawn by the seed; empty: all."
+        default=None, description="Most rows to keep, a sample drawn by the seed; without it, all rows are kept."
     )
 
 
@@ -69,7 +69,10 @@ class SFTConfig(Section):
     t2t_weight: float = Field(default=1.0, ge=0, description="Weight of edits (T2T) beside unmasked tokens (M2T).")
     eval_steps: int = Field(default=100, gt=0, description="Optimizer steps between two held-out evaluations.")
     target_accuracy: float | None = Field(
-        default=None, gt=0, le=1, description="Stop at this held-out greedy accuracy, from 0 to 1; empty: at max_steps."
+        default=None,
+        gt=0,
+        le=1,
+        description="Stop at this held-out greedy accuracy, from 0 to 1; without it, at max_steps.",
     )
 
     @model_validator(mode="after")
@@ -86,7 +89,7 @@ class RolloutDecode(DecodeConfig):
         default=1.0, gt=0, description="Temperature of the sampling distribution; the learner replays it."
     )
     edit_sampling: Literal["argmax", "sample"] = Field(
-        default="sample", description="An edit writes the argmax, or a redraw, which alone has a likelihood."
+        default="sample", description="An edit writes the argmax, or a redraw. Only a redraw has a likelihood."
     )
     unmask_confidence: Literal["drawn", "top"] = Field(
         default="top",
@@ -109,8 +112,8 @@ class RolloutConfig(Section):
     cache_gib: float | None = Field(
         default=None,
         gt=0,
-        description="Most memory of one actor for keys and values, in GiB; empty: what the slots need, on a GPU at most"
-        " half of what is free.",
+        description="Most memory of one actor for keys and values, in GiB; without it, what the slots need, on a GPU"
+        " at most half of what is free.",
     )
     logits_mib: float = Field(default=256.0, gt=0, description="Most memory of one actor for logits at a time, in MiB.")
     forward_timeout_s: float = Field(
@@ -125,7 +128,7 @@ class RolloutConfig(Section):
 
     @property
     def limits(self) -> Limits:
-        """What a rollout actor may use."""
+        """Bundle what a rollout actor may use."""
         cache_bytes = None if self.cache_gib is None else int(self.cache_gib * 2**30)
         return Limits(self.slots, cache_bytes, int(self.logits_mib * 2**20), self.forward_timeout_s)
 
@@ -195,7 +198,7 @@ class ClusterConfig(Section):
 class RewardTestConfig(Section):
     """Before step 0, verifiers are tried on a sample of the training rows; see `rewards.scoring.trial`."""
 
-    rows: int = Field(default=16, ge=0, description="Rows of the sample; 0: no trial.")
+    rows: int = Field(default=16, ge=0, description="Rows of the sample; with 0 there is no trial.")
     threshold: float = Field(
         default=0.9,
         ge=0,

@@ -41,7 +41,7 @@ class Plain(str):
 
     @property
     def value(self) -> Any:
-        """What the core schema makes of it: None, bool, int, float, or the text itself.
+        """Return what the core schema makes of it: None, bool, int, float, or the text itself.
 
         Raises:
             YamlError: A number that no float holds.
@@ -75,40 +75,40 @@ def _float(text: str) -> float:
 
 
 class _Loader(yaml.SafeLoader):
-    """Builds mappings, lists, `Plain` and text; no other tag is known."""
+    """A loader of mappings, lists, `Plain` and text; it knows no other tag."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's registries, without what YAML 1.1 adds
     yaml_constructors: dict[Any, Any] = {}  # noqa: RUF012
 
     def scalar(self, node: ScalarNode) -> Any:
-        """A plain scalar that is no number and no boolean, or text in quotes or in a block."""
+        """Read a plain scalar that is no number and no boolean, or text in quotes or in a block."""
         is_tagged = self.resolve(ScalarNode, node.value, (True, False)) != node.tag  # `!!str 010`
         return str(node.value) if node.style is not None or is_tagged else Plain(node.value)
 
     def tagged(self, node: ScalarNode) -> Any:
-        """A number, boolean or null by a tag of its own, also in quotes; otherwise a plain scalar."""
+        """Read a number, boolean or null by a tag of its own, also in quotes; otherwise a plain scalar."""
         if not _PATTERNS[node.tag.removeprefix(_TAG)].match(node.value):
             kind = node.tag.removeprefix(_TAG)
             raise ConstructorError(None, None, f"{node.value!r} is no {kind}", node.start_mark)
         return None if node.tag == f"{_TAG}null" else Plain(node.value)
 
     def unknown(self, node: Node) -> Any:
-        """Any other tag, `!!timestamp` and `!!binary` among them."""
+        """Refuse any other tag, such as `!!timestamp` and `!!binary`."""
         known = "str, int, float, bool, null, seq and map"
         raise ConstructorError(
             None, None, f"the tag {node.tag!r} is no kind of value here; known: {known}", node.start_mark
         )
 
     def sequence(self, node: SequenceNode) -> list[Any]:
-        """A list."""
+        """Read a list."""
         return self.construct_sequence(node, deep=True)
 
     def mapping(self, node: MappingNode) -> dict[Any, Any]:
-        """A mapping; `<<` fills in what it does not say itself."""
+        """Read a mapping; `<<` fills in what it does not say itself."""
         return self.construct_mapping(node, deep=True)
 
     def construct_mapping(self, node: Node, deep: bool = False) -> dict[Any, Any]:
-        """As PyYAML, after a look for keys that are there twice."""
+        """Read a mapping as PyYAML does, and refuse keys that are there twice."""
         assert isinstance(node, MappingNode)
         seen: dict[Any, str] = {}
         for key, _ in node.value:
@@ -116,7 +116,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
     def _check_key(self, key: Node, seen: dict[Any, str]) -> None:
-        """Two spellings of one number are one key as well: one of the values would vanish."""
+        """Refuse a key that is there already. Two spellings of one number are one key: a value would vanish."""
         if not isinstance(key, ScalarNode):
             raise ConstructorError(None, None, "a key must be text, not a list or a mapping", key.start_mark)
         line = key.start_mark.line + 1
@@ -134,10 +134,10 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that YAML 1.1 or the core schema would take for something else."""
+    """A writer that quotes text that YAML 1.1 or the core schema would take for something else."""
 
     def ignore_aliases(self, data: Any) -> bool:
-        """No anchors: two equal parts of a recipe are written out twice."""
+        """Write no anchors: two equal parts of a recipe are written out twice."""
         return True
 
 
@@ -155,7 +155,7 @@ _Loader.yaml_constructors |= {
 
 
 def parse_yaml(text: str | bytes, name: str) -> Any:
-    """The one document of a text: mappings with text keys, lists, `Plain`, text and None.
+    """Parse a text that holds one document: mappings with text keys, lists, `Plain`, text and None.
 
     Args:
         text: The source; bytes are UTF-8, or UTF-16 with a byte order mark.
@@ -180,7 +180,7 @@ def parse_yaml(text: str | bytes, name: str) -> Any:
 
 
 def read_yaml(path: Path) -> Any:
-    """As `parse_yaml`, of a file.
+    """Parse a YAML file, as `parse_yaml` does.
 
     Raises:
         YamlError: As `parse_yaml`.
@@ -190,14 +190,14 @@ def read_yaml(path: Path) -> Any:
 
 
 def dump_yaml(value: Any) -> str:
-    """Text that `parse_yaml` reads back: mappings, lists and tuples, text, numbers, booleans and None."""
+    """Write mappings, lists, tuples, text, numbers, booleans and None as text that `parse_yaml` reads back."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False)
 
 
 def _problem(error: yaml.MarkedYAMLError) -> str:
     problem = error.problem or "not valid YAML"
     if isinstance(error, ConstructorError) and error.context is None and "recursive" not in problem:
-        return problem  # ours
+        return problem  # raised by `_Loader`, and a sentence already
     if "found unconstructable recursive node" in problem:
         return "not valid YAML: an alias inside its own anchor"
     if "expected a single document" in (error.context or ""):
