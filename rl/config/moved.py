@@ -99,7 +99,7 @@ def where_now(key: str, value: Any) -> str | None:
     return f"has moved to {places}, which does not take {_quoted(value)}{_guess(value, words)}"
 
 
-def kinds_needed(place: str) -> Iterator[tuple[str, Sequence[str]]]:
+def _kinds_needed(place: str) -> Iterator[tuple[str, Sequence[str]]]:
     """Yield the sections on the way to a key that have it for some kinds only, with these kinds."""
     parts = place.split(".")
     for depth, (sections, having) in enumerate(_way(place)):
@@ -155,7 +155,7 @@ def _guess(value: Any, words: Sequence[str]) -> str:
 
 
 def _needs(place: str) -> str:
-    needs = [f"algorithm.{where} {', '.join(kinds)}" for where, kinds in kinds_needed(place)]
+    needs = [f"algorithm.{where} {', '.join(kinds)}" for where, kinds in _kinds_needed(place)]
     return f" (for {' and '.join(needs)})" if needs else ""
 
 

@@ -18,7 +18,7 @@ from redraft.rl.config.layers import lay_over, opened
 from redraft.rl.config.losses import SequenceRatio, TokenRatio
 from redraft.rl.config.presets import DEFAULT_METHOD, PRESETS, neutral_of, preset_settings
 
-LOSSES_WITHOUT_RATIO = frozenset({"reinforce", "sandwich"})
+_LOSSES_WITHOUT_RATIO = frozenset({"reinforce", "sandwich"})
 
 
 def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _kl(choices: Choices) -> str | None:
 
 def _passes(choices: Choices) -> int | None:
     """Return 1 for losses without a ratio: only the first optimizer step of a batch is on policy."""
-    return 1 if choices.loss.kind in LOSSES_WITHOUT_RATIO else None
+    return 1 if choices.loss.kind in _LOSSES_WITHOUT_RATIO else None
 
 
 def _target_drift(choices: Choices) -> float | None:

@@ -86,7 +86,7 @@ def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
     return () if field is None else typing.get_args(field.annotation)
 
 
-def wants_text(kinds: Sequence[Any]) -> bool:
+def _wants_text(kinds: Sequence[Any]) -> bool:
     """Tell whether text is among the types."""
     return str in kinds or any(isinstance(word, str) for word in _words(kinds))
 
@@ -124,9 +124,9 @@ def _settle_names(value: str, item: Any) -> Any:
 
 
 def _settle_scalar(value: Any, kinds: Sequence[Any]) -> Any:
-    if Any in kinds or (_words(kinds) and not wants_text(kinds)):
+    if Any in kinds or (_words(kinds) and not _wants_text(kinds)):
         return _core(value)
-    if wants_text(kinds) or _is_container(kinds):
+    if _wants_text(kinds) or _is_container(kinds):
         return str(value) if isinstance(value, str) else value
     if bool in kinds and isinstance(value, Plain) and value.lower() in _SWITCHES:
         return _SWITCHES[value.lower()]

@@ -110,12 +110,12 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Node, deep: bool = False) -> dict[Any, Any]:
         """Read a mapping as PyYAML does, and refuse keys that are there twice."""
         assert isinstance(node, MappingNode)
-        seen: dict[Any, str] = {}
+        seen: dict[Any, tuple[int, str]] = {}
         for key, _ in node.value:
             self._check_key(key, seen)
         return super().construct_mapping(node, deep=deep)
 
-    def _check_key(self, key: Node, seen: dict[Any, str]) -> None:
+    def _check_key(self, key: Node, seen: dict[Any, tuple[int, str]]) -> None:
         """Refuse a key that is there already. Two spellings of one number are one key: a value would vanish."""
         if not isinstance(key, ScalarNode):
             raise ConstructorError(None, None, "a key must be text, not a list or a mapping", key.start_mark)
@@ -126,11 +126,11 @@ class _Loader(yaml.SafeLoader):
                 names.add(("value", Plain(key.value).value))
         first = next((seen[name] for name in names if name in seen), None)
         if first is not None:
+            earlier, spelling = first
             hint = "; merge several with <<: [*a, *b]" if key.value == "<<" else ""
-            raise ConstructorError(
-                None, None, f"the key {key.value!r} is written twice, first in line {first}{hint}", key.start_mark
-            )
-        seen.update(dict.fromkeys(names, str(line)))
+            where = f"first{f' as {spelling!r}' if spelling != key.value else ''} in line {earlier}"
+            raise ConstructorError(None, None, f"the key {key.value!r} is written twice, {where}{hint}", key.start_mark)
+        seen.update(dict.fromkeys(names, (line, key.value)))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -62,8 +62,8 @@ def find_start(config: RunConfig, run: Path, resume: bool) -> Path | None:
         )
     other = _changed(saved, now)
     if other:
-        told = ", ".join(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}" for key in other[:5])
-        raise RecipeError(f"{checkpoint} belongs to another recipe: {told}; resume with the same, or start anew")
+        differing = ", ".join(f"{key} was {saved.get(key)!r}, now {now.get(key)!r}" for key in other[:5])
+        raise RecipeError(f"{checkpoint} belongs to another recipe: {differing}; resume with the same, or start anew")
     return checkpoint
 
 
