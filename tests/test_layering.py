@@ -15,9 +15,9 @@ from conftest import ROOT
 # From the highest floor to the ground: a file imports rooms on lower floors and its own room, never beside or above.
 FLOORS = {
     "rl": [
-        *(["cli"], ["verbs"], ["run"], ["preflight"], ["loop"], ["progress"], ["stages"], ["cluster"], ["learner"]),
-        *(["experience", "likelihood"], ["monitor", "views", "objective"], ["run_folder"], ["data"], ["models"]),
-        *(["config", "protocols"], ["seeding", "files"], ["atomic"]),
+        *(["cli"], ["verbs"], ["run", "process"], ["preflight"], ["loop"], ["progress"], ["stages"], ["cluster"]),
+        *(["learner"], ["experience", "likelihood"], ["monitor", "views", "objective"], ["run_folder"], ["data"]),
+        *(["models"], ["config", "protocols"], ["seeding", "files"], ["atomic"]),
     ],
     "rollout": [
         *(["vllm"], ["worker"], ["decoding"], ["engine"], ["weights", "request", "chat"]),

@@ -13,7 +13,7 @@ from redraft.rl.cli.generate import generate
 from redraft.rl.cli.recipes import app as recipes
 from redraft.rl.cli.reward import app as reward
 from redraft.rl.cli.train import sft, train
-from redraft.rl.preflight.launcher import forget_launcher
+from redraft.rl.process import prepared_process
 
 EXPECTED = {
     *("RewardError", "ClusterError", "WeightSyncError", "RayError"),
@@ -78,15 +78,10 @@ def main() -> None:
 
 def run_app(app: typer.Typer, name: str) -> None:
     """Run a verb; an expected mistake becomes one line, and with REDRAFT_DEBUG=1 its traceback too."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # AutoTokenizer warns that it does not know our model
-    forgotten = forget_launcher(os.environ)
-    if forgotten and "--help" not in sys.argv:
-        typer.echo(f"ignoring {', '.join(forgotten)} of another launcher: redraft is one process", err=True)
-    sys.path.append(os.getcwd())  # so that `my_rewards:function` beside the user is found
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would tear ours
     try:
-        app(prog_name=name)
+        with prepared_process(_say):
+            app(prog_name=name)
     except Exception as error:
         cause = _root(error)
         if os.environ.get("REDRAFT_DEBUG") or not _is_expected(cause):
@@ -94,6 +89,12 @@ def run_app(app: typer.Typer, name: str) -> None:
         notes = "".join(f"; {note}" for note in getattr(cause, "__notes__", ()))
         typer.secho(f"error: {cause}{notes}", fg="red", err=True)
         sys.exit(1)
+
+
+def _say(text: str) -> None:
+    """Print a line about the process, unless only the help is asked for."""
+    if "--help" not in sys.argv:
+        typer.echo(text, err=True)
 
 
 def _explain_option(error: Any) -> None:
