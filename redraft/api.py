@@ -3,13 +3,18 @@
 What is heavy is imported inside the functions: importing this module takes milliseconds.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redraft.rl.config.schema import RunConfig
     from redraft.rl.run_folder.reader import RunFolder
+
+logger = logging.getLogger(__name__)
 
 Chat = Sequence[Mapping[str, str]]
 """Messages with `role` and `content`."""
@@ -31,6 +36,12 @@ def load_recipe(recipe: str | Path, *changes: str | Path) -> "RunConfig":
     """
     from redraft.rl.config.recipe import load_words
 
+    for word in (recipe, *changes):
+        if not isinstance(word, str | Path):
+            raise TypeError(
+                f"load_recipe takes each change as a word of its own, got {word!r:.80}; write"
+                ' load_recipe("quickstart", "mine.yaml", "seed=1")'
+            )
     return load_words([recipe, *changes])
 
 
@@ -56,12 +67,16 @@ def train(config: "RunConfig", *, resume: bool = False) -> "RunFolder":
         ValueError: The recipe, its data or its rewards do not fit each other; nothing was trained.
         RewardError: A reward failed.
     """
-    from redraft.rl.monitor.display import open_display
+    from redraft.rl.process import prepared_process
     from redraft.rl.run_folder.reader import RunFolder
-    from redraft.rl.verbs import train_recipe
 
-    with open_display(config) as display:
-        train_recipe(config, display, resume)
+    _check_recipe(config, "train")
+    with prepared_process(logger.warning):
+        from redraft.rl.monitor.display import open_display
+        from redraft.rl.verbs import train_recipe
+
+        with open_display(config) as display:
+            train_recipe(config, display, resume)
     return RunFolder(config.output_dir)
 
 
@@ -84,11 +99,16 @@ def evaluate(config: "RunConfig", policy: str | Path | None = None) -> dict[str,
         RecipeError: The recipe has no evaluation section.
         FileNotFoundError: There is no policy.
     """
-    from redraft.rl.files import expand
-    from redraft.rl.verbs import check_has_evaluation, evaluate_policy, policy_to_evaluate
+    from redraft.rl.process import prepared_process
 
-    check_has_evaluation(config)
-    return evaluate_policy(config, policy_to_evaluate(config) if policy is None else expand(policy))
+    _check_recipe(config, "evaluate")
+    if policy is not None:
+        _check_folder(policy, "evaluate")
+    with prepared_process(logger.warning):
+        from redraft.rl.verbs import check_has_evaluation, evaluate_policy, policy_to_evaluate
+
+        check_has_evaluation(config)
+        return evaluate_policy(config, policy_to_evaluate(config) if policy is None else policy)
 
 
 def generate(
@@ -131,27 +151,72 @@ def generate(
     Raises:
         ValueError: A prompt that the policy cannot read or has no room for, or a setting that does not fit.
     """
-    from redraft.rl.files import expand
-    from redraft.rl.stages.generate import complete_rows, decode_settings
+    from redraft.rl.process import prepared_process
 
-    folder = str(expand(model))
-    settings = decode_settings(
-        folder, mode, {"max_completion_length": max_new_tokens, "temperature": temperature, **(decode or {})}
-    )
+    _check_folder(model, "generate")
+    _check_generate(prompts, decode, {"seed": seed, "max_new_tokens": max_new_tokens, "slots": slots})
+    given = {"max_completion_length": max_new_tokens, "temperature": temperature, **(decode or {})}
     rows = [(f"prompts:{number}", {"prompt": _plain(prompt)}) for number, prompt in enumerate(prompts)]
-    made = complete_rows(
-        folder,
-        rows,
-        settings,
-        seed=seed,
-        dtype=dtype,
-        device=device,
-        slots=slots,
-        trace=False,
-        advance=lambda done, total: None,
-    )
-    return list(made)
+    with prepared_process(logger.warning):
+        from redraft.rl.files import expand
+        from redraft.rl.stages.generate import complete_rows, decode_settings
+
+        folder = str(expand(model))
+        made = complete_rows(
+            folder,
+            rows,
+            decode_settings(folder, mode, given),
+            seed=seed,
+            dtype=dtype,
+            device=device,
+            slots=slots,
+            trace=False,
+            advance=lambda done, total: None,
+        )
+        return list(made)
 
 
-def _plain(prompt: str | Chat) -> str | list[dict[str, str]]:
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+def _check_recipe(config: object, function: str) -> None:
+    from redraft.rl.config.schema import RunConfig
+    from redraft.rl.run_folder.reader import RunFolder
+
+    if isinstance(config, RunConfig):
+        return
+    remedy = "load_recipe(...)"
+    if isinstance(config, str | Path):
+        remedy = f"load_recipe({json.dumps(str(config))})"
+    elif isinstance(config, RunFolder):
+        remedy = f"{config}.config"
+    raise TypeError(f"{function} takes a recipe from load_recipe, got {config!r:.80}; write {function}({remedy})")
+
+
+def _check_folder(policy: object, function: str) -> None:
+    from redraft.rl.run_folder.reader import RunFolder
+
+    if not isinstance(policy, str | Path):
+        remedy = f"; write {policy}.policy" if isinstance(policy, RunFolder) else ""
+        raise TypeError(f"{function} takes the path of a policy, got {policy!r:.80}{remedy}")
+
+
+def _check_generate(prompts: object, decode: object, counts: Mapping[str, object]) -> None:
+    """Refuse what would be taken for something else: a text is a sequence of one-letter prompts."""
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts: must be a list of prompts, got text; write [{json.dumps(prompts[:40])}]")
+    if isinstance(prompts, bytes | Mapping) or not isinstance(prompts, Iterable):
+        raise TypeError(f"prompts: must be a list of prompts, got {prompts!r:.80}")
+    if decode is not None and not isinstance(decode, Mapping):
+        raise TypeError(
+            f'decode: must be a mapping of settings, such as {{"threshold": 0.7}}, got {decode!r:.80}; the modes are'
+            " given as mode="
+        )
+    for name, count in counts.items():
+        if not isinstance(count, Integral) or isinstance(count, bool):
+            raise TypeError(f"{name}: must be an integer, got {count!r:.80}")
+        if name != "seed" and count < 1:
+            raise ValueError(f"{name}: must be at least 1, got {count}")
+
+
+def _plain(prompt: object) -> object:
+    """Copy a chat of mappings as the dictionaries that the checks of a row expect; they judge everything else."""
+    is_chat = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+    return [dict(turn) for turn in prompt] if is_chat and all(isinstance(turn, Mapping) for turn in prompt) else prompt

@@ -1,6 +1,7 @@
 """`from redraft import ...`: what a program gets, that it equals the command, and that users' packages stay theirs."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -13,10 +14,18 @@ import redraft
 from conftest import ROOT
 from redraft import RunFolder, evaluate, generate, load_recipe, train
 from redraft.rl.cli.main import app
+from redraft.rl.data.files import DataError
+from redraft.rl.process import prepared_process
 from redraft.rl.run_folder.checkpoint import CheckpointNotFoundError
-from tiny import make_policy, write_recipe
+from tiny import SHAPE, make_policy, write_recipe
 
 HEAVY = ("torch", "ray", "transformers", "numpy", "datasets", "pydantic", "yaml", "rich", "typer")
+
+
+UNTYPED = pytest.mark.skipif(
+    bool(os.environ.get("REDRAFT_SHAPES")), reason="the type checks of this tier refuse the argument first"
+)
+LAUNCHER = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 
 
 def python(code: str, *arguments: str, cwd=None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -131,6 +140,89 @@ def test_generation_gives_the_commands_rows(run, tmp_path):
         generate(run.policy, ["1+2=", "1" * 60], max_new_tokens=8)
     with pytest.raises(ValueError, match="thresold"):
         generate(run.policy, ["1+2="], decode={"thresold": 0.6})
+
+
+PROGRAM = """
+import sys
+from redraft import evaluate, generate, load_recipe, train
+config = load_recipe(sys.argv[1], "trainer.total_steps=1", "report_to=tensorboard")
+run = train(config)
+evaluate(config)
+generate(run.policy, ["1+2="], max_new_tokens=8)
+"""
+
+
+def test_a_program_is_one_quiet_process_whatever_a_launcher_left(tmp_path):
+    sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 1, "batch_size": 2}
+    (tmp_path / "beside.py").write_text("def ones(completions):\n    return [1.0 for _ in completions]\n")
+    rewards = [{"fn": "beside:ones", "isolation": "inline"}]
+    recipe = write_recipe(tmp_path, model={"init": SHAPE}, sft=sft, rewards=rewards)
+    script = tmp_path / "deeper" / "program.py"  # whose folder is on the path in place of the working directory
+    script.parent.mkdir()
+    script.write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, script, recipe],
+        cwd=tmp_path,
+        env={**os.environ, **LAUNCHER, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=200,  # without our care accelerate waits for the second rank for good
+    )
+    assert done.returncode == 0, done.stderr
+    said = f"ignoring {', '.join(sorted(LAUNCHER))} of another launcher: redraft is one process\n"
+    assert done.stderr == 3 * said
+
+
+def test_a_call_leaves_the_process_as_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TRANSFORMERS_VERBOSITY", raising=False)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
+    for name, value in LAUNCHER.items():
+        monkeypatch.setenv(name, value)
+    level = logging.getLogger("transformers").level
+    before, said = (dict(os.environ), list(sys.path)), []
+    with prepared_process(said.append):
+        assert not LAUNCHER.keys() & os.environ.keys()
+        assert (os.environ["TOKENIZERS_PARALLELISM"], os.environ["TRANSFORMERS_VERBOSITY"]) == ("true", "error")
+        assert sys.path == [*before[1], str(tmp_path)]
+        assert logging.getLogger("transformers").level == logging.ERROR
+    assert (dict(os.environ), sys.path) == before
+    assert logging.getLogger("transformers").level in {level, logging.WARNING}
+    assert len(said) == 1
+
+
+@UNTYPED
+def test_a_wrong_argument_is_named_with_what_to_write(run):
+    for call, message in [
+        (lambda: train("quickstart"), "train takes a recipe from load_recipe, got 'quickstart'; write train(load_re"),
+        (lambda: evaluate("quickstart"), 'evaluate(load_recipe("quickstart"))'),
+        (lambda: train(run), f"write train({run}.config)"),
+        (lambda: train(None), "got None; write train(load_recipe(...))"),
+        (lambda: evaluate(run.config, run.config), "evaluate takes the path of a policy, got RunConfig("),
+        (lambda: generate(run, ["1"]), f"generate takes the path of a policy, got {run}; write {run}.policy"),
+        (lambda: load_recipe("quickstart", ["seed=1"]), "each change as a word of its own, got ['seed=1']; write load"),
+        (lambda: load_recipe("quickstart", {"seed": 1}), "each change as a word of its own, got {'seed': 1}"),
+        (lambda: generate(run.policy, "12+3="), 'prompts: must be a list of prompts, got text; write ["12+3="]'),
+        (lambda: generate(run.policy, {"prompt": "1"}), "prompts: must be a list of prompts, got {'prompt': '1'}"),
+        (lambda: generate(run.policy, 5), "prompts: must be a list of prompts, got 5"),
+        (lambda: generate(run.policy, ["1"], decode="fast"), "decode: must be a mapping of settings, such as"),
+        (lambda: generate(run.policy, ["1"], seed="a"), "seed: must be an integer, got 'a'"),
+    ]:
+        with pytest.raises(TypeError, match=re.escape(message)):
+            call()
+
+
+@UNTYPED
+@pytest.mark.parametrize("prompt", [{"prompt": "1"}, 5, None, [], ["1"]])
+def test_a_prompt_that_is_none_is_named_by_its_number(run, prompt):
+    with pytest.raises(DataError, match=r"^prompts:1: `prompt` must be text or a list of messages"):
+        generate(run.policy, ["1", prompt], max_new_tokens=8)
+
+
+@pytest.mark.parametrize("name", ["max_new_tokens", "slots"])
+def test_a_count_below_one_is_refused_by_its_name(run, name):
+    with pytest.raises(ValueError, match=f"^{name}: must be at least 1, got 0"):
+        generate(run.policy, ["1"], **{name: 0})
 
 
 def test_the_worked_example_of_the_docs_runs(tmp_path, monkeypatch, capsys):
