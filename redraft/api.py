@@ -89,7 +89,8 @@ def evaluate(config: "RunConfig", policy: str | Path | None = None) -> dict[str,
 
     Args:
         config: From `load_recipe`, with an evaluation section.
-        policy: Policy folder; the newest one of `config.output_dir` where it is left out.
+        policy: Policy folder, or a run folder for its newest policy; the newest one of `config.output_dir` where it is
+            left out.
 
     Returns:
         `eval/accuracy` (the mean of the first reward), `eval/rows`, `eval/tokens_per_forward` and
@@ -105,10 +106,9 @@ def evaluate(config: "RunConfig", policy: str | Path | None = None) -> dict[str,
     if policy is not None:
         _check_folder(policy, "evaluate")
     with prepared_process(logger.warning):
-        from redraft.rl.verbs import check_has_evaluation, evaluate_policy, policy_to_evaluate
+        from redraft.rl.verbs import evaluate_policy
 
-        check_has_evaluation(config)
-        return evaluate_policy(config, policy_to_evaluate(config) if policy is None else policy)
+        return evaluate_policy(config, policy)[1]
 
 
 def generate(
@@ -132,7 +132,7 @@ def generate(
         print([row["completion"] for row in rows])
 
     Args:
-        model: Policy folder.
+        model: Policy folder, or a run folder for its newest policy.
         prompts: Texts, or chats as lists of messages.
         mode: `q` (careful), `s` (fast) or `llada2.0` (no editing).
         max_new_tokens: Longest completion.
@@ -159,9 +159,10 @@ def generate(
     rows = [(f"prompts:{number}", {"prompt": _plain(prompt)}) for number, prompt in enumerate(prompts)]
     with prepared_process(logger.warning):
         from redraft.rl.files import expand
+        from redraft.rl.run_folder.checkpoint import find_policy
         from redraft.rl.stages.generate import complete_rows, decode_settings
 
-        folder = str(expand(model))
+        folder = str(find_policy(expand(model)))
         made = complete_rows(
             folder,
             rows,

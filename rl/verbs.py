@@ -8,12 +8,12 @@ from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.held_out import load_held_out
-from redraft.rl.files import check_output_folder
+from redraft.rl.files import check_output_folder, expand
 from redraft.rl.models.registry import load_policy, load_text_side
 from redraft.rl.monitor.trackers import open_trackers
 from redraft.rl.preflight.checks import check_evaluation
 from redraft.rl.run import RunOutcome, run_sft, run_training
-from redraft.rl.run_folder.checkpoint import complete_checkpoints
+from redraft.rl.run_folder.checkpoint import complete_checkpoints, find_policy
 from redraft.rl.run_folder.recorder import Display, Recorder
 from redraft.rl.stages.evaluate import evaluate_rows
 from redraft.rl.stages.warm_start import policy_folder
@@ -47,44 +47,41 @@ def warm_start_recipe(config: RunConfig, display: Display) -> Path:
     return run_sft(config, Recorder(config, display))
 
 
-def policy_to_evaluate(config: RunConfig) -> Path:
-    """Find the run's newest policy: that of the newest complete checkpoint, else the first one.
-
-    Raises:
-        FileNotFoundError: There is none yet.
-    """
-    saved, first = complete_checkpoints(Path(config.output_dir)), policy_folder(config)
-    if not (saved or first.is_dir()):
-        raise FileNotFoundError(
-            f"{first}: no policy there; make it with redraft sft or train, or name one with --model"
-        )
-    return saved[-1] / "hf" if saved else first
-
-
-def evaluate_policy(config: RunConfig, policy: str | Path) -> dict[str, float]:
+def evaluate_policy(
+    config: RunConfig, policy: str | Path | None = None, recipe: str = "the recipe"
+) -> tuple[Path, dict[str, float]]:
     """Measure a policy on the held-out rows with the recipe's evaluation settings, in this process.
 
     Args:
         config: The recipe.
-        policy: A policy folder.
+        policy: A policy folder, or a run folder for its newest policy; without it the newest policy of the recipe.
+        recipe: What errors call the recipe.
 
     Returns:
-        Metrics as in `rl.stages.evaluate.evaluate_rows`.
+        The policy's folder, and metrics as in `rl.stages.evaluate.evaluate_rows`.
 
     Raises:
         RecipeError: The recipe has no evaluation section.
+        FileNotFoundError: There is no policy.
     """
-    check_has_evaluation(config)
-    assert config.evaluation is not None
-    tokenizer, tokens = load_text_side(str(policy))
-    rows = load_held_out(config)
-    check_evaluation(config, rows, Path(policy))
-    network = store_by_input(load_policy(str(policy), config.model.dtype, config.model.device))
-    with local_pipeline(config, network, tokens, Codec(tokenizer, config.seed)) as pipeline:
-        return evaluate_rows(pipeline, rows, config.evaluation.decode)
-
-
-def check_has_evaluation(config: RunConfig, recipe: str = "the recipe") -> None:
-    """Refuse a recipe that says nothing about evaluation; `recipe` is what the error calls it."""
     if config.evaluation is None:
         raise RecipeError(f"{recipe}: no evaluation section; add one with at least evaluation.data")
+    folder = _policy_to_evaluate(config) if policy is None else find_policy(expand(policy))
+    tokenizer, tokens = load_text_side(str(folder))
+    rows = load_held_out(config)
+    check_evaluation(config, rows, folder)
+    network = store_by_input(load_policy(str(folder), config.model.dtype, config.model.device))
+    with local_pipeline(config, network, tokens, Codec(tokenizer, config.seed)) as pipeline:
+        return folder, evaluate_rows(pipeline, rows, config.evaluation.decode)
+
+
+def _policy_to_evaluate(config: RunConfig) -> Path:
+    """Find the newest policy of the run; before its first checkpoint the one that it starts from."""
+    run, first = Path(config.output_dir), policy_folder(config)
+    if complete_checkpoints(run):
+        return find_policy(run)
+    if first.is_dir():
+        return first
+    raise FileNotFoundError(
+        f"{first}: no policy there; make it with redraft sft or train, or name one with --model (in Python policy=)"
+    )

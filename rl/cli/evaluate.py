@@ -16,18 +16,16 @@ def evaluate(
         typer.Option(
             parser=home,
             metavar="FOLDER",
-            help="Policy folder; default: the run's newest checkpoint, or its first policy.",
+            help="Policy folder, or a run folder: its newest policy; default: that of the recipe's own run.",
         ),
     ] = "",
 ) -> None:
-    """Held-out accuracy of a policy with the recipe's evaluation settings."""
+    """Measure the held-out accuracy of a policy with the recipe's evaluation settings."""
     from redraft.rl.config.recipe import load_words
     from redraft.rl.monitor.display import metrics_table
-    from redraft.rl.verbs import check_has_evaluation, evaluate_policy, policy_to_evaluate
+    from redraft.rl.verbs import evaluate_policy
 
     config = load_words([recipe, *(overrides or [])])
-    check_has_evaluation(config, recipe)
-    assert config.evaluation is not None
-    path = model or str(policy_to_evaluate(config))
-    metrics = evaluate_policy(config, path)
-    metrics_table(f"{path} on {config.evaluation.data.path} ({config.evaluation.data.split})", metrics)
+    policy, metrics = evaluate_policy(config, model or None, recipe)
+    assert config.evaluation is not None  # refused above
+    metrics_table(f"{policy} on {config.evaluation.data.path} ({config.evaluation.data.split})", metrics)

@@ -10,9 +10,7 @@ from redraft.rl.cli.paths import home
 def export(
     run: Annotated[
         str,
-        typer.Argument(
-            parser=home, metavar="RUN", help="A run folder (its newest checkpoint), a checkpoint or a policy."
-        ),
+        typer.Argument(parser=home, metavar="RUN", help="A run folder (its newest policy), a checkpoint or a policy."),
     ],
     out: Annotated[str, typer.Option(parser=home, metavar="FOLDER", help="Folder to write.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64; default: as trained.")] = "",
@@ -23,14 +21,11 @@ def export(
 
     from redraft.rl.files import check_output_folder, signals_unwind
     from redraft.rl.models.registry import load_policy, load_text_side, save_policy
-    from redraft.rl.run_folder.checkpoint import policy_to_export
+    from redraft.rl.run_folder.checkpoint import find_policy
     from redraft.rl.run_folder.files import check_no_run_file
 
-    source = Path(run)
-    if not source.is_dir():
-        raise FileNotFoundError(f"{run}: no such run or policy folder")
+    source = find_policy(Path(run), step)
     check_no_run_file(check_output_folder(out))
-    source = policy_to_export(source, step)
     if source.resolve() == Path(out).resolve():
         raise FileExistsError(f"{out}: is the policy to export; give another folder")
     tokenizer, _ = load_text_side(str(source))

@@ -8,7 +8,9 @@ from redraft.rl.cli.paths import home, tell
 
 
 def generate(
-    model: Annotated[str, typer.Option(parser=home, metavar="FOLDER", help="Policy folder.")],
+    model: Annotated[
+        str, typer.Option(parser=home, metavar="FOLDER", help="Policy folder, or a run folder: its newest policy.")
+    ],
     prompts: Annotated[
         str,
         typer.Option(
@@ -37,8 +39,11 @@ def generate(
     trace: Annotated[bool, typer.Option("--trace", help="Write every action of the decoder too.")] = False,
 ) -> None:
     """Complete prompts with the editing decoder."""
+    from pathlib import Path
+
     from redraft.rl.files import check_output_file
     from redraft.rl.monitor.display import progress
+    from redraft.rl.run_folder.checkpoint import find_policy
     from redraft.rl.stages.generate import decode_settings, run_generate
 
     check_output_file(out)
@@ -53,10 +58,11 @@ def generate(
         "editing_threshold": editing_threshold,
         "max_post_steps": max_post_steps,
     }
-    decode = decode_settings(model, mode, given)
+    policy = str(find_policy(Path(model)))
+    decode = decode_settings(policy, mode, given)
     with progress("generate") as advance:
         summary = run_generate(
-            model,
+            policy,
             prompts,
             out,
             decode,

@@ -96,7 +96,10 @@ def newest_checkpoint(run: Path) -> Path:
     complete = complete_checkpoints(run)
     if complete:
         return complete[-1]
-    raise CheckpointNotFoundError(f"{run}: no complete checkpoint to resume from{_broken(run)}; start without --resume")
+    raise CheckpointNotFoundError(
+        f"{run}: no complete checkpoint to resume from{_broken(run)}; start without --resume"
+        " (in Python without resume=True)"
+    )
 
 
 def what_is_kept(run: Path) -> str:
@@ -104,40 +107,52 @@ def what_is_kept(run: Path) -> str:
     names = ", ".join(folder.name for folder in complete_checkpoints(run))
     if not names:
         return "complete checkpoints: none; make room, then start again"
-    return f"complete checkpoints: {names}; make room, then continue with --resume"
+    return f"complete checkpoints: {names}; make room, then continue with --resume (in Python resume=True)"
 
 
-def policy_to_export(source: Path, step: int) -> Path:
-    """Find the policy folder to export.
+def warm_start_policy(run: Path) -> Path:
+    """Say where the policy of a run's warm start lies, or will lie."""
+    return run / "sft" / "hf"
+
+
+def find_policy(source: Path, step: int = 0) -> Path:
+    """Find the policy that a path names: a policy folder, a checkpoint's, or the newest one of a run.
+
+    The newest policy of a run is that of its newest complete checkpoint, and before the first checkpoint that of its
+    warm start. Where all checkpoints are incomplete, the warm start is not taken in their place.
 
     Args:
         source: A run folder, one of its checkpoints, or a policy folder.
-        step: Which checkpoint of a run; 0 takes the newest.
+        step: Which checkpoint of a run; 0 takes the newest policy.
 
     Raises:
-        CheckpointNotFoundError: The checkpoint is not there; says what is.
+        CheckpointNotFoundError: There is no such policy; says what there is.
+        FileNotFoundError: There is no such folder.
         ValueError: A step is asked of a single policy.
     """
+    if not source.is_dir():
+        raise FileNotFoundError(f"{source}: no such run or policy folder")
     is_checkpoint = (source / MANIFEST).is_file()
     is_policy = (source / "config.json").is_file() and not (source / "checkpoints").is_dir()
     if not (is_checkpoint or is_policy):
-        return _checkpoint_to_export(source, step) / "hf"
+        return _policy_of_run(source, step)
     if step:
         raise ValueError(f"{source}: is one policy, without steps to choose from; name the run folder, or no step")
     return source / "hf" if is_checkpoint else source
 
 
-def _checkpoint_to_export(run: Path, step: int) -> Path:
-    complete = complete_checkpoints(run)
+def _policy_of_run(run: Path, step: int) -> Path:
+    complete, first = complete_checkpoints(run), warm_start_policy(run)
     chosen = [folder for folder in complete if not step or step_number(folder.name) == step]
     if chosen:
-        return chosen[-1]
+        return chosen[-1] / "hf"
     if complete:
         there = ", ".join(str(step_number(folder.name)) for folder in complete)
         raise CheckpointNotFoundError(f"{run}: no complete checkpoint of step {step}; there are those of {there}")
-    first = run / "sft" / "hf"
+    if first.is_dir() and not step and not _step_folders(run):
+        return first
     instead = f"its warm start is {first}" if first.is_dir() else "train first, or name a folder with config.json"
-    raise CheckpointNotFoundError(f"{run}: no complete checkpoint to export{_broken(run)}; {instead}")
+    raise CheckpointNotFoundError(f"{run}: no complete checkpoint{_broken(run)}; {instead}")
 
 
 def read_state(checkpoint: Path, name: str) -> dict[str, Any]:

@@ -2,14 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from redraft.rl.files import expand
-from redraft.rl.run_folder.checkpoint import complete_checkpoints, policy_to_export
+from redraft.rl.run_folder.checkpoint import complete_checkpoints, find_policy
 from redraft.rl.run_folder.files import RESOLVED, step_number
+from redraft.words import guess_and_valid
 
 if TYPE_CHECKING:
     from redraft.rl.config.schema import RunConfig
+
+Stage = Literal["sft", "train", "eval"]
 
 
 class RunFolder:
@@ -43,15 +46,20 @@ class RunFolder:
 
         return load_recipe([self.path / RESOLVED])
 
-    def metrics(self, stage: str | None = None) -> list[dict[str, Any]]:
+    def metrics(self, stage: Stage | None = None) -> list[dict[str, Any]]:
         """Read the rows of metrics.jsonl, in the order in which they were written.
 
         Args:
-            stage: Rows of this stage only: `sft`, `train` or `eval`.
+            stage: Rows of this stage only.
 
         Returns:
             One dictionary a row: `step`, `stage` and the metrics, whose names docs/metrics.md explains.
+
+        Raises:
+            ValueError: There is no such stage, or a line is damaged; names it.
         """
+        if stage is not None and stage not in get_args(Stage):
+            raise ValueError(f"no stage {stage!r}; {guess_and_valid(stage, get_args(Stage))}")
         rows = _rows(self.path / "metrics.jsonl")
         return [row for row in rows if stage is None or row.get("stage") == stage]
 
@@ -67,13 +75,14 @@ class RunFolder:
 
         Raises:
             FileNotFoundError: The run has no samples of this step.
+            ValueError: A line is damaged; names it.
         """
         found = {number: path for path in (self.path / "samples").glob("*.jsonl") if (number := _number(path))}
         if step is None and not found:
             return []
         chosen = max(found) if step is None else step
         if chosen not in found:
-            raise FileNotFoundError(f"{self.path}: no samples of step {chosen}; there are {len(found)} steps")
+            raise FileNotFoundError(f"{self.path}: no samples of step {chosen!r}; {_there(list(found))}")
         return _rows(found[chosen])
 
     @property
@@ -88,17 +97,27 @@ class RunFolder:
         Raises:
             CheckpointNotFoundError: There is neither.
         """
-        warm_start = self.path / "sft" / "hf"
-        return warm_start if not self.checkpoints and warm_start.is_dir() else policy_to_export(self.path, 0)
+        return find_policy(self.path)
 
 
 def _number(path: Path) -> int | None:
     return step_number(path.name, ".jsonl")
 
 
+def _there(steps: list[int]) -> str:
+    return f"there are {len(steps)} from {min(steps)} to {max(steps)}" if steps else "there are none yet"
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     """Read the whole lines of a JSONL file; the run may be in the middle of writing the last one."""
     if not path.is_file():
         return []
-    with path.open() as file:
-        return [json.loads(line) for line in file if line.endswith("\n")]
+    with path.open(encoding="utf-8") as file:
+        return [_row(line, f"{path}:{number}") for number, line in enumerate(file, 1) if line.endswith("\n")]
+
+
+def _row(line: str, where: str) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not valid JSON: {error}; mend or remove the line") from None

@@ -18,7 +18,7 @@ from redraft.rl.data.load import load_rows, rows_fingerprint, source_name
 from redraft.rl.data.reading import Reader
 from redraft.rl.data.tasks import Row
 from redraft.rl.models.registry import build_policy, load_policy, load_text_side, save_policy
-from redraft.rl.run_folder.checkpoint import complete_checkpoints
+from redraft.rl.run_folder.checkpoint import complete_checkpoints, warm_start_policy
 from redraft.rl.run_folder.files import read_json, write_whole, writing
 from redraft.rl.run_folder.inputs import policy_fingerprint
 from redraft.rl.run_folder.recorder import Recorder
@@ -134,7 +134,7 @@ def make_warm_start(
 
 
 def _made_folder(config: RunConfig) -> Path:
-    return (Path(config.output_dir) / "sft" / "hf").resolve()
+    return warm_start_policy(Path(config.output_dir)).resolve()
 
 
 def _first_policy(config: RunConfig) -> tuple[nn.Module, Tokenizer, SpecialTokens]:

@@ -17,10 +17,11 @@ from redraft.rl.run_folder.checkpoint import (
     MANIFEST,
     CheckpointNotFoundError,
     complete_checkpoints,
+    find_policy,
     newest_checkpoint,
-    policy_to_export,
     read_state,
     save_checkpoint,
+    warm_start_policy,
 )
 from tiny import largest_file, make_policy, write_recipe
 
@@ -70,18 +71,25 @@ def test_copies_that_somebody_keeps_are_never_read_counted_or_removed(tmp_path):
     assert there == {*COPIES, "step_000009", "step_000004", "step_000005", "latest"}
 
 
-def test_a_policy_to_export_is_named_or_what_there_is_instead(tmp_path):
-    with pytest.raises(CheckpointNotFoundError, match=r"no complete checkpoint to export; train first"):
-        policy_to_export(tmp_path, 0)
+def test_the_newest_policy_is_found_or_what_there_is_instead(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such run or policy folder"):
+        find_policy(tmp_path / "nowhere")
+    with pytest.raises(CheckpointNotFoundError, match=r"no complete checkpoint; train first"):
+        find_policy(tmp_path)
     (tmp_path / "sft" / "hf").mkdir(parents=True)
-    with pytest.raises(CheckpointNotFoundError, match=rf"to export; its warm start is {tmp_path}/sft/hf"):
-        policy_to_export(tmp_path, 3)
+    assert find_policy(tmp_path) == warm_start_policy(tmp_path) == tmp_path / "sft" / "hf"
+    with pytest.raises(CheckpointNotFoundError, match=rf"no complete checkpoint; its warm start is {tmp_path}/sft/hf"):
+        find_policy(tmp_path, 3)
     for step in (4, 8):
         save(tmp_path, step)
-    assert policy_to_export(tmp_path, 0) == tmp_path / "checkpoints" / "step_000008" / "hf"
-    assert policy_to_export(tmp_path, 4) == tmp_path / "checkpoints" / "step_000004" / "hf"
+    assert find_policy(tmp_path) == tmp_path / "checkpoints" / "step_000008" / "hf"
+    assert find_policy(tmp_path, 4) == tmp_path / "checkpoints" / "step_000004" / "hf"
     with pytest.raises(CheckpointNotFoundError, match="no complete checkpoint of step 6; there are those of 4, 8"):
-        policy_to_export(tmp_path, 6)
+        find_policy(tmp_path, 6)
+    for step in (4, 8):
+        (tmp_path / "checkpoints" / f"step_00000{step}" / "MANIFEST.json").unlink()
+    with pytest.raises(CheckpointNotFoundError, match=r"incomplete: step_000004, step_000008; its warm start is"):
+        find_policy(tmp_path)
 
 
 def test_a_checkpoint_and_a_policy_can_be_exported_but_have_no_steps(tmp_path):
@@ -90,12 +98,12 @@ def test_a_checkpoint_and_a_policy_can_be_exported_but_have_no_steps(tmp_path):
     (tmp_path / "config.json").write_text("{}")  # of an export into the run folder, which stays a run
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / "config.json").write_text("{}")
-    assert policy_to_export(saved, 0) == saved / "hf"
-    assert policy_to_export(tmp_path, 0) == saved / "hf"
-    assert policy_to_export(tmp_path / "policy", 0) == tmp_path / "policy"
+    assert find_policy(saved) == saved / "hf"
+    assert find_policy(tmp_path) == saved / "hf"
+    assert find_policy(tmp_path / "policy") == tmp_path / "policy"
     for one in (saved, tmp_path / "policy"):
         with pytest.raises(ValueError, match="is one policy, without steps to choose from"):
-            policy_to_export(one, 4)
+            find_policy(one, 4)
 
 
 def test_a_checkpoint_with_a_lost_or_cut_file_does_not_count(tmp_path):
@@ -214,7 +222,7 @@ def test_a_full_disk_in_any_part_of_a_real_checkpoint_is_one_clear_error(tmp_pat
     save_checkpoint(tmp_path, 1, write_all, {}, keep=1)
     with pytest.raises(
         OSError,
-        match=r"step_000002: .*File too large.*; complete checkpoints: step_000001; make room, .* with --resume$",
+        match=r"step_000002: .*File too large.*; complete checkpoints: step_000001; make room, .* with --resume",
     ) as raised:
         save_checkpoint(tmp_path, 2, write_real, {}, keep=1)
     assert str(raised.value).startswith(f"cannot write checkpoint {tmp_path}")

@@ -69,6 +69,11 @@ def test_sft_then_eval_then_export(tmp_path, redraft):
     code, out, _ = redraft("eval", recipe)
     assert code == 0
     assert "eval/accuracy" in out
+    assert redraft("eval", recipe, "--model", tmp_path / "run")[1] == out
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "1+2="}\n')
+    words = ["--prompts", prompts, "--out", tmp_path / "out.jsonl", "--max-new-tokens", 8]
+    assert redraft("generate", "--model", tmp_path / "run", *words)[0] == 0
     redraft("train", recipe, "trainer.total_steps=1")
     code, out, _ = redraft("export", tmp_path / "run", "--out", tmp_path / "exported", "--dtype", "bfloat16")
     assert code == 0
@@ -130,7 +135,7 @@ GENERATE = ["generate", "--model", "{policy}", "--prompts", "{prompts}", "--out"
         ('{"prompt": "a"}\n', ["--dtype", "int8"], "dtype 'int8': valid are float32, bfloat16, float64"),
         ('{"prompt": "a"}\n', ["--editing-threshold", "1.3"], "use 1.0 to switch editing off"),
         ('{"prompt": "a"}\n', ["--temperature", "nan"], "^error: temperature: must be a finite number, got nan"),
-        ('{"prompt": "a"}\n', ["--model", "nowhere"], "nowhere is not a folder"),
+        ('{"prompt": "a"}\n', ["--model", "nowhere"], "nowhere: no such run or policy folder"),
     ],
 )
 def test_generate_names_what_is_wrong(place, redraft, rows, extra, message):

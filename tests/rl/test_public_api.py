@@ -103,8 +103,25 @@ def test_a_run_folder_can_be_read_while_a_line_is_being_written(run, tmp_path):
 def test_what_a_run_folder_lacks_is_named(run, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no run folder: it holds no config\.resolved\.yaml"):
         RunFolder(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no samples of step 7; there are 2 steps"):
+    with pytest.raises(FileNotFoundError, match="no samples of step 7; there are 2 from 1 to 2"):
         run.samples(7)
+
+
+@UNTYPED
+def test_a_step_or_stage_that_is_none_is_refused(run):
+    with pytest.raises(FileNotFoundError, match=r"no samples of step '1'; there are 2 from 1 to 2"):
+        run.samples("1")
+    with pytest.raises(ValueError, match=r"^no stage 'trian'; did you mean 'train'\? valid: sft, train, eval"):
+        run.metrics("trian")
+    with pytest.raises(ValueError, match=r"^no stage 5; valid: sft, train, eval"):
+        run.metrics(5)
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "config.resolved.yaml").write_text("")
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step"\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not valid JSON: .*; mend or remove the line"):
+        RunFolder(tmp_path).metrics()
 
 
 def test_a_run_that_is_done_is_not_resumed(run):
@@ -119,10 +136,20 @@ def test_evaluation_gives_the_commands_numbers(run, monkeypatch):
     assert made["eval/rows"] == 6
     (row,) = [row for row in run.metrics("eval") if row["step"] == 2]
     assert made["eval/accuracy"] == row["eval/accuracy"]
+    assert made == evaluate(run.config, run.path)
     shown = CliRunner().invoke(app, ["eval", str(run.path / "config.resolved.yaml")]).output
     assert re.search(rf"eval/tokens_per_forward\D+{made['eval/tokens_per_forward']:.4g}\b", shown)
     with pytest.raises(ValueError, match="the recipe: no evaluation section"):
         evaluate(run.config.model_copy(update={"evaluation": None}))
+
+
+def test_a_run_folder_is_taken_for_its_newest_policy_and_the_home_folder_is_known(run, monkeypatch):
+    monkeypatch.setenv("HOME", str(run.path.parent))
+    made = generate(run.policy, ["1+2="], max_new_tokens=8)
+    assert made == generate(run.path, ["1+2="], max_new_tokens=8) == generate("~/run", ["1+2="], max_new_tokens=8)
+    assert evaluate(run.config, "~/run") == evaluate(run.config)
+    with pytest.raises(FileNotFoundError, match="nowhere: no such run or policy folder"):
+        generate("nowhere", ["1+2="])
 
 
 def test_generation_gives_the_commands_rows(run, tmp_path):
