@@ -17,7 +17,7 @@ Name = Annotated[
 
 @app.command(name="list")
 def list_recipes() -> None:
-    """Built-in recipes, and examples that change one: `redraft train quickstart short_answer`."""
+    """List the built-in recipes, and the examples that change one: `redraft train quickstart short_answer`."""
     from redraft.rl.config.places import GROUPS, built_in
 
     for group in GROUPS:
@@ -40,15 +40,13 @@ def show(name: Name) -> None:
 def copy(
     name: Name,
     to: Annotated[
-        str, typer.Argument(parser=home, metavar="[DEST]", help="A folder, or a file that ends in .yaml.")
+        str, typer.Argument(parser=home, metavar="DEST", help="A folder, or a file that ends in .yaml.")
     ] = ".",
 ) -> None:
     """Copy a built-in recipe and the files that it names, such as its reward; never over a file that is there."""
-    from pathlib import Path
-
     from redraft.rl.config.places import copy_recipe, find_built_in
 
-    for path in copy_recipe(find_built_in(name), Path(to)):
+    for path in copy_recipe(find_built_in(name), to):
         typer.echo(f"written: {path}")
 
 

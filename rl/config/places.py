@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Set
 from pathlib import Path
 from typing import Any
 
-import redraft
+import redraft  # the package on top of this one: for its folder only
 from redraft.rewards.user_files import is_file
 from redraft.rl.config.yaml_core import read_yaml
-from redraft.rl.files import expand
+from redraft.rl.files import check_output_folder, expand
 from redraft.words import did_you_mean, guess_and_valid
 
 GROUPS = ("recipes", "examples")
@@ -64,7 +64,7 @@ def find_built_in(name: str) -> Path:
     return found
 
 
-def copy_recipe(recipe: Path, to: Path) -> list[Path]:
+def copy_recipe(recipe: Path, to: str | Path) -> list[Path]:
     """Copy a recipe and the files beside it that it names.
 
     Args:
@@ -76,17 +76,34 @@ def copy_recipe(recipe: Path, to: Path) -> list[Path]:
 
     Raises:
         FileExistsError: One is there already; nothing was written.
+        OSError: The place cannot be written.
+        ValueError: It is empty, or a file that is no recipe.
     """
-    target = to if to.suffix in ENDINGS else to / recipe.name
+    target = _target(recipe, to)
     named = companions(read_yaml(recipe), recipe)
     pairs = [(recipe, target), *((path, target.parent / path.relative_to(recipe.parent)) for path in named)]
     there = next((made for _, made in pairs if made.exists()), None)
     if there is not None:
         raise FileExistsError(f"{there}: is there already and stays as it is; give another place")
     for source, made in pairs:
-        made.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, made)
+        try:
+            made.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, made)
+        except OSError as error:
+            raise OSError(f"{made}: cannot be written: {error.strerror or error}") from error
     return [made for _, made in pairs]
+
+
+def _target(recipe: Path, to: str | Path) -> Path:
+    """Choose the file that a recipe is copied to, in a folder that can be written."""
+    place = Path(to)
+    if place.suffix in ENDINGS:
+        check_output_folder(place.parent)
+        return place
+    check_output_folder(to)  # as written: the path of an empty text would be the working directory
+    if place.suffix and not place.is_dir():
+        raise ValueError(f"{to}: a recipe ends in {' or '.join(ENDINGS)}; a folder with a dot must be there already")
+    return place / recipe.name
 
 
 def anchored(content: Any, recipe: Path) -> Any:

@@ -12,12 +12,14 @@ from pydantic import ValidationError
 from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.errors import describe_all
 from redraft.rl.config.layers import lay_over, opened
-from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in_recipe, is_bare_name, locate
+from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in, built_in_recipe, is_bare_name, locate
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.resolve import lay_over_recipe
 from redraft.rl.config.scalars import settle
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.config.yaml_core import YamlError, dump_yaml, parse_yaml, read_yaml
+from redraft.rl.files import expand
+from redraft.words import did_you_mean
 
 
 class RecipeError(ValueError):
@@ -57,7 +59,8 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     except YamlError as error:
         raise RecipeError(f"{source}: {error}") from None
     except ValidationError as error:
-        raise RecipeError("\n".join(f"{source}: {line}" for line in describe_all(error, RunConfig))) from None
+        lines = [f"{source}: {line}" for line in describe_all(error, RunConfig)]
+        raise RecipeError("\n".join(lines + _needs_base(paths))) from None
 
 
 def load_words(words: Sequence[str | Path]) -> RunConfig:
@@ -117,8 +120,31 @@ def _remedy(word: str | Path) -> str:
     if isinstance(word, str) and is_bare_name(word):
         guess = ask_nearest(word)
         return f"{guess} `redraft recipes list` shows the built-in ones; a file of yours ends in .yaml".lstrip()
-    nearby = sorted(str(path) for path in Path("recipes").glob("*.yaml"))
-    return f"recipes here: {', '.join(nearby) or 'none in ./recipes'}; `redraft recipes list` shows the built-in ones"
+    if isinstance(word, str) and "=" in word:
+        return "the recipe comes first, then its changes: redraft train quickstart seed=1"
+    here = _recipes_in(Path("recipes"))
+    name = Path(word).stem
+    if built_in_recipe(name):
+        form = "no folder, no ending" if isinstance(word, str) else "as text, not as a Path"
+        guess = f"did you mean the built-in {name!r} ({form})?"
+    else:
+        near = did_you_mean(str(word), [*here, *_recipes_in(expand(word).parent)], cutoff=0.8)
+        guess = near or ask_nearest(name)
+    listed = f"recipes here: {', '.join(here) or 'none in ./recipes'}"
+    return f"{guess} {listed}; `redraft recipes list` shows the built-in ones".lstrip()
+
+
+def _recipes_in(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.glob("*.yaml"))
+
+
+def _needs_base(paths: Sequence[str | Path]) -> list[str]:
+    """Explain what is missing where only examples were given, which change a recipe and are none."""
+    examples = built_in("examples").values()
+    if not all(built_in_recipe(path) in examples for path in paths):
+        return []
+    names = " ".join(map(str, paths))
+    return [f"{names}: an example changes the recipe that stands before it: redraft train quickstart {names}"]
 
 
 def _merge(base: Any, extra: Any, source: str, where: str = "") -> Any:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -69,6 +70,27 @@ def test_a_copy_replaces_no_file_and_then_writes_none(elsewhere):
     assert (elsewhere / "short_answer.py").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [
+        ("file", r"^file: cannot be made, .*file is no folder"),
+        ("file/g", r"^file/g: cannot be made, .*file is no folder"),
+        ("file/g.yaml", r"^file: cannot be made, .*file is no folder"),
+        ("/proc/x", r"^/proc/x/quickstart.yaml: cannot be written: No such file|/proc/x: cannot be written, /proc may"),
+        ("x.txt", r"^x\.txt: a recipe ends in \.yaml or \.yml; a folder with a dot must be there already"),
+        ("", r"^the path to write is empty; write \. for the working directory"),
+    ],
+)
+def test_a_place_that_cannot_take_a_copy_is_refused(elsewhere, to, message):
+    (elsewhere / "file").touch()
+    with pytest.raises((OSError, ValueError), match=message):
+        copy_recipe(find_built_in("quickstart"), to)
+    assert CliRunner().invoke(app, ["recipes", "copy", "quickstart", to]).exit_code == 1
+    assert [path.name for path in elsewhere.iterdir()] == ["file"]
+    (elsewhere / "v1.2").mkdir()
+    assert copy_recipe(find_built_in("quickstart"), "v1.2") == [Path("v1.2/quickstart.yaml")]
+
+
 @pytest.mark.parametrize("verb", ["show", "copy"])
 def test_a_name_that_is_not_there_is_named_with_the_nearest(elsewhere, verb):
     result = CliRunner().invoke(app, ["recipes", verb, "quickstrt"])
@@ -104,7 +126,19 @@ def test_a_file_goes_before_a_built_in_name_only_where_it_is_written_as_a_path(e
             ["nonsense"],
             r"nonsense: no such recipe; `redraft recipes list` shows the built-in ones; a file of yours ends",
         ),
-        (["./quickstart"], r"\./quickstart: no such recipe; recipes here: none in \./recipes; `redraft recipes list`"),
+        (["./nonsense"], r"\./nonsense: no such recipe; recipes here: none in \./recipes; `redraft recipes list`"),
+        (
+            ["quickstart.yaml"],
+            r"did you mean the built-in 'quickstart' \(no folder, no ending\)\? recipes",
+        ),
+        (
+            ["recipes/quickstart.yaml"],
+            r"recipes/quickstart\.yaml: no such recipe; did you mean the built-in 'quick",
+        ),
+        ([Path("quickstart")], r"did you mean the built-in 'quickstart' \(as text, not as a Path\)\?"),
+        (["recipes/quikstart.yaml"], r"no such recipe; did you mean 'quickstart'\? recipes here: none"),
+        (["algorithm=ebpo", "quickstart"], r"algorithm=ebpo: no such recipe; the recipe comes first, then its changes"),
+        (["short_answer"], r"\nshort_answer: an example changes the recipe .*: redraft train quickstart short_answer$"),
         (["quickstart", "short_answr"], r"short_answr: no recipe of this name; did you mean 'short_answer'\?"),
         (["quickstart", "trainer.total_steps"], r"override 'trainer.total_steps': write key.sub=value"),
     ],
@@ -112,6 +146,20 @@ def test_a_file_goes_before_a_built_in_name_only_where_it_is_written_as_a_path(e
 def test_a_recipe_that_is_not_there_is_named_with_the_remedy(elsewhere, words, message):
     with pytest.raises(RecipeError, match=message):
         load_words(words)
+
+
+def test_a_file_that_is_not_there_is_named_with_the_nearest_one_there(elsewhere):
+    for folder in ("recipes", "mine"):
+        (elsewhere / folder).mkdir()
+        (elsewhere / folder / "addition.yaml").touch()
+        with pytest.raises(RecipeError, match=rf"recipe; did you mean '{folder}/addition\.yaml'\? recipes here"):
+            load_words([f"{folder}/adition.yaml"])
+
+
+def test_a_mistake_in_an_example_is_explained_without_a_recipe_only_where_there_is_none(elsewhere):
+    with pytest.raises(RecipeError) as error:
+        load_words(["quickstart", "short_answer", "seed=x"])
+    assert "an example changes" not in str(error.value)
 
 
 def test_a_recipe_finds_what_lies_beside_it_after_what_lies_in_the_working_directory(elsewhere, tmp_path):
