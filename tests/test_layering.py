@@ -14,6 +14,7 @@ from conftest import ROOT
 
 # From the highest floor to the ground: a file imports rooms on lower floors and its own room, never beside or above.
 FLOORS = {
+    "redraft": [["__main__"], ["api"], ["words"]],  # all but `words` stand above the packages, see LAYERS
     "rl": [
         *(["cli"], ["verbs"], ["run", "process"], ["preflight"], ["loop"], ["progress"], ["stages"], ["cluster"]),
         *(["learner"], ["experience", "likelihood"], ["monitor", "views", "objective"], ["run_folder"], ["data"]),
@@ -28,7 +29,9 @@ FLOORS = {
         *(["text", "chats", "user_files", "notes"], ["result"]),
     ],
 }
-LAYERS = {"rl": {"rollout", "rewards"}, "rollout": set(), "rewards": set()}
+LAYERS = {"redraft": {"rl", "rollout", "rewards"}, "rl": {"rollout", "rewards"}, "rollout": set(), "rewards": set()}
+# For the folder of the installed package, and for its version.
+READ_THE_TOP = {"rl/config/places.py", "rl/cli/main.py"}
 OWNERS = {
     "ray": {"rl/cluster/actor_pool.py", "rl/cluster/ray_parts.py"},
     "vllm": {f"rollout/vllm/{part}.py" for part in ("engine", "plugin", "request", "running", "scheduler", "worker")},
@@ -47,7 +50,8 @@ FAMILY_HOLDERS = {"rl/models/registry.py"}
 
 
 def sources() -> list[Path]:
-    return [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
+    inside = [path for layer in LAYERS.keys() - {"redraft"} for path in (ROOT / layer).rglob("*.py")]
+    return sorted([*(ROOT / "redraft").glob("*.py"), *inside])  # redraft/ holds links to the other folders
 
 
 @functools.cache
@@ -101,6 +105,16 @@ def test_layers_import_only_the_layers_below():
         assert used <= LAYERS[layer], f"{key(path)} imports {used - LAYERS[layer]}"
 
 
+def test_the_packages_import_nothing_of_the_top_but_the_words_of_errors():
+    for path in sources():
+        if key(path).startswith("redraft/"):
+            continue
+        parts = {name.split(".")[1] for name in imported(path) if name.startswith("redraft.")}
+        allowed = {"rl", "rollout", "rewards", "words", "__version__"}
+        assert parts <= allowed, f"{key(path)} imports {parts - allowed}"
+        assert "redraft" not in imported(path) or key(path) in READ_THE_TOP, f"{key(path)} imports the top package"
+
+
 def test_nothing_of_ours_is_imported_under_another_name():
     ours = {"rl", "rollout", "rewards", "benchmarks"}
     for path in sources():
@@ -117,8 +131,9 @@ def test_heavy_packages_are_imported_by_their_owners_only():
 def test_the_words_of_errors_are_found_in_one_place():
     for path in sources():
         calls = {node.attr for node in ast.walk(parsed(path)) if isinstance(node, ast.Attribute)}
-        assert "difflib" not in imported(path), f"{key(path)}: use redraft.words.did_you_mean"
-        if key(path) != "rl/config/errors.py":
+        is_place = key(path) == "redraft/words.py"
+        assert is_place or "difflib" not in imported(path), f"{key(path)}: use redraft.words.did_you_mean"
+        if not is_place and key(path) != "rl/config/errors.py":
             assert "errors" not in calls, f"{key(path)}: use redraft.words.problem_lines"
 
 
@@ -132,7 +147,7 @@ def test_the_words_of_errors_stand_below_everything():
 def test_a_public_name_means_one_thing():
     homes: dict[str, list[str]] = {}
     for path in sources():
-        if room(key(path)) == "cli":
+        if room(key(path)) in {"cli", "api"}:
             continue  # functions there are named like the verbs that a user types
         for node in parsed(path).body:
             if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
