@@ -51,6 +51,6 @@ def copy(
 
 
 def _about(text: str) -> str:
-    """The first line of the comment at the top of a recipe."""
+    """Return the first line of the comment at the top of a recipe."""
     first = text.partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""

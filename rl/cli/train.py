@@ -18,7 +18,7 @@ Recipe = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[KEY.SUB=VALUE]...", help="Changes, e.g. trainer.learning_rate=1e-4, or further recipes to merge."
+        metavar="KEY.SUB=VALUE", help="Changes, e.g. trainer.learning_rate=1e-4, or further recipes to merge."
     ),
 ]
 
@@ -26,7 +26,7 @@ Overrides = Annotated[
 def train(
     recipe: Recipe,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Continue from the newest complete checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest complete checkpoint.")] = False,
 ) -> None:
     """Train a policy with RL; makes the warm start first when its checkpoint is not there yet."""
     import contextlib

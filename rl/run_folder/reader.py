@@ -1,4 +1,4 @@
-"""Reading a run folder, during a run or after it."""
+"""Read a run folder, during a run or after it."""
 
 import json
 from pathlib import Path
