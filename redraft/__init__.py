@@ -16,19 +16,39 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from redraft.api import evaluate, generate, load_recipe, train
-    from redraft.rewards.result import Verdict
+    from redraft.rewards.result import RewardError, Verdict
     from redraft.rewards.reward import reward
+    from redraft.rl.config.recipe import RecipeError
+    from redraft.rl.config.schema import RunConfig
+    from redraft.rl.data.files import DataError
     from redraft.rl.run_folder.reader import RunFolder
 
     __version__: str
 
-__all__ = ["RunFolder", "Verdict", "__version__", "evaluate", "generate", "load_recipe", "reward", "train"]
+__all__ = [
+    "DataError",
+    "RecipeError",
+    "RewardError",
+    "RunConfig",
+    "RunFolder",
+    "Verdict",
+    "__version__",
+    "evaluate",
+    "generate",
+    "load_recipe",
+    "reward",
+    "train",
+]
 
 _PLACES = {
     "evaluate": "redraft.api",
     "generate": "redraft.api",
     "load_recipe": "redraft.api",
     "train": "redraft.api",
+    "DataError": "redraft.rl.data.files",
+    "RecipeError": "redraft.rl.config.recipe",
+    "RewardError": "redraft.rewards.result",
+    "RunConfig": "redraft.rl.config.schema",
     "RunFolder": "redraft.rl.run_folder.reader",
     "Verdict": "redraft.rewards.result",
     "reward": "redraft.rewards.reward",
@@ -48,8 +68,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Everything public, loaded or not."""
-    return sorted({*globals(), *__all__})
+    """List everything public, loaded or not, and what every module has."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def _version() -> str:

@@ -48,8 +48,9 @@ def load_recipe(recipe: str | Path, *changes: str | Path) -> "RunConfig":
 def train(config: "RunConfig", *, resume: bool = False) -> "RunFolder":
     """Train a policy, after the warm start where the recipe has one; prints one line a step, as `redraft train` does.
 
-    Ctrl-C ends the run with a checkpoint after the step that is under way, and the call returns. `resume=True` goes on
-    from there and ends with the same weights as a run that was never stopped.
+    Ctrl-C ends the run with a checkpoint after the step that is under way, and then raises KeyboardInterrupt, so that a
+    loop over runs ends too. `resume=True` goes on from there and ends with the same weights as a run that was never
+    stopped.
 
     Example::
 
@@ -66,6 +67,7 @@ def train(config: "RunConfig", *, resume: bool = False) -> "RunFolder":
     Raises:
         ValueError: The recipe, its data or its rewards do not fit each other; nothing was trained.
         RewardError: A reward failed.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or a closed terminal ended the run before its last step.
     """
     from redraft.rl.process import prepared_process
     from redraft.rl.run_folder.reader import RunFolder
@@ -76,7 +78,11 @@ def train(config: "RunConfig", *, resume: bool = False) -> "RunFolder":
         from redraft.rl.verbs import train_recipe
 
         with open_display(config) as display:
-            train_recipe(config, display, resume)
+            outcome = train_recipe(config, display, resume)
+    if outcome.stopped:
+        raise KeyboardInterrupt(
+            f"stopped after step {outcome.steps}, with a checkpoint; continue with train(config, resume=True)"
+        )
     return RunFolder(config.output_dir)
 
 

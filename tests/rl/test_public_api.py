@@ -61,6 +61,9 @@ def test_importing_the_public_names_loads_nothing_heavy():
 def test_every_public_name_is_there_and_no_other():
     assert set(redraft.__all__) <= set(dir(redraft))
     assert all(getattr(redraft, name) for name in redraft.__all__)
+    assert {name for name in dir(redraft) if not name.startswith("__")} == set(redraft.__all__) - {"__version__"}
+    assert issubclass(redraft.RecipeError, ValueError)
+    assert issubclass(redraft.DataError, ValueError)
     assert redraft.reward is redraft.rewards.reward
     with pytest.raises(AttributeError, match="module 'redraft' has no attribute 'trian'"):
         redraft.trian  # noqa: B018
@@ -122,6 +125,21 @@ def test_a_damaged_line_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step"\n')
     with pytest.raises(ValueError, match=r"metrics\.jsonl:2: not valid JSON: .*; mend or remove the line"):
         RunFolder(tmp_path).metrics()
+
+
+@pytest.mark.usefixtures("signals_of_a_terminal")
+def test_ctrl_c_is_raised_after_the_checkpoint_so_that_the_callers_loop_ends_too(tmp_path):
+    make_policy(tmp_path / "policy")
+    (tmp_path / "hasty.py").write_text(
+        "import os, signal\nsent = []\n\n\ndef hasty(completions):\n"
+        "    if not sent:\n        sent.append(os.kill(os.getpid(), signal.SIGINT))\n"
+        "    return [float(len(text)) for text in completions]\n"
+    )
+    rewards = [{"fn": f"{tmp_path}/hasty.py:hasty", "isolation": "inline"}]
+    config = load_recipe(write_recipe(tmp_path, rewards=rewards, evaluation=None))
+    with pytest.raises(KeyboardInterrupt, match=r"after step 1, with a checkpoint; continue with train\(config, res"):
+        train(config)
+    assert [folder.name for folder in RunFolder(config.output_dir).checkpoints] == ["step_000001"]
 
 
 def test_a_run_that_is_done_is_not_resumed(run):
