@@ -223,7 +223,7 @@ def _check_generate(prompts: object, decode: object, counts: Mapping[str, object
             raise ValueError(f"{name}: must be at least 1, got {count}")
 
 
-def _plain(prompt: object) -> object:
+def _plain(prompt: Any) -> Any:
     """Copy a chat of mappings as the dictionaries that the checks of a row expect; they judge everything else."""
     is_chat = isinstance(prompt, Sequence) and not isinstance(prompt, str)
     return [dict(turn) for turn in prompt] if is_chat and all(isinstance(turn, Mapping) for turn in prompt) else prompt
