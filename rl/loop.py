@@ -107,7 +107,7 @@ def _all_batches(run: Training, stopping: Callable[[], bool]) -> int:
         if stops_early and collapsed:
             raise CollapseError(
                 f"stopped after step {progress.step}, with a checkpoint: {collapse}; continue in spite of it with"
-                " trainer.collapse_alarm=warn --resume"
+                " trainer.collapse_alarm=warn --resume (in Python resume=True)"
             )
         if stops_early:
             return progress.step

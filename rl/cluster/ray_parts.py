@@ -176,4 +176,6 @@ class RayLearner:
             deadline = time.monotonic() + self.timeout_s
             return get(getattr(self.actor, method).remote(*arguments), deadline, f"learner: {method}")
         except RayActorError as death:
-            raise ClusterError(f"the learner died in {method}: {death}; continue with --resume") from death
+            raise ClusterError(
+                f"the learner died in {method}: {death}; continue with --resume (in Python resume=True)"
+            ) from death

@@ -44,7 +44,8 @@ def find_start(config: RunConfig, run: Path, resume: bool) -> Path | None:
     if not resume:
         if complete_checkpoints(run):
             raise RecipeError(
-                f"{run} already holds checkpoints; continue with --resume, or choose another output_dir=FOLDER"
+                f"{run} already holds checkpoints; continue with --resume (in Python resume=True), or choose another"
+                " output_dir=FOLDER"
             )
         return None
     checkpoint = newest_checkpoint(run)
