@@ -225,5 +225,6 @@ def _check_generate(prompts: object, decode: object, counts: Mapping[str, object
 
 def _plain(prompt: Any) -> Any:
     """Copy a chat of mappings as the dictionaries that the checks of a row expect; they judge everything else."""
-    is_chat = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-    return [dict(turn) for turn in prompt] if is_chat and all(isinstance(turn, Mapping) for turn in prompt) else prompt
+    if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+        return prompt
+    return [dict(turn.items()) if isinstance(turn, Mapping) else turn for turn in prompt]
