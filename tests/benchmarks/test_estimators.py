@@ -158,6 +158,7 @@ def test_an_anchor_and_edit_weights_enter_as_in_the_objective(policy: SumPolicy)
     assert anchored[1] == bare[1] + 1
 
 
+@pytest.mark.heavy  # CI runs the command itself
 def test_the_command_writes_tables_numbers_and_figures(tmp_path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(estimators, "SHORT", QUICK)
