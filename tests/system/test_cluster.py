@@ -122,6 +122,7 @@ def test_a_killed_reward_worker_is_replaced_and_no_score_is_lost(config, running
         assert rewards.pool.actors[0] is not worker
 
 
+@pytest.mark.heavy
 def test_an_actor_that_keeps_dying_ends_the_run_with_its_name(place, running):
     (place / "deadly.py").write_text("import os\ndef deadly(prompts, completions, **columns):\n    os._exit(1)\n")
     rewards = [{"fn": f"{place}/deadly.py:deadly", "isolation": "inline"}]
@@ -133,6 +134,7 @@ def test_an_actor_that_keeps_dying_ends_the_run_with_its_name(place, running):
         score(rewards, [Sample(prompt="p", completion="c")])
 
 
+@pytest.mark.heavy
 def test_an_actor_that_cannot_start_says_why(place, config, running, text_side, tmp_path):
     policy = make_policy(tmp_path / "corrupt")
     weights = policy / "model.safetensors"
@@ -141,6 +143,7 @@ def test_an_actor_that_cannot_start_says_why(place, config, running, text_side, 
         start_parts(str(policy), config, text_side[1])
 
 
+@pytest.mark.heavy
 def test_the_death_of_the_learner_is_not_blamed_on_the_rollout_actors(place, config, text_side, running):
     rollouts = RayRollouts(str(place / "policy"), config, text_side[1])
     doomed = RayLearner(str(place / "policy"), config, text_side[1])

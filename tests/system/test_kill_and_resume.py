@@ -76,9 +76,9 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(tmp_path, bac
 @pytest.mark.parametrize(
     ("backend", "number"),
     [
-        pytest.param("inprocess", signal.SIGTERM, marks=pytest.mark.heavy),
+        ("inprocess", signal.SIGTERM),
         pytest.param("inprocess", signal.SIGHUP, marks=pytest.mark.heavy),
-        ("ray", signal.SIGINT),
+        pytest.param("ray", signal.SIGINT, marks=pytest.mark.heavy),
     ],
 )
 def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path, backend, number):
@@ -121,6 +121,7 @@ def ray_head(tmp_path, monkeypatch):
     head.communicate(timeout=DEADLINE_S)
 
 
+@pytest.mark.heavy
 def test_a_run_joins_the_cluster_that_ray_address_names(tmp_path, ray_head, monkeypatch):
     from tiny import SHAPE
 
