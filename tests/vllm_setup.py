@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.common.policies import in_order
-from decoding import decode
+from benchmarks.common.policies import decode, in_order
 from oracles.small_moe import SAMPLED, SHAPE, TOKENS
 from redraft.rollout.config import DecodeConfig, Limits
 from redraft.rollout.engine.torch_engine import TorchEngine

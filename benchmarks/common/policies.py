@@ -1,6 +1,6 @@
 """Networks of any vocabulary, and decodes of a whole list of prompts."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -34,5 +34,15 @@ def decode(
     slots: int | None = None,
 ) -> list[Completion]:
     """Complete every prompt, by default all of them at a time; return the completions in the order of the prompts."""
-    decoder = Decoder(engine, tokens, len(prompts) or 1 if slots is None else slots)
-    return in_order(decoder.stream(prompts, config))
+    return in_order(stream(engine, prompts, config, tokens, slots))
+
+
+def stream(
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    config: DecodeConfig | Sequence[DecodeConfig],
+    tokens: SpecialTokens,
+    slots: int | None = None,
+) -> Iterator[tuple[int, Completion]]:
+    """Complete every prompt; by default all of them at a time."""
+    return Decoder(engine, tokens, len(prompts) or 1 if slots is None else slots).stream(prompts, config)

@@ -3,7 +3,7 @@
 import torch
 
 from benchmarks.common.plain import plain
-from decoding import decode
+from benchmarks.common.policies import decode
 from redraft.rewards.term import RewardTerm
 from redraft.rl.config.schema import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
 from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights

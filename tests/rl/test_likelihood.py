@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from decoding import decode
+from benchmarks.common.policies import decode
 from oracles.all_trajectories import Sampler
 from oracles.plain_forward import action_log_probs, block_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, rollouts, tiny_model

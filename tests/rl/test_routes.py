@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decoding import decode
+from benchmarks.common.policies import decode
 from oracles.plain_forward import states_before
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, run_config, tiny_model
 from redraft.rl.learner.learner import Learner

@@ -6,7 +6,7 @@ Here states, actions and weights; that their sum has the policy's gradient (eq 1
 import pytest
 import torch
 
-from decoding import decode
+from benchmarks.common.policies import decode
 from oracles.noise_draws import batch_of, plain_row, repeated, within_four_errors
 from oracles.plain_forward import states_before
 from oracles.tiny_policy import TOKENS, rollouts, tiny_model

@@ -17,7 +17,7 @@ import dataclasses
 import pytest
 import torch
 
-from decoding import decode
+from benchmarks.common.policies import decode
 from oracles.noise_draws import batch_of, plain_row
 from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, flat_gradient, nudge, rollouts, run_config, tiny_model

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from decoding import decode, stream
+from benchmarks.common.policies import decode, stream
 from oracles.slow_decode import slow_decode
 from oracles.toy_policy import ToyPolicy
 from redraft.rollout.config import DecodeConfig

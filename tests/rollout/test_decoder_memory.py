@@ -6,8 +6,7 @@ import threading
 import pytest
 import torch
 
-from benchmarks.common.policies import in_order
-from decoding import decode
+from benchmarks.common.policies import decode, in_order
 from oracles.toy_policy import ToyPolicy
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.decoding.decoder import Decoder

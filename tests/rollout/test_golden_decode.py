@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from decoding import decode
+from benchmarks.common.policies import decode
 from oracles.golden_llada2 import golden_cases, golden_folder
 from oracles.golden_traces import TOKENS, assert_matches, config_of, prompt_of
 from redraft.rl.models.llada2.checkpoint import load_pretrained

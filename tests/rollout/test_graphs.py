@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from alike import assert_alike
-from decoding import decode
+from benchmarks.common.policies import decode
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, tiny_model
 from redraft.rollout.decoding.slots import PREFILL_BLOCKS
 from redraft.rollout.engine.graphs import GraphedBody, entry_size, table_size

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from decoding import decode
+from benchmarks.common.policies import decode
 from oracles.head_rows import HeadRows
 from oracles.plain_forward import states_before
 from oracles.small_moe import SAMPLED, SHAPE, TOKENS
