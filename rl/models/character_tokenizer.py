@@ -1,16 +1,20 @@
 """A character tokenizer for policies made from scratch, in the ordinary Hugging Face form."""
 
 import string
+from typing import TYPE_CHECKING
 
-from transformers import PreTrainedTokenizerFast
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 END_OF_TEXT, ROLE_END, MASK, UNKNOWN = "<|endoftext|>", "<|role_end|>", "<|mask|>", "<|unk|>"
 CHARACTERS = sorted(set(string.printable) - set("\t\r\x0b\x0c"))
 
 
-def build_character_tokenizer() -> PreTrainedTokenizerFast:
+def build_character_tokenizer() -> "PreTrainedTokenizerFast":
     """Build a tokenizer with one token per printable ASCII character, plus LLaDA2's end, role end and mask tokens."""
+    # Here and not above: transformers takes a second to import, and rollout actors need no tokenizer.
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
 
     vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, ROLE_END, MASK, UNKNOWN, *CHARACTERS])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))

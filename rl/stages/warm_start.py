@@ -22,8 +22,8 @@ from redraft.rl.run_folder.checkpoint import complete_checkpoints, warm_start_po
 from redraft.rl.run_folder.files import read_json, write_whole, writing
 from redraft.rl.run_folder.inputs import policy_fingerprint
 from redraft.rl.run_folder.recorder import Recorder
+from redraft.rl.stages.demonstrations import Demonstration, encode_rows
 from redraft.rl.stages.evaluate import evaluate_rows
-from redraft.rl.stages.sft import Demonstration, encode_rows, train_supervised
 from redraft.rollout.chat import Tokenizer
 from redraft.rollout.trajectory import SpecialTokens
 
@@ -110,6 +110,9 @@ def make_warm_start(
     config: RunConfig, recorder: Recorder, held_out: Sequence[Row], demonstrations: Sequence[Demonstration]
 ) -> Path:
     """Train the warm start on checked demonstrations, and return its folder, as `run_warm_start` does."""
+    # transformers' trainer takes 2.5 s to import: only a run that has a warm start to make waits for it.
+    from redraft.rl.stages.sft import train_supervised
+
     assert config.sft is not None
     recorder.drop_stage("sft")
     torch.set_num_threads(config.cluster.learner_threads)

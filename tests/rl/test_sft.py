@@ -13,7 +13,8 @@ from redraft.rl.config.schema import DataConfig, SFTConfig
 from redraft.rl.data.load import DataError
 from redraft.rl.data.reading import Reader
 from redraft.rl.models.registry import plan_policy
-from redraft.rl.stages.sft import Demonstration, MixtureLoss, _arguments, encode_rows, train_supervised
+from redraft.rl.stages.demonstrations import Demonstration, encode_rows
+from redraft.rl.stages.sft import MixtureLoss, _arguments, train_supervised
 from redraft.rl.views import supervised_view
 from redraft.rollout.trajectory import Completion, DecodeTrace
 from tiny import SHAPE
