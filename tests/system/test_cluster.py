@@ -1,4 +1,7 @@
-"""Ray for real: dead actors are replaced with the current weights, waits have deadlines, errors keep their words."""
+"""Ray for real: scoring beside decoding, actors that die in the middle, deadlines, and errors that keep their words.
+
+All tests share one cluster and its rollout actors, because to start them takes as long as all tests together.
+"""
 
 import contextlib
 import os
@@ -8,11 +11,14 @@ import time
 
 import pytest
 import ray
+from ray.exceptions import RayActorError, TaskCancelledError
 
+from alike import assert_alike
 from benchmarks.common.policies import in_order
 from redraft.rewards.result import RewardError
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rl.cluster.actor_pool import ClusterError
+from redraft.rl.cluster.backend import local_pipeline
 from redraft.rl.cluster.ray_parts import (
     RayLearner,
     RayRewards,
@@ -20,23 +26,28 @@ from redraft.rl.cluster.ray_parts import (
     _await_resources,
     _resources,
     cluster,
-    start_parts,
 )
-from redraft.rl.config.choices import BaselineAdvantage
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.load import load_rows
-from redraft.rl.experience.assemble import make_experience
-from redraft.rl.models.registry import load_text_side
-from tiny import make_policy, write_recipe
+from redraft.rl.experience.pipeline import Pipeline
+from redraft.rl.models.registry import load_policy, load_text_side
+from redraft.rollout.engine.torch_engine import store_by_input
+from tiny import DECODE, make_policy, write_recipe
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::ResourceWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"
 )
 
 DEADLINE_S = 120
-SLOW_REWARD = """
+REWARDS = """
 import time
+def clock(prompts, completions, **columns):
+    return [time.monotonic() for _ in completions]
+def digits(prompts, completions, **columns):
+    return [sum(c.isdigit() for c in text) / max(len(text), 1) for text in completions]
+def broken(prompts, completions, **columns):
+    raise KeyError("gold")
 def slow(prompts, completions, **columns):
     time.sleep(1.5)
     return [float(len(text)) for text in completions]
@@ -46,42 +57,156 @@ def slow(prompts, completions, **columns):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cluster")
-    make_policy(folder / "policy")
-    (folder / "slow.py").write_text(SLOW_REWARD)
+    # Completions are equal but for rounding, whatever shares a batch. The policy on disk is not the learner's: a
+    # replaced actor begins with it, and would write other completions if it did not get the learner's weights.
+    make_policy(folder / "policy", dtype="float64")
+    make_policy(folder / "learned", dtype="float64", seed=1)
+    (folder / "own.py").write_text(REWARDS)
     return folder
 
 
 @pytest.fixture(scope="module")
-def config(place):
-    rewards = [{"fn": f"{place}/slow.py:slow", "isolation": "inline"}]
-    return load_recipe([write_recipe(place, rewards=rewards, cluster={"backend": "ray", "max_restarts": 1})])
+def configured(place):
+    """Recipes that differ in their reward only; small batches, so that completions come bit by bit."""
+    rollout = {"prompts_per_step": 20, "num_generations": 20, "decode": DECODE, "num_actors": 2, "slots": 8}
+
+    def make(reward):
+        rewards = [{"fn": f"{place}/own.py:{reward}", "isolation": "inline"}]
+        cluster = {"backend": "ray", "max_restarts": 1, "reward_workers": 2}
+        model = {"path": str(place / "policy"), "dtype": "float64"}
+        return load_recipe([write_recipe(place, rewards=rewards, cluster=cluster, rollout=rollout, model=model)])
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def running(config):
+def codec(place):
+    return Codec(load_text_side(str(place / "policy"))[0], 0)
+
+
+@pytest.fixture(scope="module")
+def rollouts(place, configured):
+    path, config = str(place / "policy"), configured("digits")
+    tokens = load_text_side(path)[1]
     with cluster(config):
-        yield
+        rollouts, learner = RayRollouts(path, config, tokens), RayLearner(str(place / "learned"), config, tokens)
+        assert rollouts.sync(learner.weights()) == 0
+        yield rollouts
 
 
 @pytest.fixture(scope="module")
-def text_side(place):
-    return load_text_side(str(place / "policy"))
+def rows(configured):
+    return load_rows(configured("digits").data, 0)[:20]
 
 
 @pytest.fixture(scope="module")
-def learner(running, place, config, text_side):
-    return RayLearner(str(place / "policy"), config, text_side[1])
+def prompts(codec, rows):
+    return codec.prompts(rows, 20, "rollout", 0)
+
+
+@pytest.fixture
+def issued(rollouts, monkeypatch):
+    """Every stream that is asked of an actor: its prompts, and where the results come."""
+    calls = []
+    issue = rollouts.pool.issue
+
+    def watched(index, call, streaming=False):
+        results = issue(index, call, streaming)
+        if streaming:
+            calls.append(([prompt.id for prompt in call.arguments[0]], results))
+        return results
+
+    monkeypatch.setattr(rollouts.pool, "issue", watched)
+    return calls
 
 
 @pytest.fixture(scope="module")
-def prompts(config, text_side):
-    rows = load_rows(config.data, 0)[:20]
-    return Codec(text_side[0], 0).prompts(rows, 20, "rollout", 0)
+def calm(place, configured, codec, rows, prompts):
+    """The same completions and scores without Ray."""
+    config, path = configured("digits"), str(place / "learned")
+    model = store_by_input(load_policy(path, config.model.dtype, config.model.device))
+    with local_pipeline(config, model, load_text_side(path)[1], codec) as pipeline:
+        return pipeline.run(rows, prompts, config.rollout.decode)
 
 
-def kill_soon(actor, seconds):
-    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
-    threading.Timer(seconds, os.kill, (pid, signal.SIGKILL)).start()
+def test_scores_and_completions_are_those_of_one_process(configured, rollouts, codec, rows, prompts, calm):
+    config = configured("digits")
+    with contextlib.closing(RayRewards(config)) as rewards:
+        answers = Pipeline.of(config, rollouts, rewards, codec).run(rows, prompts, config.rollout.decode)
+    assert_alike(answers.completions, calm.completions)
+    assert answers.samples == calm.samples
+    assert answers.scored == calm.scored
+
+
+def test_a_completion_is_scored_before_the_last_one_is_decoded(configured, rollouts, codec, rows, prompts):
+    config = configured("clock")
+    with contextlib.closing(RayRewards(config)) as rewards:
+        rewards.pool.wait_until_ready(DEADLINE_S)
+        started = time.monotonic()
+        answers = Pipeline.of(config, rollouts, rewards, codec).run(rows, prompts, config.rollout.decode)
+    scored_at = sorted(one.total for one in answers.scored)  # one clock for all processes of a machine
+    assert scored_at[40] < started + answers.rollout_s
+    assert 0.0 < answers.reward_overlap_s < answers.rollout_s
+
+
+def test_the_death_of_a_rollout_actor_in_mid_stream_loses_and_doubles_nothing(
+    configured, rollouts, prompts, calm, issued
+):
+    decode, doomed = configured("digits").rollout.decode, rollouts.pool.actors[0]
+    pid = ray.get(doomed.__ray_call__.remote(lambda self: os.getpid()))
+    streamed, of_the_doomed = [], 0
+    for index, completion in rollouts.stream(prompts, decode):
+        streamed.append((index, completion))
+        of_the_doomed += index < 200
+        if of_the_doomed == 20:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert rollouts.pool.actors[0] is not doomed
+    assert sorted(index for index, _ in streamed) == list(range(400))
+    assert_alike(in_order(streamed), calm.completions)
+    first, _, again = (asked for asked, _ in issued)
+    assert len(first) == 200
+    assert set(again) < set(first)
+    assert len(again) <= 180  # only what had not arrived
+
+
+def ask_until(actor, deadline):
+    """A kill takes a moment to land."""
+    while time.monotonic() < deadline:
+        ray.get(actor.__ray_ready__.remote(), timeout=DEADLINE_S)
+
+
+def test_a_reward_that_breaks_in_mid_stream_stops_the_step_and_leaves_nothing_behind(
+    configured, rollouts, codec, rows, prompts, issued
+):
+    config, before = configured("broken"), set(threading.enumerate())
+    rewards = RayRewards(config)
+    rewards.pool.wait_until_ready(DEADLINE_S)
+    with pytest.raises(RewardError, match=r"reward 'broken' raised on row \d+ \(prompt .*KeyError: 'gold'"):
+        Pipeline.of(config, rollouts, rewards, codec).run(rows, prompts, config.rollout.decode)
+    assert len(issued) == 2
+    for _, results in issued:
+        with pytest.raises(TaskCancelledError):
+            ray.get(results.completed(), timeout=DEADLINE_S)
+    rewards.close()
+    assert set(threading.enumerate()) <= before
+    for actor in rewards.pool.actors:
+        with pytest.raises(RayActorError):
+            ask_until(actor, time.monotonic() + DEADLINE_S)
+    with pytest.raises(RewardError, match="after the rewards were closed"):
+        rewards.submit([])
+
+
+def test_a_stream_past_its_deadline_names_what_it_waits_for(configured, rollouts, prompts, monkeypatch):
+    monkeypatch.setattr(rollouts, "config", rollouts.config.model_copy(update={"rollout_timeout_s": 0.001}))
+    with pytest.raises(
+        ClusterError, match=r"rollout actor \d: 200 prompts from rollout-0-\d+-0: no answer before its deadline"
+    ):
+        list(rollouts.stream(prompts, configured("digits").rollout.decode))
+
+
+def test_no_prompts_are_no_completions(configured, rollouts):
+    assert list(rollouts.stream([], configured("digits").rollout.decode)) == []
 
 
 def score(rewards, samples):
@@ -89,32 +214,14 @@ def score(rewards, samples):
     return [future.result(DEADLINE_S)[0].total for future in futures]
 
 
-def test_a_killed_rollout_actor_is_replaced_and_its_prompts_are_issued_again(
-    place, config, text_side, learner, prompts
-):
-    rollouts = RayRollouts(str(place / "policy"), config, text_side[1])
-    assert rollouts.sync(learner.weights()) == 0
-    before = in_order(rollouts.stream(prompts, config.rollout.decode))
-    rows = make_experience(prompts, before, [float(len(c.token_ids)) for c in before], BaselineAdvantage())
-    learner.update(rows)
-    assert rollouts.sync(learner.weights()) == 1
-    calm = in_order(rollouts.stream(prompts, config.rollout.decode))
-    assert {completion.policy_version for completion in calm} == {1}
-    assert calm != before
-
-    first = rollouts.pool.actors[0]
-    kill_soon(first, 0.05)
-    stormy = in_order(rollouts.stream(prompts, config.rollout.decode))
-    time.sleep(0.2)
-    stormy_again = in_order(rollouts.stream(prompts, config.rollout.decode))  # the kill has certainly landed by now
-    assert rollouts.pool.actors[0] is not first
-    # The replacement starts from the checkpoint on disk; equality shows that it got the current weights first.
-    assert stormy == stormy_again == calm
+def kill_soon(actor, seconds):
+    pid = ray.get(actor.__ray_call__.remote(lambda self: os.getpid()))
+    threading.Timer(seconds, os.kill, (pid, signal.SIGKILL)).start()
 
 
-def test_a_killed_reward_worker_is_replaced_and_no_score_is_lost(config, running):
+def test_a_killed_reward_worker_is_replaced_and_no_score_is_lost(configured, rollouts):
     samples = [Sample(prompt="p", completion="x" * size) for size in range(8)]
-    with contextlib.closing(RayRewards(config)) as rewards:
+    with contextlib.closing(RayRewards(configured("slow"))) as rewards:
         assert score(rewards, samples) == [float(size) for size in range(8)]
         worker = rewards.pool.actors[0]
         kill_soon(worker, 0.5)
@@ -122,54 +229,16 @@ def test_a_killed_reward_worker_is_replaced_and_no_score_is_lost(config, running
         assert rewards.pool.actors[0] is not worker
 
 
-@pytest.mark.heavy
-def test_an_actor_that_keeps_dying_ends_the_run_with_its_name(place, running):
-    (place / "deadly.py").write_text("import os\ndef deadly(prompts, completions, **columns):\n    os._exit(1)\n")
-    rewards = [{"fn": f"{place}/deadly.py:deadly", "isolation": "inline"}]
-    config = load_recipe([write_recipe(place, rewards=rewards, cluster={"max_restarts": 1})])
-    with (
-        contextlib.closing(RayRewards(config)) as rewards,
-        pytest.raises(ClusterError, match="reward worker 0 died 2 times in a row"),
-    ):
-        score(rewards, [Sample(prompt="p", completion="c")])
-
-
-@pytest.mark.heavy
-def test_an_actor_that_cannot_start_says_why(place, config, running, text_side, tmp_path):
-    policy = make_policy(tmp_path / "corrupt")
-    weights = policy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ClusterError, match=r"learner: cannot start: .*CheckpointError: .*model.safetensors"):
-        start_parts(str(policy), config, text_side[1])
-
-
-@pytest.mark.heavy
-def test_the_death_of_the_learner_is_not_blamed_on_the_rollout_actors(place, config, text_side, running):
-    rollouts = RayRollouts(str(place / "policy"), config, text_side[1])
-    doomed = RayLearner(str(place / "policy"), config, text_side[1])
-    doomed.wait_until_ready()
-    actors = list(rollouts.pool.actors)
-    ray.kill(doomed.actor)
-    with pytest.raises(ClusterError, match="the learner, which its input comes from, died"):
-        rollouts.sync(doomed.weights())
-    assert rollouts.pool.actors == actors
-
-
-def test_asking_for_more_gpus_than_there_are_is_refused_at_once(config, running):
+def test_asking_for_more_gpus_than_there_are_is_refused_at_once(configured, rollouts):
+    config = configured("digits")
     asking = config.model_copy(update={"cluster": config.cluster.model_copy(update={"learner_gpus": 64.0})})
     with pytest.raises(ClusterError, match=r"the recipe asks for .* and 64: lower cluster"):
         _await_resources(*_resources(asking), timeout_s=0.0)
 
 
-def test_a_wait_past_its_deadline_names_what_it_waited_for(config, running):
+def test_a_wait_past_its_deadline_names_what_it_waited_for(configured, rollouts):
+    config = configured("slow")
     limited = config.model_copy(update={"cluster": config.cluster.model_copy(update={"reward_timeout_s": 0.3})})
     message = r"reward worker 0: 1 completions: no answer before its deadline"
     with contextlib.closing(RayRewards(limited)) as rewards, pytest.raises(ClusterError, match=message):
-        score(rewards, [Sample(prompt="p", completion="c")])
-
-
-def test_a_reward_error_crosses_the_cluster_with_its_own_words(place, running):
-    (place / "broken.py").write_text("def broken(prompts, completions, **columns):\n    raise KeyError('gold')\n")
-    config = load_recipe([write_recipe(place, rewards=[{"fn": f"{place}/broken.py:broken"}])])
-    with contextlib.closing(RayRewards(config)) as rewards, pytest.raises(RewardError, match=r"broken.*gold"):
         score(rewards, [Sample(prompt="p", completion="c")])
