@@ -28,10 +28,12 @@ _KINDS = {
     "rollout_correction": "correction.rollout.kind",
 }  # fmt: skip
 _CUTS = {"shrink": ("shrink", 1), "merge": ("merge", 0)}
+_WEIGHTS = {"beta": "regulariser.kl.kind", "anchor": "regulariser.anchor.kind"}
+_OF_WEIGHT = {"kl": "beta", "anchor_mc": "anchor"}
 
 
 def sections(settings: dict[str, Any]) -> dict[str, Any]:
-    """The `algorithm` section of a recipe that says the same; a key that the ratio does not have is left out."""
+    """The same `algorithm` section as a recipe has it, without keys that its ratio or regulariser does not have."""
     ratio = settings.get("ratio") or ("sequence" if "gamma" in settings else "token")
     named = {"ratio": ratio, **settings} if "gamma" in settings else settings
     made: dict[str, Any] = {}
@@ -40,7 +42,11 @@ def sections(settings: dict[str, Any]) -> dict[str, Any]:
             name == "loss_normaliser" and ratio == "sequence"
         )
         is_off = name in _CUTS and value == _CUTS[name][1]
-        if name == "preset" or not (is_other_ratios or is_off):
+        weight = _OF_WEIGHT.get(name)
+        is_weightless = weight is not None and not settings.get(weight, "preset" in settings)
+        if name in _WEIGHTS and value == 0:
+            _put(made, _WEIGHTS[name], "none")
+        elif not (is_other_ratios or is_off or is_weightless):
             _put(made, _place(name, settings), value)
         if name in _CUTS and not is_off:
             _put(made, "estimator.cut.kind", _CUTS[name][0])
@@ -60,6 +66,11 @@ def flat(config: AlgorithmConfig) -> dict[str, Any]:
         found[name] = value
     if found.pop("cut", "") == "none":
         found |= {"shrink": 1, "merge": 0}
+    if found["kl"] == "none":
+        found |= {"beta": 0.0}
+        del found["kl"]
+    if found.pop("anchored") == "none":
+        found |= {"anchor": 0.0}
     return found
 
 
@@ -83,7 +94,7 @@ def _put(made: dict[str, Any], place: str, value: Any) -> None:
 
 def _leaves(section: dict[str, Any], prefix: str = ""):
     names = {place: name for name in DEFAULTS for place in (*MOVED.get(name, ()), _KINDS.get(name))}
-    names["estimator.cut.kind"] = "cut"
+    names |= {"estimator.cut.kind": "cut", "regulariser.anchor.kind": "anchored"}
     for key, value in section.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{prefix}{key}.")

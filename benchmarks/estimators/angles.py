@@ -23,6 +23,7 @@ from benchmarks.estimators.surrogates import (
     view_coefficients,
     weighted_sum,
 )
+from redraft.rl.config.choices import ElboAnchor
 from redraft.rl.config.schema import AlgorithmConfig, RolloutDecode
 from redraft.rl.experience.advantage import group_advantages
 from redraft.rl.protocols import Experience
@@ -194,9 +195,11 @@ def _rollout_coefficients(exact: ExactMode, rows: Sequence[Experience], config: 
     space = exact.policy.space
     batch = collate(rows, space.length, exact.policy.tokens.pad, "cpu")
     table, forwards = torch.zeros(space.size, space.length, space.vocab_size, dtype=torch.float64), 0.0
+    anchor = config.regulariser.anchor
+    weight = anchor.weight if isinstance(anchor, ElboAnchor) else 0.0
     for view in make_views(batch, config, space.mask, score_edits=True):
         factor = torch.where(view.edit, config.loss.t2t_weight, 1.0)
-        worth = config.regulariser.anchor * (batch.advantages > 0) if view.anchor else batch.advantages
+        worth = weight * (batch.advantages > 0) if view.anchor else batch.advantages
         table += view_coefficients(batch, [replace(view, weight=view.weight * factor)], worth.double(), space)
         forwards += view.scored.any(-1).double().mean().item()
     return table, forwards

@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from redraft.rl.config.choices import ElboAnchor
 from redraft.rl.config.errors import describe_all
 from redraft.rl.config.estimators import (
     Coupled,
@@ -66,8 +67,8 @@ def at_budget(name: str, forwards: int) -> AlgorithmConfig:
     took steps. What a run really spent stands in its record.
     """
     preset = AlgorithmConfig(preset=name)
-    estimator, regulariser = preset.estimator, preset.regulariser
-    beside = regulariser.anchor_mc if regulariser.anchor > 0 and not isinstance(estimator, Elbo) else 0
+    estimator, anchor = preset.estimator, preset.regulariser.anchor
+    beside = anchor.num_mc if isinstance(anchor, ElboAnchor) and not isinstance(estimator, Elbo) else 0
     if not isinstance(estimator, OnTrajectory) and not isinstance(estimator.edits, NoEdits):
         beside += estimator.edits.num_views
     return AlgorithmConfig.model_validate({"preset": name, **_budget(preset, max(1, forwards - beside))})

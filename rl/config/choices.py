@@ -46,19 +46,52 @@ AdvantageConfig = Annotated[
 ]
 
 
+class NoKl(Section):
+    """No KL to the starting policy."""
+
+    kind: Literal["none"] = Field(default="none", description="Let the policy leave its start.")
+
+
+class KlPenalty(Section):
+    """A KL to the starting policy (eq 27)."""
+
+    kind: Literal["k2", "k3", "k1_reward"] = Field(
+        default="k2", description="Form of the KL: a loss (k2, k3), or a part of the reward (k1_reward) (eq 27)."
+    )
+    beta: float = Field(gt=0, description="Weight of the KL.", examples=[0.01])
+
+
+class NoAnchor(Section):
+    """No anchor."""
+
+    kind: Literal["none"] = Field(default="none", description="Add no term for good completions.")
+
+
+class ElboAnchor(Section):
+    """Supervised training on the completions with positive advantage (eq 28)."""
+
+    kind: Literal["elbo"] = Field(
+        default="elbo", description="Raise the ELBO of completions with positive advantage (eq 28)."
+    )
+    weight: float = Field(gt=0, description="Weight of the ELBO per token.", examples=[0.03])
+    num_mc: int = Field(
+        default=1, gt=0, description="Masked views of the anchor; estimator elbo has views that serve for both."
+    )
+
+
 class RegulariserConfig(Section):
     """Terms that keep the policy near its start (KL) or near its good completions (anchor), docs/math.md section 7."""
 
-    beta: float = Field(default=0.0, ge=0, description="Weight of the KL to the starting policy; 0 switches it off.")
-    kl: Literal["k2", "k3", "k1_reward"] = Field(
-        default="k2", description="Form of the KL: a loss (k2, k3), or a part of the reward (k1_reward) (eq 27)."
-    )
-    anchor: float = Field(
-        default=0.0, ge=0, description="Weight of the ELBO of completions with positive advantage; 0 switches it off."
-    )
-    anchor_mc: int = Field(
-        default=1, gt=0, description="Masked views of the anchor, where the estimator has no ELBO views of its own."
-    )
+    kl: Annotated[
+        NoKl | KlPenalty,
+        Field(discriminator="kind", description="Penalty for leaving the starting policy; {beta: 0.01} is a k2."),
+        kind_or("k2"),
+    ] = NoKl()
+    anchor: Annotated[
+        NoAnchor | ElboAnchor,
+        Field(discriminator="kind", description="Term that raises the likelihood of good completions."),
+        kind_or("elbo"),
+    ] = NoAnchor()
 
 
 class NoCorrection(Section):
@@ -149,7 +182,7 @@ class Choices(Section):
     @property
     def needs_reference(self) -> bool:
         """Tell whether the loss compares with the starting policy."""
-        return self.regulariser.beta > 0 or self.loss.kind == "dpo"
+        return isinstance(self.regulariser.kl, KlPenalty) or self.loss.kind == "dpo"
 
     @property
     def needs_values(self) -> bool:
@@ -160,10 +193,9 @@ class Choices(Section):
     @property
     def compares_in_groups(self) -> bool:
         """Tell whether a completion's loss depends on others of its group, so that no minibatch may split a group."""
-        in_reward = self.regulariser.kl == "k1_reward" and self.regulariser.beta > 0
-        return self.loss.kind in {"stable", "dpo"} or in_reward
+        return self.loss.kind in {"stable", "dpo"} or self.regulariser.kl.kind == "k1_reward"
 
     @property
     def needs_all_rows(self) -> bool:
         """Tell whether completions without an advantage matter too: in the KL, or in their group's normaliser."""
-        return self.regulariser.beta > 0 or self.loss.kind in {"stable", "squared"}
+        return isinstance(self.regulariser.kl, KlPenalty) or self.loss.kind in {"stable", "squared"}

@@ -9,9 +9,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ValidationError
 
 from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.choices import RegulariserConfig
 from redraft.rl.config.moved import MOVED, where_now
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.scalars import alternatives, fields_of, item_type, kinds_of, section_types
+from redraft.rl.config.yaml_core import Plain
 from redraft.words import did_you_mean, guess_and_valid, guess_or_valid, problem_line
 
 _MESSAGES = {
@@ -39,9 +41,10 @@ def describe_all(error: ValidationError, schema: type[BaseModel]) -> list[str]:
 def _describe(problem: Any, schema: type[BaseModel]) -> str:
     kind, at = problem["type"], _Place.of(problem["loc"], schema)
     place = ".".join(map(str, at.names))
+    if moved := _moved(problem, schema):
+        return f"{place} {moved}"
     if kind == "extra_forbidden":
-        moved = _moved(problem, schema)
-        return f"{place} {moved}" if moved else f"{place}: {_unknown(at, schema)}"
+        return f"{place}: {_unknown(at, schema)}"
     if kind == "union_tag_invalid":
         return f"{place}.kind: {_wrong_kind(problem['input']['kind'], at)}"
     if kind == "literal_error" and (valid := re.findall(r"'([^']*)'", problem["ctx"]["expected"])):
@@ -50,17 +53,41 @@ def _describe(problem: Any, schema: type[BaseModel]) -> str:
     if kind in {"tuple_type", "model_type", "model_attributes_type", "dict_type"}:
         message = f"must be {_shape(at, kind)}"
     else:
-        message = _MESSAGES.get(kind, "")
+        message = _MESSAGES.get(kind, "") + _weight(problem, at)
     placed: Any = {**problem, "loc": tuple(at.names)}
     line = problem_line(placed, "", message)
+    if kind == "greater_than" and _can_be_none(at):
+        line += f"; write {at.names[-2]}: none to switch it off"
     return f"{line.removesuffix('None')}null" if problem["input"] is None and line.endswith(", got None") else line
 
 
 def _moved(problem: Any, schema: type[BaseModel]) -> str | None:
-    """Say where a key of the flat `algorithm` section is now; return None for other problems."""
-    at = _Place.of(problem["loc"], schema)
-    is_flat = problem["type"] == "extra_forbidden" and AlgorithmConfig in at.parents
-    return where_now(str(at.names[-1]), problem["input"]) if is_flat else None
+    """Say where a key of an earlier `algorithm` section is now; return None for other problems."""
+    kind, at = problem["type"], _Place.of(problem["loc"], schema)
+    if kind == "extra_forbidden" and (AlgorithmConfig in at.parents or _was_regulariser(at)):
+        return where_now(str(at.names[-1]), problem["input"])
+    if kind == "union_tag_invalid" and at.names[-1] == "anchor" and isinstance(word := problem["input"]["kind"], str):
+        weight = Plain(word).value  # a number alone was the anchor's weight
+        return None if isinstance(weight, str) else where_now("anchor", weight)
+    return None
+
+
+def _was_regulariser(at: "_Place") -> bool:
+    return RegulariserConfig in at.parents and at.names[-1] in {"beta", "anchor_mc"}
+
+
+def _can_be_none(at: "_Place") -> bool:
+    """Tell whether the section that holds the last name can be switched off by its kind."""
+    return any("none" in kinds_of(section) for section in at.kinds)
+
+
+def _weight(problem: Any, at: "_Place") -> str:
+    """Show how a section with a required key is written; return nothing for other problems."""
+    if problem["type"] != "missing" or not _can_be_none(at):
+        return ""
+    section, key = at.names[-2:]
+    example = (fields_of(at.parents)[key].examples or ["..."])[0]
+    return f"; write {section}: {{kind: {problem['input']['kind']}, {key}: {example}}}, or {section}: none"
 
 
 def _older_recipe(moved: Sequence[Any]) -> list[str]:

@@ -38,6 +38,8 @@ def _given(section: BaseModel) -> dict[str, Any]:
 def lay_over(base: Any, extra: Any, empties: bool = True) -> Any:
     """Merge two mappings; keys of `extra` win, and another `kind` or `preset` replaces the section.
 
+    Kind `none` has no keys. Keys over it begin a section of the kind that the schema gives a mapping without one.
+
     Args:
         base: The earlier one.
         extra: The later one.
@@ -48,5 +50,7 @@ def lay_over(base: Any, extra: Any, empties: bool = True) -> Any:
     if not extra:
         return extra if empties else base
     if any(word in base and word in extra and base[word] != extra[word] for word in _ONE_WORD):
+        return extra
+    if base.get("kind") == "none" and "kind" not in extra:
         return extra
     return {**base, **{key: lay_over(base.get(key), value, empties) for key, value in extra.items()}}

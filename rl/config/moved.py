@@ -41,10 +41,10 @@ MOVED: Final[Mapping[str, tuple[str, ...]]] = {
     "bound_mix": ("loss.bound_mix",),
     "scale_rewards": ("advantage",),
     "multi_objective_aggregation": ("advantage.multi_objective_aggregation",),
-    "beta": ("regulariser.beta",),
-    "kl": ("regulariser.kl",),
-    "anchor": ("regulariser.anchor",),
-    "anchor_mc": ("regulariser.anchor_mc",),
+    "beta": ("regulariser.kl.beta",),
+    "kl": ("regulariser.kl.kind",),
+    "anchor": ("regulariser.anchor.weight",),
+    "anchor_mc": ("regulariser.anchor.num_mc",),
     "rollout_correction": ("correction.rollout",),
     "vllm_importance_sampling_correction": ("correction.rollout",),
     "vllm_importance_sampling_mode": ("correction.rollout",),
@@ -60,7 +60,13 @@ MOVED: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Flat key: its places in the sections. `preset`, `estimator` and `advantage` stay, as a choice of one word."""
 
-_OFF: Final = {("shrink", 1), ("merge", 0)}
+_OFF: Final[Mapping[tuple[str, float], str]] = {
+    ("shrink", 1): "estimator.cut",
+    ("merge", 0): "estimator.cut",
+    ("beta", 0): "regulariser.kl",
+    ("anchor", 0): "regulariser.anchor",
+}
+"""Flat keys at the value that switched them off, and the section whose kind `none` says so now."""
 _NORMALISERS: Final = {"grpo": "sequence", "bnpo": "batch", "dapo": "batch", "dr_grpo": "constant"}
 _OF_TRL: Final[Mapping[str, Mapping[Any, Any]]] = {
     "loss_type": {
@@ -85,8 +91,8 @@ def where_now(key: str, value: Any) -> str | None:
         return _length_reward(value)
     if key not in MOVED:
         return None
-    if _is_whole_number(value) and (key, value) in _OFF:
-        return f"has moved: write {_written('estimator.cut', 'none')}"
+    if _is_number(value) and (key, value) in _OFF:
+        return f"has moved: write {_written(_OFF[key, value], 'none')}"
     if isinstance(value, str | bool):
         value = _OF_TRL.get(key, {}).get(value, value)
     ways = [_written(place, value) for place in MOVED[key] if _takes(place, value)]
@@ -134,8 +140,11 @@ def _takes(place: str, value: Any) -> bool:
     *_, (_, having) = _way(place)
     key = place.rpartition(".")[2]
     for section in having:
+        needed = {
+            name: (field.examples or [None])[0] for name, field in section.model_fields.items() if field.is_required()
+        }
         try:
-            section.model_validate(settle({key: value}, section))
+            section.model_validate(settle({**needed, key: value}, section))
         except (ValidationError, YamlError):
             continue
         return True
@@ -145,9 +154,11 @@ def _takes(place: str, value: Any) -> bool:
 def _words(place: str) -> list[str]:
     """Return the words of which a place takes one; none where it takes numbers."""
     *_, (_, having) = _way(place)
-    annotation = fields_of(having)[place.rpartition(".")[2]].annotation
-    kinds = [kind for section in section_types(annotation) for kind in kinds_of(section)]
-    return kinds or [word for one in alternatives(annotation) if get_origin(one) is Literal for word in get_args(one)]
+    types = [
+        one for section in having for one in alternatives(section.model_fields[place.rpartition(".")[2]].annotation)
+    ]
+    kinds = [kind for one in types for section in section_types(one) for kind in kinds_of(section)]
+    return kinds or [word for one in types if get_origin(one) is Literal for word in get_args(one)]
 
 
 def _guess(value: Any, words: Sequence[str]) -> str:
@@ -156,13 +167,22 @@ def _guess(value: Any, words: Sequence[str]) -> str:
 
 def _needs(place: str) -> str:
     needs = [f"algorithm.{where} {', '.join(kinds)}" for where, kinds in _kinds_needed(place)]
+    needs += [f"algorithm.{where} above 0" for where in _weights_needed(place)]
     return f" (for {' and '.join(needs)})" if needs else ""
 
 
+def _weights_needed(place: str) -> Iterator[str]:
+    """Yield the keys without a default that stand beside a key: the weights of the regularisers."""
+    *_, (_, having) = _way(place)
+    section, _, key = place.rpartition(".")
+    needed = [name for name, field in fields_of(having).items() if field.is_required()]
+    yield from (f"{section}.{name}" for name in needed if name != key)
+
+
 def _length_reward(value: Any) -> str:
-    if value is None or (_is_whole_number(value) and value == 0):
+    if value is None or (_is_number(value) and value == 0):
         return f"is gone, and {_as_yaml(value)} was none: leave it out"
-    is_length = _is_whole_number(value) and value > 0
+    is_length = isinstance(value, int) and not isinstance(value, bool) and value > 0
     return (
         f"is a reward now: add to rewards {{fn: soft_overlong, kwargs: {{buffer: {value if is_length else 'B'},"
         " max_completion_length: N}}, N being rollout.decode.max_completion_length"
@@ -170,8 +190,8 @@ def _length_reward(value: Any) -> str:
     )
 
 
-def _is_whole_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _quoted(value: Any) -> str:

@@ -7,16 +7,18 @@ more than an ELBO. What was written never yields: two written choices that exclu
 `config.rules`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 from pydantic import ValidationError
 
-from redraft.rl.config.choices import Choices, TruncatedWeights
+from redraft.rl.config.choices import Choices, KlPenalty, TruncatedWeights
 from redraft.rl.config.estimators import Autoregressive, Elbo, OnTrajectory
 from redraft.rl.config.layers import lay_over, opened
 from redraft.rl.config.losses import SequenceRatio, TokenRatio
 from redraft.rl.config.presets import DEFAULT_METHOD, PRESETS, neutral_of, preset_settings
+from redraft.rl.config.section import S
 
 _LOSSES_WITHOUT_RATIO = frozenset({"reinforce", "sandwich"})
 
@@ -40,12 +42,16 @@ def resolved(given: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError:
         return {**merged, "preset": preset}
     for place, fitting in _FITTING.items():
-        section, key = place.split(".")
-        value = fitting(choices)
-        if value is not None and written.get(section, {}).get(key, {}) == {}:
-            part = dict(choices)[section].model_copy(update={key: value})
-            choices = choices.model_copy(update={section: part})
+        value, path = fitting(choices), place.split(".")
+        if value is not None and reduce(lambda part, key: part.get(key, {}), path, written) == {}:
+            choices = _changed(choices, path, value)
     return {**merged, **dict(choices), "preset": preset}
+
+
+def _changed(section: S, path: Sequence[str], value: Any) -> S:
+    """Return the section with another value at a place inside it."""
+    key, *rest = path
+    return section.model_copy(update={key: _changed(getattr(section, key), rest, value) if rest else value})
 
 
 def lay_over_recipe(base: Any, extra: Any) -> Any:
@@ -127,8 +133,8 @@ def _lookahead(choices: Choices) -> float | None:
 
 
 def _kl(choices: Choices) -> str | None:
-    """Set the KL to `k2` for DPO, which compares with the starting policy by itself."""
-    return "k2" if choices.loss.kind == "dpo" else None
+    """Make a KL a `k2` for DPO, which compares with the starting policy by itself."""
+    return "k2" if choices.loss.kind == "dpo" and isinstance(choices.regulariser.kl, KlPenalty) else None
 
 
 def _passes(choices: Choices) -> int | None:
@@ -145,7 +151,7 @@ _FITTING: Mapping[str, Callable[[Choices], Any]] = {
     "loss.ratio": _ratio,
     "estimator.num_mc": _num_mc,
     "estimator.lookahead": _lookahead,
-    "regulariser.kl": _kl,
+    "regulariser.kl.kind": _kl,
     "update.num_iterations": _passes,
     "update.num_minibatches": _passes,
     "update.target_drift": _target_drift,

@@ -1,7 +1,6 @@
 """Choices of an algorithm that exclude each other: one function per rule, each the text of the refusal or None.
 
-A key that its own section does not read is refused before (`config.choices`). These rules relate two sections. A key
-may still be without effect, such as `regulariser.kl` while `beta` is 0.
+A key that its own section does not read is refused before (`config.choices`). These rules relate two sections.
 """
 
 from collections.abc import Callable
@@ -53,9 +52,13 @@ def _views_fill_their_levels(choices: Choices) -> str | None:
 
 
 def _preferences_hold_the_reference(choices: Choices) -> str | None:
-    if choices.loss.kind != "dpo" or choices.regulariser.kl == "k2":
+    kl = choices.regulariser.kl
+    if choices.loss.kind != "dpo" or kl.kind in {"none", "k2"}:
         return None
-    return "loss 'dpo' already measures against the starting policy; use regulariser: {kl: k2}"
+    return (
+        f"regulariser.kl {kl.kind!r}: loss 'dpo' already measures against the starting policy; use regulariser:"
+        " {kl: {kind: k2}} or {kl: none}"
+    )
 
 
 def _drift_can_be_seen(choices: Choices) -> str | None:

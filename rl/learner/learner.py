@@ -29,6 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from redraft.rl.config.choices import ElboAnchor
 from redraft.rl.config.estimators import Autoregressive, OnTrajectory
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.metrics import (
@@ -217,7 +218,7 @@ class Learner:
         loss, sums = policy_loss(policies, terms, algorithm, normaliser)
         slopes = _slopes(loss, policies.current)
         totals, values = self._replay(micros, slopes)
-        if fresh and algorithm.regulariser.anchor:
+        if fresh and isinstance(algorithm.regulariser.anchor, ElboAnchor):
             # The first pass may have spared the values. The anchor's slope does not need them, but its value does.
             loss, sums = policy_loss(Policies(values, values, policies.reference), terms, algorithm, normaliser)
         totals |= {name: value.item() for name, value in sums.items()}

@@ -7,6 +7,7 @@ from itertools import chain
 import torch
 
 from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.choices import ElboAnchor
 from redraft.rl.objective.losses import preference_pairs
 from redraft.rl.protocols import Experience
 from redraft.rl.seeding import make_generator
@@ -26,8 +27,9 @@ def learned_rows(rows: Sequence[Experience], algorithm: AlgorithmConfig) -> list
     advantage = torch.tensor([row.advantage for row in rows], dtype=torch.float64)
     pairs = preference_pairs(advantage, torch.tensor([row.prompt.group for row in rows]))
     chosen = set(pairs.flatten().tolist())
-    anchored = {index for index, row in enumerate(rows) if algorithm.regulariser.anchor and row.advantage > 0}
-    return [rows[index] for index in sorted(chosen | anchored)]
+    if isinstance(algorithm.regulariser.anchor, ElboAnchor):
+        chosen |= {index for index, row in enumerate(rows) if row.advantage > 0}
+    return [rows[index] for index in sorted(chosen)]
 
 
 def minibatches(

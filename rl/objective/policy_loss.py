@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from redraft.rl.config.choices import Choices, CorrectionConfig, NoCorrection
+from redraft.rl.config.choices import Choices, CorrectionConfig, ElboAnchor, KlPenalty, NoCorrection
 from redraft.rl.config.losses import (
     CispoLoss,
     ClipLoss,
@@ -61,11 +61,11 @@ def policy_loss(
     own = terms.select(chosen)
     current, old = policies.current[chosen], policies.old[chosen]
     reference = None if policies.reference is None else policies.reference[chosen]
-    regulariser = config.regulariser
+    kl, anchor = config.regulariser.kl, config.regulariser.anchor
     units = make_units(own, config.loss, normaliser)
     log_ratio = units.sum(current - old)
-    if regulariser.kl == "k1_reward" and reference is not None:
-        own = replace(own, advantage=own.advantage - regulariser.beta * _centred_k1(own, old - reference))
+    if isinstance(kl, KlPenalty) and kl.kind == "k1_reward" and reference is not None:
+        own = replace(own, advantage=own.advantage - kl.beta * _centred_k1(own, old - reference))
     advantage = own.advantage[units.sequence]
     weights, sums = _engine_weights(old, own, units, config.correction)
     if isinstance(config.loss, DpoLoss):
@@ -76,13 +76,13 @@ def policy_loss(
     else:
         surrogate = _surrogate(log_ratio, advantage, units, own.group[units.sequence], config.loss)
         loss = -(units.share * weights * surrogate).sum()
-    if reference is not None and regulariser.beta and regulariser.kl != "k1_reward":
-        divergence = k3 if regulariser.kl == "k3" else k2
+    if isinstance(kl, KlPenalty) and kl.kind != "k1_reward" and reference is not None:
+        divergence = k3 if kl.kind == "k3" else k2
         penalty = (units.share * divergence(units.sum(current - reference))).sum()
-        loss, sums["kl"] = loss + regulariser.beta * penalty, penalty
-    if regulariser.anchor:
+        loss, sums["kl"] = loss + kl.beta * penalty, penalty
+    if isinstance(anchor, ElboAnchor):
         evidence = _anchor(policies.current, terms, normaliser)
-        loss, sums["anchor"] = loss - regulariser.anchor * evidence, evidence
+        loss, sums["anchor"] = loss - anchor.weight * evidence, evidence
     sums |= _ratio_sums(log_ratio, advantage, units, config.loss)
     return loss, {name: value.detach() for name, value in sums.items()}
 

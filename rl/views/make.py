@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from redraft.rl.config.choices import Choices
+from redraft.rl.config.choices import Choices, ElboAnchor
 from redraft.rl.config.estimators import (
     Autoregressive,
     Coupled,
@@ -94,8 +94,9 @@ def _edit_views(
 
 def _anchor_views(batch: CanvasBatch, config: Choices, mask_id: int) -> list[View]:
     """ELBO views for the anchor, unless the policy's own views are ELBO views already."""
-    if not config.regulariser.anchor or isinstance(config.estimator, Elbo):
+    anchor = config.regulariser.anchor
+    if not isinstance(anchor, ElboAnchor) or isinstance(config.estimator, Elbo):
         return []
-    scheme = MaskingScheme(num_mc=config.regulariser.anchor_mc, count_exponent=0.5, tiles=True)
+    scheme = MaskingScheme(num_mc=anchor.num_mc, count_exponent=0.5, tiles=True)
     shifted = replace(batch, noise_seeds=batch.noise_seeds + ANCHOR_OFFSET)
     return [replace(view, anchor=True) for view in elbo_views(shifted, scheme, mask_id)]

@@ -153,7 +153,9 @@ def test_an_anchor_and_edit_weights_enter_as_in_the_objective(policy: SumPolicy)
     bare = rollout_angle(exact, rollouts, plain({"estimator": "trajectory"}))
     # Nothing is edited here, so only an anchor changes the gradient.
     assert bare[0] == rollout_angle(exact, rollouts, plain({"estimator": "trajectory", "loss": {"t2t_weight": 0.1}}))[0]
-    anchored = rollout_angle(exact, rollouts, plain({"estimator": "trajectory", "regulariser": {"anchor": 1.0}}))
+    anchored = rollout_angle(
+        exact, rollouts, plain({"estimator": "trajectory", "regulariser": {"anchor": {"weight": 1.0}}})
+    )
     assert anchored[0] != bare[0]
     assert anchored[1] == bare[1] + 1
 

@@ -148,7 +148,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was(tmp_path, policies):
     evaluation = tmp_path / "test.jsonl"
     evaluation.write_text('{"prompt": "20+2=", "ground_truth": "22"}\n')
     sections = {"evaluation": {"data": {"path": str(evaluation)}, "decode": DECODE}}
-    settings = ("rollout.prompts_per_step=2", "algorithm.regulariser.beta=0.5")
+    settings = ("rollout.prompts_per_step=2", "algorithm.regulariser.kl.beta=0.5")
     train(tmp_path, "trainer.total_steps=1", *settings, **sections)
     run = tmp_path / "run"
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}

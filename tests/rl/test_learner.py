@@ -16,7 +16,7 @@ from oracles.elbo import enumerated, mask_table
 from oracles.losses import Batch, Row, Scored, loss
 from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, nudge, rollouts, run_config, tiny_model
-from redraft.rl.config.choices import Choices, RegulariserConfig
+from redraft.rl.config.choices import Choices, KlPenalty
 from redraft.rl.config.losses import ClipLoss, TokenRatio
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.scalars import kinds_of, section_types
@@ -120,7 +120,7 @@ def test_the_covering_algorithms_take_every_choice_that_any_takes():
         "loss_type": words(Choices, "loss"),
         "ratio": words(ClipLoss, "ratio"),
         "loss_normaliser": words(TokenRatio, "normaliser"),
-        "kl": words(RegulariserConfig, "kl"),
+        "kl": words(KlPenalty, "kind"),
     }
     assert every == {(kind, word) for kind, found in valid.items() for word in found}
 

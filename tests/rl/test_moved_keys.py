@@ -5,6 +5,7 @@ import shlex
 
 import pytest
 
+from redraft.rl.config.choices import RegulariserConfig
 from redraft.rl.config.moved import MOVED
 from redraft.rl.config.recipe import RecipeError, load_recipe
 from redraft.rl.config.schema import RunConfig
@@ -50,7 +51,8 @@ def follow(tmp_path, key: str, told: str) -> list[tuple[str, RunConfig]]:
     for way in told.partition("has moved: write ")[2].split("; or "):
         in_file, word, needs = re.fullmatch(r"(.+), or (\S+|'.+') on the command line(?: \(for (.+)\))?", way).groups()
         kinds = [need.partition(" ") for need in needs.split(" and ")] if needs else []
-        words = [*BESIDE.get(key, []), *(f"{section}={valid.partition(',')[0]}" for section, _, valid in kinds)]
+        firsts = ((section, valid.partition(",")[0]) for section, _, valid in kinds)
+        words = [*BESIDE.get(key, []), *(f"{section}={'0.5' if one == 'above 0' else one}" for section, one in firsts)]
         (word,) = shlex.split(word)
         config = load_recipe([write_recipe(tmp_path)], [*words, word])
         assert config == load_recipe([write_recipe(tmp_path)], [*words, f"algorithm={{{in_file}}}"])
@@ -106,7 +108,7 @@ def test_null_of_a_flat_key_is_left_out(tmp_path, key):
         (
             "kl",
             "k4",
-            r"algorithm.regulariser.kl, which does not take 'k4'; valid: k2, k3, k1_reward",
+            r"algorithm.regulariser.kl.kind \(for .*\), which does not take 'k4'; valid: none, k2, k3, k1_reward",
         ),
         ("loss_type", "sapo", r"has moved to algorithm.loss, which does not take 'sapo'; valid: clip, stable, cispo,"),
         ("importance_sampling_level", "sequence_token", r"does not take 'sequence_token'; did you mean 'sequence'\?"),
@@ -147,6 +149,33 @@ def test_other_keys_of_trl_are_written_as_what_they_are_here(tmp_path, key, valu
 
 def test_views_of_edits_are_a_key_of_every_kind_of_edits(tmp_path):
     assert "algorithm.estimator.edits.kind recorded, draft, random" in refusal(tmp_path, "algorithm.num_t2t=2")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place", "found"),
+    [
+        ("beta", "0.02", "kl", "{kl: {beta: 0.02}}"),
+        ("beta", "0.0", "kl", "{kl: none}"),
+        ("anchor", "0.1", "anchor", "{anchor: {weight: 0.1}}"),
+        ("anchor", "0", "anchor", "{anchor: none}"),
+        ("anchor_mc", "3", "anchor", "{anchor: {num_mc: 3}}"),
+    ],
+)
+def test_a_weight_beside_the_kind_is_inside_of_it_now(tmp_path, key, value, place, found):
+    told = refusal(tmp_path, f"algorithm.regulariser.{key}={value}")
+    assert (
+        f"algorithm.regulariser.{key} has moved: write regulariser: {found}, or algorithm.regulariser.{place}" in told
+    )
+    assert follow(tmp_path, key, told)[0][1].algorithm.regulariser != RegulariserConfig() or "none" in found
+    assert f"algorithm.{key} has moved: write regulariser: {found}, " in refusal(tmp_path, f"algorithm.{key}={value}")
+
+
+def test_the_form_of_a_kl_needs_its_weight(tmp_path):
+    with pytest.raises(RecipeError) as error:
+        load_recipe([write_recipe(tmp_path)], ["algorithm.regulariser={beta: 0.01, kl: k3}"])
+    form, weight = str(error.value).splitlines()
+    assert form.endswith("algorithm.regulariser.kl.beta: is missing; write kl: {kind: k3, beta: 0.01}, or kl: none")
+    assert "algorithm.regulariser.beta has moved: write regulariser: {kl: {beta: 0.01}}" in weight
 
 
 @pytest.mark.parametrize("word", ["shrink=1", "merge=0"])

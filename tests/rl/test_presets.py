@@ -122,7 +122,12 @@ def test_the_neutral_settings_are_just_where_the_default_method_chooses():
     ("written", "changed"),
     [
         ({"estimator": {"num_mc": 4}}, {"num_mc": 4}),
-        ({"regulariser": {"beta": 0.01}, "advantage": "grpo"}, {"beta": 0.01, "advantage": "grpo"}),
+        (
+            {"regulariser": {"kl": {"beta": 0.01}}, "advantage": "grpo"},
+            {"beta": 0.01, "kl": "k2", "advantage": "grpo"},
+        ),
+        ({"preset": "tracerl", "regulariser": {"kl": {"beta": 0.5}}}, {"beta": 0.5}),
+        ({"regulariser": {"anchor": {"weight": 0.1}}}, {"anchor": 0.1, "anchor_mc": 1}),
         ({"estimator": {"lookahead": 0.0}}, {"lookahead": 0.0}),
         ({"update": {"num_minibatches": 4}}, {"num_minibatches": 4}),
         ({"preset": "ebpo", "loss": {"epsilon": 0.3}}, {"epsilon": 0.3}),
@@ -227,7 +232,13 @@ YIELDS = {
         {"preset": "coupled_grpo", "estimator": {"kind": "trajectory"}},
         {"loss": {"ratio": {"kind": "token", "normaliser": "batch"}}},
     ),
-    "preferences hold the reference already": ({"preset": "unigrpo", "loss": "dpo"}, {"regulariser": {"kl": "k2"}}),
+    "preferences hold the reference already": (
+        {"preset": "unigrpo", "loss": "dpo"}, {"regulariser": {"kl": {"kind": "k2", "beta": 0.01}}},
+    ),
+    "preferences hold it with another weight too": (
+        {"preset": "unigrpo", "loss": "dpo", "regulariser": {"kl": {"beta": 0.5}}},
+        {"regulariser": {"kl": {"kind": "k2"}}},
+    ),
     "passes without ratios": (
         {"preset": "diffu_grpo", "loss": "reinforce"}, {"update": {"num_iterations": 1}},
     ),
@@ -255,7 +266,10 @@ def test_what_was_not_written_yields_to_what_was(written, fitted):
         ({"correction": {"path_check": "log"}, "estimator": "elbo"}, "correction.path_check: log compares with what"),
         ({"correction": {"rollout": "token"}, "preset": "d2"}, "correction.rollout: token .* with cut: none"),
         ({"correction": {"path_check": "mask"}, "loss": "dpo"}, "one half of a pair"),
-        ({"loss": "dpo", "regulariser": {"kl": "k3"}}, "already measures against the starting policy"),
+        (
+            {"loss": "dpo", "regulariser": {"kl": {"kind": "k3", "beta": 0.1}}},
+            "already measures against the starting policy",
+        ),
         ({"loss": "bgpo"}, "use estimator: elbo, got 'trajectory_sampled'"),
         ({"loss": "bgpo", "estimator": {"kind": "elbo", "edits": "draft"}}, r"use estimator: \{edits: none\}"),
         ({"loss": "sandwich", "estimator": {"kind": "elbo", "num_mc": 1}}, "num_mc of 2 or more, got 1"),

@@ -20,7 +20,7 @@ def random_case(algorithm: AlgorithmConfig) -> tuple[Terms, list[torch.Tensor]]:
         return torch.randn(size, dtype=torch.float64, generator=source)
 
     place = torch.cartesian_prod(torch.arange(8), torch.arange(3), torch.arange(3))
-    lent = (place[:, 1] == 1) if algorithm.regulariser.anchor else torch.zeros(72, dtype=torch.bool)
+    lent = (place[:, 1] == 1) if algorithm.regulariser.anchor.kind == "elbo" else torch.zeros(72, dtype=torch.bool)
     terms = Terms(
         sequence=place[:, 0],
         position=place[:, 2],

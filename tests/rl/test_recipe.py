@@ -78,7 +78,7 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("rewards.weight=2", "rewards.weight: rewards is a list"),
         ("rewards=null", "rewards: is missing"),
         ("learning_rate=1e-4", "unknown key 'learning_rate'; did you mean trainer.learning_rate or sft.learning_rate"),
-        ("trainer.beta=0.1", "did you mean algorithm.loss.beta or algorithm.regulariser.beta"),
+        ("trainer.beta=0.1", "did you mean algorithm.loss.beta or algorithm.regulariser.kl.beta"),
         ("algorithm.estimator={num_mc: 1, num_mc: 2}", "override .*: the key 'num_mc' is written twice"),
         (
             "algorithm.estimator=elbow",
@@ -98,7 +98,20 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
             "algorithm.loss.kind: null is no kind; leave it out, or write one of: clip, stable",
         ),
         ("algorithm.loss.kind=[1]", r"algorithm.loss.kind: a kind is one word, got \[1\]; valid: clip, stable"),
-        ("algorithm.regulariser.kl=k4", "algorithm.regulariser.kl: unknown value 'k4'; .*valid: k2, k3, k1_reward"),
+        (
+            "algorithm.regulariser.kl=k4",
+            "algorithm.regulariser.kl.kind: unknown kind 'k4'; .*valid: none, k2, k3, k1_reward",
+        ),
+        ("algorithm.regulariser.kl=k3", r"kl.beta: is missing; write kl: {kind: k3, beta: 0.01}, or kl: none$"),
+        ("algorithm.regulariser.kl.beta=0", r"kl.beta: .* greater than 0, got 0; write kl: none to switch it off$"),
+        (
+            "algorithm.regulariser.anchor.num_mc=2",
+            r"anchor.weight: is missing; write anchor: {kind: elbo, weight: 0.03}",
+        ),
+        (
+            "algorithm.regulariser={anchor: {kind: none, weight: 1}}",
+            "weight: this is a key of kind elbo; valid here: kind",
+        ),
         ("algorithm.correction.path_check=lgo", "path_check: unknown value 'lgo'; did you mean 'log'"),
         ("cluster.backend=rya", r"cluster.backend: unknown value 'rya'; did you mean 'ray'\? valid: ray, inprocess"),
         ("report_to=wandbb", r"report_to.0: unknown value 'wandbb'; did you mean 'wandb'\?"),
@@ -111,7 +124,10 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("algorithm.estimator=ebpo", "estimator.kind: 'ebpo' is a preset; write algorithm: ebpo; valid kinds: traj"),
         ("ebpo", "override 'ebpo': this is a preset; write algorithm=ebpo"),
         ("algorithm={preset: bgpo, estimator: {edits: recorded}}", r"use estimator: {edits: none}, got 'recorded'"),
-        ("algorithm={preset: unigrpo, loss: dpo, regulariser: {kl: k3}}", r"yaml: algorithm: .* {kl: k2}$"),
+        (
+            "algorithm={preset: unigrpo, loss: dpo, regulariser: {kl: {kind: k3, beta: 1}}}",
+            r"yaml: algorithm: .* {kl: none}$",
+        ),
         ("model.path=null", r"recipe.yaml: model.path is needed, or model.init"),
         ("algorithm.update.kind=x", "algorithm.update.kind: unknown key 'kind': this section has no kinds; valid keys"),
         (
@@ -345,7 +361,7 @@ CHOICES = {
         {"estimator": {"kind": "elbo", "noise": {"kind": "folded"}}},
     ),
     "an emptied section is the preset's": (
-        ["algorithm={preset: espo, regulariser: {beta: 1}}", "algorithm.regulariser={}"], {"preset": "espo"}
+        ["algorithm={preset: espo, regulariser: {kl: {beta: 1}}}", "algorithm.regulariser={}"], {"preset": "espo"}
     ),
     "nothing": (["algorithm=null"], {}),
 }  # fmt: skip
@@ -381,19 +397,31 @@ LAYERS = {
         {"loss": "dpo", "estimator": {"kind": "elbo", "num_mc": 4}},
     ),
     "another preset replaces all": (
-        "{preset: ebpo, loss: {epsilon: 0.1}, regulariser: {beta: 1}}", ["algorithm=d2"], {"preset": "d2"},
+        "{preset: ebpo, loss: {epsilon: 0.1}, regulariser: {kl: {beta: 1}}}", ["algorithm=d2"], {"preset": "d2"},
     ),
     "and a key stands before or behind it": (
-        "{preset: ebpo, regulariser: {beta: 1}}", ["algorithm.loss.epsilon=0.3", "algorithm=d2"],
+        "{preset: ebpo, regulariser: {kl: {beta: 1}}}", ["algorithm.loss.epsilon=0.3", "algorithm=d2"],
         {"preset": "d2", "loss": {"epsilon": 0.3}},
     ),
     "a preset for what had none": (
-        "{regulariser: {beta: 1}}", ["algorithm=d2"], {"preset": "d2", "regulariser": {"beta": 1}},
+        "{regulariser: {kl: {beta: 1}}}", ["algorithm=d2"], {"preset": "d2", "regulariser": {"kl": {"beta": 1}}},
     ),
     "emptied and filled again": (
-        "{regulariser: {kl: k3}}", ["algorithm.regulariser={}", "algorithm.regulariser.beta=1"],
-        {"regulariser": {"beta": 1}},
+        "{regulariser: {kl: {kind: k3, beta: 2}}}", ["algorithm.regulariser={}", "algorithm.regulariser.kl.beta=1"],
+        {"regulariser": {"kl": {"beta": 1}}},
     ),
+    "a weight over another one keeps the kind": (
+        "{preset: tracerl}", ["algorithm.regulariser.kl.beta=1"],
+        {"preset": "tracerl", "regulariser": {"kl": {"kind": "k3", "beta": 1}}},
+    ),
+    "a weight over none": (
+        "{regulariser: {kl: none, anchor: none}}", ["algorithm.regulariser={kl: {beta: 1}, anchor: {weight: 2}}"],
+        {"regulariser": {"kl": {"kind": "k2", "beta": 1}, "anchor": {"kind": "elbo", "weight": 2}}},
+    ),
+    "none over a weight": (
+        "{regulariser: {kl: {beta: 1}, anchor: {weight: 2}}}", ["algorithm.regulariser={kl: none, anchor: none}"], {},
+    ),
+    "none over a preset's": ("{preset: d2}", ["algorithm.regulariser.kl=none"], {"preset": "d2"}),
     "no preset and filled again": ("{preset: d2}", ["algorithm=null", "algorithm.loss=dpo"], {"loss": "dpo"}),
 }  # fmt: skip
 

@@ -29,7 +29,7 @@ SETTINGS = {
         "algorithm.preset": "vrbpo",
     },
     "a reference, decay, several passes": {
-        "algorithm.preset": "vrbpo", "algorithm.regulariser": {"beta": 0.5, "anchor": 0.05},
+        "algorithm.preset": "vrbpo", "algorithm.regulariser": {"kl": {"beta": 0.5}, "anchor": {"weight": 0.05}},
         "trainer.weight_decay": 0.1, "trainer.adam_beta2": 0.9,
         "algorithm.update.num_iterations": 2, "algorithm.update.redraw": True,
     },
@@ -39,8 +39,8 @@ SETTINGS = {
         "algorithm.update.num_minibatches": 3, "algorithm.update.target_drift": 1e-5,
     },
     "all rows compared": {
-        "algorithm.advantage.kind": "reinforce_plus_plus", "algorithm.regulariser.kl": "k1_reward",
-        "algorithm.regulariser.beta": 0.1,
+        "algorithm.advantage.kind": "reinforce_plus_plus",
+        "algorithm.regulariser.kl": {"kind": "k1_reward", "beta": 0.1},
         "algorithm.advantage.multi_objective_aggregation": "normalize_then_sum",
         "trainer.tokens_per_microbatch": 64, "model.dtype": "float64",
     },
