@@ -130,15 +130,6 @@ def _engine_can_open_blocks_again(config: RunConfig) -> str | None:
     )
 
 
-def _weights_keep_small_updates(config: RunConfig) -> str | None:
-    if config.model.dtype != "bfloat16":
-        return None
-    return (
-        "model.dtype: bfloat16 weights round small updates away (fp32 master weights are not there yet); train in"
-        " float32 and use redraft export --dtype bfloat16"
-    )
-
-
 def _blocks_have_one_length(config: RunConfig) -> str | None:
     learned = config.rollout.decode.block_length
     if config.evaluation is None or config.evaluation.decode.block_length == learned:
@@ -164,7 +155,6 @@ RULES: tuple[Callable[[RunConfig], str | None], ...] = (
     _positions_are_chosen_before_the_draw,
     _routes_are_recorded,
     _engine_can_open_blocks_again,
-    _weights_keep_small_updates,
     _blocks_have_one_length,
     _there_is_a_policy,
     _accuracy_can_be_measured,
