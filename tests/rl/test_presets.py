@@ -1,10 +1,12 @@
 """What the presets mean, what a recipe without one means, and what a single choice changes beside itself."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from benchmarks.common.plain import plain
 from benchmarks.learning.algorithms import read_variants
@@ -104,6 +106,28 @@ def test_leaving_everything_out_is_the_default_method():
     default = AlgorithmConfig(preset="vrbpo")
     assert settings(AlgorithmConfig()) == settings(AlgorithmConfig(preset=None)) == settings(default)
     assert Choices().model_dump(mode="json") == settings(default)  # the defaults of the models, without any resolution
+
+
+def sections_inside(section: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    yield section
+    for field in section.model_fields.values():
+        for inner in section_types(field.annotation):
+            yield from sections_inside(inner)
+
+
+def test_an_empty_section_is_what_leaving_it_out_is():
+    checked = []
+    for parent in sections_inside(Choices):
+        for name, field in parent.model_fields.items():
+            default = field.default
+            if not (isinstance(default, BaseModel) and kinds_of(type(default))):
+                continue
+            checked.append(name)
+            if name in {"kl", "anchor"}:  # off, and on by their weight: an empty section has none
+                assert default.model_dump() == {"kind": "none"}
+            else:
+                assert getattr(parent.model_validate({name: {}}), name) == default, (parent, name)
+    assert {"estimator", "loss", "advantage", "rollout", "ratio", "cut", "edits", "noise", "kl", "anchor"} == {*checked}
 
 
 @pytest.mark.parametrize("name", PRESETS)
