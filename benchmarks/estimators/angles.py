@@ -23,8 +23,9 @@ from benchmarks.estimators.surrogates import (
     view_coefficients,
     weighted_sum,
 )
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.choices import ElboAnchor
-from redraft.rl.config.schema import AlgorithmConfig, RolloutDecode
+from redraft.rl.config.sections import RolloutDecode
 from redraft.rl.experience.advantage import group_advantages
 from redraft.rl.protocols import Experience
 from redraft.rl.seeding import derive_seed

@@ -20,8 +20,8 @@ from benchmarks.estimators.surrogates import (
     weighted_sum,
 )
 from benchmarks.estimators.variance import SCHEMES
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.estimators import Cyclic, Elbo, ExactCount, Gauss
-from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.views import View, make_views
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rl.views.elbo import count_distribution, mask_count

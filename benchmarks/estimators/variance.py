@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks.common.batches import take_rows
 from benchmarks.common.plain import plain
 from benchmarks.estimators.surrogates import canvases, flat_gradient
-from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.views import View, make_views
 from redraft.rl.views.canvas import CanvasBatch

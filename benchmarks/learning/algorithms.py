@@ -5,6 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.choices import ElboAnchor
 from redraft.rl.config.errors import describe_all
 from redraft.rl.config.estimators import (
@@ -20,7 +21,6 @@ from redraft.rl.config.estimators import (
 from redraft.rl.config.layers import opened
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.scalars import settle
-from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.config.yaml_core import read_yaml
 
 DEFAULT_FORWARDS = 2

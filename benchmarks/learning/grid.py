@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.learning.run import RunSpec, run_one
 from benchmarks.learning.warm import WarmStart, ensure_warm_start
-from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.config.algorithm import AlgorithmConfig
 
 Record = dict[str, Any]
 FILE = "runs.jsonl"

@@ -15,15 +15,9 @@ from benchmarks.learning.tasks import TASKS, TOKENS, Problem, Task, reward
 from benchmarks.learning.warm import BLOCK_LENGTH
 from redraft.rewards.result import SampleScore
 from redraft.rewards.term import RewardTerm
-from redraft.rl.config.schema import (
-    AlgorithmConfig,
-    DataConfig,
-    ModelConfig,
-    RolloutConfig,
-    RolloutDecode,
-    RunConfig,
-    TrainerConfig,
-)
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.config.sections import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, TrainerConfig
 from redraft.rl.data.load import batch_indices
 from redraft.rl.experience.assemble import completion_metrics, make_experience
 from redraft.rl.experience.metrics import reward_metrics

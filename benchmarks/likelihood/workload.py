@@ -7,15 +7,9 @@ import torch
 from benchmarks.common.plain import plain
 from benchmarks.common.policies import decode
 from redraft.rewards.term import RewardTerm
-from redraft.rl.config.schema import (
-    AlgorithmConfig,
-    DataConfig,
-    ModelConfig,
-    RolloutConfig,
-    RolloutDecode,
-    RunConfig,
-    TrainerConfig,
-)
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.config.sections import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, TrainerConfig
 from redraft.rl.learner.learner import Learner
 from redraft.rl.models.llada2 import LLADA2_MINI, LLaDA2Config, LLaDA2Model, init_weights
 from redraft.rl.protocols import Experience

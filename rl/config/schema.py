@@ -17,25 +17,9 @@ from redraft.rl.config.sections import (
     ModelConfig,
     RewardTestConfig,
     RolloutConfig,
-    RolloutDecode,
     SFTConfig,
     TrainerConfig,
 )
-
-__all__ = [
-    "AlgorithmConfig",
-    "ClusterConfig",
-    "DataConfig",
-    "EvaluationConfig",
-    "LocalPath",
-    "ModelConfig",
-    "RewardTestConfig",
-    "RolloutConfig",
-    "RolloutDecode",
-    "RunConfig",
-    "SFTConfig",
-    "TrainerConfig",
-]
 
 
 class RunConfig(Section):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from redraft.rl.config.schema import DataConfig
+from redraft.rl.config.sections import DataConfig
 from redraft.rl.data.tasks import GENERATORS, Row
 from redraft.rl.files import expand
 from redraft.words import did_you_mean

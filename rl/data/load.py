@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from jinja2 import TemplateError
 
-from redraft.rl.config.schema import DataConfig
+from redraft.rl.config.sections import DataConfig
 from redraft.rl.data.files import DataError, load_files, source_name
 from redraft.rl.data.rows import PlacedRow, Row, check_row
 from redraft.rl.data.tasks import GENERATORS, TRANSFORMS

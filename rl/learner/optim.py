@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 
-from redraft.rl.config.schema import TrainerConfig
+from redraft.rl.config.sections import TrainerConfig
 
 SCALE = "rate_scale"  # key of the optimizer's groups
 LARGEST_CUT, LARGEST_RISE = 0.25, 1.2  # factors of the scale, per batch

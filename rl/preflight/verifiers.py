@@ -11,7 +11,7 @@ from redraft.rewards.scoring.mixture import RewardMixture, Sample, as_batch
 from redraft.rewards.scoring.runner import InlineRunner, ProcessRunner, RaisedError
 from redraft.rewards.scoring.trial import Check, try_reward
 from redraft.rewards.term import RewardTerm
-from redraft.rl.config.schema import RewardTestConfig
+from redraft.rl.config.sections import RewardTestConfig
 from redraft.rl.data.codec import TEXT_COLUMNS
 from redraft.rl.data.load import sample_rows
 from redraft.rl.data.rows import Row, place_of

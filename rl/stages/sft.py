@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from redraft.rl.config.schema import SFTConfig
+from redraft.rl.config.sections import SFTConfig
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.seeding import derive_seed
 from redraft.rl.stages.demonstrations import Demonstration

@@ -12,7 +12,7 @@ from oracles.all_trajectories import Sampler, Trajectory
 from oracles.elbo import any_order, count_average, enumerated, level_integral, mask_table
 from oracles.lattice import order_average, random_order_log_likelihood
 from oracles.tiny_policy import tiny_model
-from redraft.rl.config.schema import RolloutDecode
+from redraft.rl.config.sections import RolloutDecode
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.protocols import Experience
 from redraft.rl.views import StepSchedule, trajectory_views

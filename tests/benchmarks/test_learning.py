@@ -14,7 +14,7 @@ from benchmarks.learning.grid import FILE, Grid, read_records, run_grid
 from benchmarks.learning.run import RunSpec, count_forwards, run_config, run_one
 from benchmarks.learning.tasks import TASKS, TOKENS
 from benchmarks.learning.warm import WarmStart, ensure_warm_start
-from redraft.rl.config.schema import AlgorithmConfig
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.learner.learner import Learner
 from redraft.rl.models.registry import load_policy
 

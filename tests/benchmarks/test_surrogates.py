@@ -24,7 +24,8 @@ from benchmarks.estimators.surrogates import (
 from oracles.elbo import enumerated, mask_table
 from oracles.plain_forward import block_log_probs
 from oracles.tiny_policy import tiny_model
-from redraft.rl.config.schema import AlgorithmConfig, RolloutDecode
+from redraft.rl.config.algorithm import AlgorithmConfig
+from redraft.rl.config.sections import RolloutDecode
 from redraft.rl.likelihood.score import score_view
 from redraft.rl.protocols import Experience
 from redraft.rl.views import make_views

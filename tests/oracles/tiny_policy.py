@@ -5,7 +5,8 @@ import torch
 from benchmarks.common.plain import plain
 from benchmarks.common.policies import decode
 from redraft.rewards.term import RewardTerm
-from redraft.rl.config.schema import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, RunConfig, TrainerConfig
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.config.sections import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, TrainerConfig
 from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights
 from redraft.rl.protocols import Experience
 from redraft.rollout.engine.torch_engine import TorchEngine

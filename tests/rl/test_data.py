@@ -8,7 +8,7 @@ import threading
 import datasets
 import pytest
 
-from redraft.rl.config.schema import DataConfig
+from redraft.rl.config.sections import DataConfig
 from redraft.rl.data.files import read_jsonl
 from redraft.rl.data.load import DataError, batch_indices, load_rows, rows_fingerprint
 

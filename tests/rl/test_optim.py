@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from redraft.rl.config.schema import TrainerConfig
+from redraft.rl.config.sections import TrainerConfig
 from redraft.rl.learner.optim import hold_drift, make_optimizer, set_learning_rate
 
 CONFIG = TrainerConfig(learning_rate=0.1, warmup_steps=4)

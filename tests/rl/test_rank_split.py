@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import torch
 
+from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.presets import PRESETS
-from redraft.rl.config.schema import AlgorithmConfig
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import Normaliser, Policies, Terms
 from short_names import short

@@ -7,7 +7,8 @@ import yaml
 from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.recipe import RecipeError, dump_recipe, load_recipe
 from redraft.rl.config.scalars import alternatives, section_types
-from redraft.rl.config.schema import LocalPath, RunConfig
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.config.sections import LocalPath
 from tiny import recipe, write_recipe
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from redraft.rewards import RewardError, RewardTerm
 from redraft.rl.cli.main import app
 from redraft.rl.config.recipe import load_recipe
-from redraft.rl.config.schema import RewardTestConfig
+from redraft.rl.config.sections import RewardTestConfig
 from redraft.rl.data.load import load_rows
 from redraft.rl.preflight.quarantine import find_unfit, read_quarantine, write_quarantine
 from redraft.rl.preflight.verifiers import check_rewards

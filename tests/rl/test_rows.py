@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from redraft.rl.config.schema import DataConfig
+from redraft.rl.config.sections import DataConfig
 from redraft.rl.data.load import DataError, load_rows
 from redraft.rl.data.rows import PlacedRow, check_row, place_of
 

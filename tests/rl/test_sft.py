@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 from oracles.noise_draws import batch_of, plain_row
 from oracles.plain_forward import view_log_probs
 from oracles.tiny_policy import TOKENS, tiny_model
-from redraft.rl.config.schema import DataConfig, SFTConfig
+from redraft.rl.config.sections import DataConfig, SFTConfig
 from redraft.rl.data.load import DataError
 from redraft.rl.data.reading import Reader
 from redraft.rl.models.registry import plan_policy

@@ -1,6 +1,6 @@
 import pytest
 
-from redraft.rl.config.schema import DataConfig
+from redraft.rl.config.sections import DataConfig
 from redraft.rl.data.load import load_rows
 from redraft.rl.data.tasks import add_without_carry, arithmetic, gsm8k, gsm8k_calculator, rename
 

@@ -23,7 +23,7 @@ from oracles.plain_forward import action_log_probs, view_log_probs
 from oracles.tiny_policy import DECODE, TOKENS, flat_gradient, nudge, rollouts, run_config, tiny_model
 from redraft.rl.config.choices import BaselineAdvantage
 from redraft.rl.config.presets import PRESETS
-from redraft.rl.config.schema import RolloutConfig, RolloutDecode
+from redraft.rl.config.sections import RolloutConfig, RolloutDecode
 from redraft.rl.data.codec import Codec
 from redraft.rl.experience.assemble import completion_metrics, make_experience
 from redraft.rl.learner.learner import Learner
