@@ -3,7 +3,8 @@
 Every mistake becomes one `RecipeError` that says where it is and what would be valid. docs/recipes.md holds the rules.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 
 from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.errors import describe_all
-from redraft.rl.config.layers import lay_over, opened
+from redraft.rl.config.layers import ItemError, lay_over, opened
 from redraft.rl.config.places import ENDINGS, anchored, ask_nearest, built_in, built_in_recipe, is_bare_name, locate
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.config.resolve import lay_over_recipe
@@ -42,17 +43,20 @@ def load_recipe(paths: Sequence[str | Path], overrides: Sequence[str] = ()) -> R
     """
     merged: dict[str, Any] = {}
     for path in paths:
-        merged = _merge(merged, _read(path), str(path))
+        with _named(str(path)):
+            merged = _merge(merged, _read(path))
     choices: Any = None
     for word in overrides:
         override = _parse_override(word)
-        # Choices of one command line lie over each other first: a preset may stand before or behind a key of it.
-        if "algorithm" in override:
-            choices = lay_over(choices, opened(override["algorithm"], AlgorithmConfig))
-        if "algorithm" not in override or _empties(override):
-            merged = _merge(merged, override, f"override {word!r}")
+        with _named(f"override {word!r}"):
+            # Choices of one command line lie over each other first: a preset may stand before or behind a key of it.
+            if "algorithm" in override:
+                choices = lay_over(choices, opened(override["algorithm"], AlgorithmConfig), where="algorithm")
+            if "algorithm" not in override or _empties(override):
+                merged = _merge(merged, override)
     if choices is not None:
-        merged = _merge(merged, {"algorithm": choices}, "overrides")
+        with _named("overrides"):
+            merged = _merge(merged, {"algorithm": choices})
     source = ", ".join(map(str, paths))
     try:
         return RunConfig.model_validate(settle(merged, RunConfig))
@@ -147,19 +151,21 @@ def _needs_base(paths: Sequence[str | Path]) -> list[str]:
     return [f"{names}: an example changes the recipe that stands before it: redraft train quickstart {names}"]
 
 
-def _merge(base: Any, extra: Any, source: str, where: str = "") -> Any:
-    """Merge `extra` into `base` key by key. An empty mapping empties; numbers as keys change list items."""
-    if isinstance(base, list) and isinstance(extra, dict) and extra:
-        return _merge_items(base, extra, source, where)
-    if not (isinstance(base, dict) and isinstance(extra, dict) and (extra or not where)):
-        return extra
-    merged = dict(base)
-    for key, value in extra.items():
-        place = f"{where}.{key}".lstrip(".")
-        if place == "algorithm":  # its kinds choose the keys: another kind replaces a section
-            merged[key] = lay_over_recipe(merged.get(key), opened(value, AlgorithmConfig))
-        else:
-            merged[key] = _merge(merged.get(key), value, source, place)
+@contextmanager
+def _named(source: str) -> Iterator[None]:
+    """Name the file or the override whose key is wrong."""
+    try:
+        yield
+    except ItemError as error:
+        raise RecipeError(f"{source}: {error}") from None
+
+
+def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Lay `extra` over `base`; another kind replaces a section of `algorithm`, and elsewhere is a value like others."""
+    others = {key: value for key, value in extra.items() if key != "algorithm"}
+    merged = lay_over(base, others, kinds=()) if others else dict(base)  # an empty file empties nothing
+    if "algorithm" in extra:
+        merged["algorithm"] = lay_over_recipe(base.get("algorithm"), opened(extra["algorithm"], AlgorithmConfig))
     return merged
 
 
@@ -168,19 +174,6 @@ def _empties(override: Any) -> bool:
     return override in (None, {}) or (
         isinstance(override, dict) and len(override) == 1 and _empties(next(iter(override.values())))
     )
-
-
-def _merge_items(base: list[Any], extra: dict[str, Any], source: str, where: str) -> list[Any]:
-    merged = list(base)
-    valid = f"{where}.0 to {where}.{len(base) - 1}" if base else "it has no items"
-    for key, value in extra.items():
-        if not (key.isascii() and key.isdigit() and int(key) < len(base)):
-            raise RecipeError(
-                f"{source}: {where}.{key}: {where} is a list, its items have numbers: {valid}; or give the whole list,"
-                f" {where}=[...]"
-            )
-        merged[int(key)] = _merge(merged[int(key)], value, source, f"{where}.{key}")
-    return merged
 
 
 def _parse_override(word: str) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def lay_over_recipe(base: Any, extra: Any) -> Any:
     preset = base.get("preset")
     start = _start(preset if _is_preset(preset) else None)
     implied = {name: _whole(name, lay_over(start.get(name), part, empties=False)) for name, part in base.items()}
-    return lay_over(_with_kinds(base, extra, implied), extra)
+    return lay_over(_with_kinds(base, extra, implied), extra, where="algorithm")
 
 
 def _whole(name: str, section: Any) -> Any:

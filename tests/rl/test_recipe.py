@@ -441,6 +441,20 @@ def test_a_command_line_lies_over_the_choices_of_a_file(tmp_path, text, words, s
         assert load_recipe([write_recipe(tmp_path), file, more]).algorithm == AlgorithmConfig(**section)
 
 
+def test_kind_is_a_key_like_others_outside_of_the_algorithm(tmp_path):
+    words = ["data.kwargs={kind: none, preset: a, digits: 2}", "data.kwargs.kind=b", "data.kwargs.preset=c"]
+    found = load_recipe([write_recipe(tmp_path)], words).data.kwargs
+    assert {key: found[key] for key in ("kind", "preset", "digits")} == {"kind": "b", "preset": "c", "digits": 2}
+    words = ["data.kwargs={kind: none}", "data.kwargs.digits=2"]
+    assert load_recipe([write_recipe(tmp_path)], words).data.kwargs["kind"] == "none"
+
+
+def test_a_key_over_a_list_where_a_choice_belongs_is_named_with_its_override(tmp_path):
+    words = ["algorithm.estimator=[elbo]", "algorithm.estimator.num_mc=2"]
+    with pytest.raises(RecipeError, match=r"override 'algorithm.estimator.num_mc=2': .*algorithm.estimator is a list"):
+        load_recipe([write_recipe(tmp_path)], words)
+
+
 @pytest.mark.parametrize("preset", ["d2", "ebpo", "vrbpo"])
 def test_another_preset_over_a_resolved_recipe_is_that_preset(tmp_path, preset):
     for words in ([], ["algorithm=ebpo"]):
