@@ -467,17 +467,17 @@ HOSTILE += ["x." + " " * 50_000 + "b", "[" * 49_000 + "]", "*" + "\n" * 49_000 +
 
 
 @pytest.mark.parametrize("name", sorted(INSTRUCTIONS))
-def test_no_text_of_50_000_characters_keeps_a_checker_busy(name):
+def test_no_long_text_keeps_a_checker_busy(name):
     bound, slow = bind(name, ARGUMENTS.get(name, {})), {}
     bound("Warm up. Done.")
     # Punkt looks at every full stop, at 0.1 ms each: linear, but seconds for a text of 20,000 of them.
-    limit_s = 4.0 if "sentences" in name else 1.0
+    length = 10_000 if "sentences" in name else 50_000
     for piece in HOSTILE:
-        text = piece * max(1, 50_000 // len(piece))
+        text = piece * max(1, length // len(piece))
         started = time.process_time()
         assert bound(text) in (True, False)
         seconds = time.process_time() - started
-        if seconds > limit_s:
+        if seconds > 1.0:
             slow[piece[:10]] = seconds
     assert slow == {}
 

@@ -11,6 +11,7 @@ from typing import get_args
 import pytest
 import torch
 
+import tiers
 from oracles.all_trajectories import Sampler, Trajectory
 from oracles.elbo import enumerated, mask_table
 from oracles.losses import Batch, Row, Scored, loss
@@ -64,14 +65,17 @@ COVERING = (
     "KL in the reward",
     "trajectory, anchor, CISPO",
     "sampled trajectory, sequence ratio, KL",
-    *(
-        f"preset {name}"
-        for name in ("justgrpo", "unigrpo", "diffu_grpo", "coupled_grpo", "spg", "bgpo", "vrpo", "stabledrl", "gdsd")
-    ),
+    *(f"preset {name}" for name in tiers.COVERING),
 )
 """Algorithms among which each estimator, ratio, loss, normaliser and KL occurs; presets are settings of these."""
 ONE_STEP = {"num_iterations": 1, "num_minibatches": 1, "target_drift": 0}
-every_algorithm = pytest.mark.parametrize("algorithm", ALGORITHMS.values(), ids=ALGORITHMS.keys())
+every_algorithm = pytest.mark.parametrize(
+    "algorithm",
+    [
+        pytest.param(algorithm, id=name, marks=[] if name in COVERING else pytest.mark.heavy)
+        for name, algorithm in ALGORITHMS.items()
+    ],
+)
 every_choice = pytest.mark.parametrize("algorithm", [ALGORITHMS[name] for name in COVERING], ids=COVERING)
 
 

@@ -14,6 +14,7 @@ from redraft.rl.learner.learner import Learner
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.protocols import Experience
 from short_names import short
+from tiers import covering_presets
 
 SHORT = DECODE.model_copy(update={"max_completion_length": 6})
 DPO = {"estimator": "elbo", "ratio": "sequence", "num_mc": 2, "loss_type": "dpo", "dpo_beta": 2.0}
@@ -220,7 +221,7 @@ EDGES = {
 }
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", covering_presets())
 @pytest.mark.parametrize(("some", "groups", "learns"), EDGES.values(), ids=EDGES.keys())
 def test_every_preset_takes_few_rows_in_more_minibatches_than_there_are(name, some, groups, learns, rows):
     few = grouped(rows[some], groups[: len(rows[some])])

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from displays import Silent
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.run import run_training
 from redraft.rl.run_folder.checkpoint import newest_checkpoint
+from redraft.rl.run_folder.recorder import Recorder
 from tiny import make_policy, write_recipe
 
 pytestmark = pytest.mark.usefixtures("signals_of_a_terminal")
@@ -32,6 +36,12 @@ def finish(process, code=0):
     output, _ = process.communicate(timeout=DEADLINE_S)
     assert process.returncode == code, output
     return output
+
+
+def run_here(recipe, *words, resume=False):
+    """What needs no process of its own, because nothing ends it."""
+    config = load_recipe([recipe], words)
+    run_training(config, Recorder(config, Silent()), resume)
 
 
 def metrics(run):
@@ -60,7 +70,7 @@ def test_a_run_that_was_killed_and_resumed_equals_one_that_was_not(tmp_path, bac
     recipe = write_recipe(tmp_path, trainer=trainer, algorithm={"preset": "vrbpo"})
     backend = f"cluster.backend={backend}"
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(recipe, backend, f"output_dir={whole}"))
+    run_here(recipe, backend, f"output_dir={whole}")
 
     process = start(recipe, backend, f"output_dir={killed}")
     wait_for_step(killed, 6, process)
@@ -94,7 +104,7 @@ def test_ctrl_c_ends_cleanly_with_a_checkpoint_that_resumes(tmp_path, backend, n
     assert 2 <= done < 500
     assert "stopping after this step" in output
     assert f"stopped after step {done}; continue with: redraft train {recipe} {' '.join(words)} --resume" in output
-    finish(start(recipe, *words, "--resume", f"trainer.total_steps={done + 1}"))
+    run_here(recipe, *words, f"trainer.total_steps={done + 1}", resume=True)
     assert newest_checkpoint(run).name == f"step_{done + 1:06d}"
     assert [row["policy_version"] for row in metrics(run) if row["stage"] == "train"][-1] == done + 1
 
