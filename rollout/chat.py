@@ -1,8 +1,10 @@
 """Text to token ids and back: plain texts, chat messages, decoding. Works on any Hugging Face tokenizer object."""
 
 import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from jinja2 import TemplateError
@@ -17,15 +19,30 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles that need not be named in a chat template to be meant."""
 
+_GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
+"""Classes of a tokenizer that tokenizer.json describes whole, by transformers 4 and 5; LLaDA2's is one."""
+
 _STAND_INS = (0xF0000, 0x100000)
 """First code points of the two planes of Unicode that are for private use."""
 
 
 def load_tokenizer(path: str) -> Tokenizer:
     """Load the tokenizer of a model folder; no code from the folder is run."""
+    from transformers import PreTrainedTokenizerFast
+
+    if _class_name(Path(path)) in _GENERIC and (Path(path) / "tokenizer.json").is_file():
+        return PreTrainedTokenizerFast.from_pretrained(path)
+    # The same object, 2 s later: AutoTokenizer imports transformers' models, to look for a class of this name.
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+
+
+def _class_name(folder: Path) -> Any:
+    try:
+        return json.loads((folder / "tokenizer_config.json").read_text()).get("tokenizer_class")
+    except (OSError, ValueError, AttributeError):  # transformers says what is wrong with the file
+        return None
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:

@@ -1,9 +1,11 @@
 """Text and token ids, on a real tokenizer that is made here."""
 
 import itertools
+import json
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from oracles.word_tokenizer import make_tokenizer
 from redraft.rollout.chat import count_controls, decode_text, encode_prompt, known_controls, load_tokenizer
@@ -15,6 +17,20 @@ def test_a_saved_tokenizer_is_loaded(tmp_path: Path):
     tokenizer = load_tokenizer(str(tmp_path))
     assert encode_prompt(tokenizer, "hello world") == [5, 6]
     assert special_tokens(tokenizer, None).mask == 1
+
+
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "TokenizersBackend", "LlamaTokenizerFast", None])
+def test_a_tokenizer_is_the_one_that_transformers_chooses(tmp_path: Path, name):
+    make_tokenizer().save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer_config.json"
+    config = {**json.loads(file.read_text()), "tokenizer_class": name}
+    file.write_text(json.dumps({key: value for key, value in config.items() if value is not None}))
+    ours, theirs = load_tokenizer(str(tmp_path)), AutoTokenizer.from_pretrained(tmp_path)
+    assert type(ours) is type(theirs)
+    assert ours.init_kwargs.keys() == theirs.init_kwargs.keys()
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert ours.get_chat_template() == theirs.get_chat_template()
+    assert ours.backend_tokenizer.to_str() == theirs.backend_tokenizer.to_str()
 
 
 def test_chat_messages_go_through_the_template_up_to_the_answer():

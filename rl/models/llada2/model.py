@@ -66,7 +66,9 @@ class LLaDA2Model(nn.Module):
         self.companions: Mapping[str, bytes] = {}  # small files of its folder, see `read_companions`
         # Modules are laid out on the meta device first, so that torch's default initialisation costs nothing.
         with torch.device("meta"):
-            self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+            # With a weight given, because nn.Embedding's own normal draw on meta would import torch's compiler (1.5 s).
+            unset = torch.empty(config.vocab_size, config.hidden_size)
+            self.word_embeddings = nn.Embedding.from_pretrained(unset, freeze=False)
             self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
             self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
             self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
