@@ -15,7 +15,7 @@ from redraft.rewards.library.math import _pool, math_verdicts
 from redraft.rewards.processes.errors import WorkerTimeoutError
 from redraft.rewards.processes.pool import WorkerPool
 
-TIMEOUT_S = 1.5
+TIMEOUT_S = 1.0
 
 HANGING = [  # 2 workers and a deadline each: few, and of different kinds
     "9^{9^{9^{9}}}",

@@ -78,7 +78,7 @@ def test_a_run_writes_metrics_samples_config_environment_and_checkpoints(place):
 
 def test_the_loop_learns(place):
     _, rows = run(
-        place, "trainer.total_steps=40", "trainer.learning_rate=1e-2", "evaluation.eval_steps=40",
+        place, "trainer.total_steps=25", "trainer.learning_rate=1e-2", "evaluation.eval_steps=25",
         "rollout.prompts_per_step=8", "rollout.num_generations=8",
     )  # fmt: skip
     rewards = [metrics["reward/mean"] for stage, _, metrics in rows if stage == "train"]

@@ -14,7 +14,6 @@ from redraft.rl.data.load import DataError
 from redraft.rl.data.reading import Reader
 from redraft.rl.models.registry import plan_policy
 from redraft.rl.stages.demonstrations import Demonstration, encode_rows
-from redraft.rl.stages.sft import MixtureLoss, _arguments, train_supervised
 from redraft.rl.views import supervised_view
 from redraft.rollout.trajectory import Completion, DecodeTrace
 from tiny import SHAPE
@@ -153,6 +152,8 @@ def test_the_loss_is_the_weighted_sum_over_plain_forwards_per_editable_token():
     assert 0 < view.edit.sum() < view.scored.sum()
     log_probs = torch.stack(view_log_probs(model, batch, view, MASK, temperature=1.0))
     expected = -(log_probs * view.weight[view.scored]).sum() / sum(3 + 2 * n for n in range(5))
+    from redraft.rl.stages.sft import MixtureLoss
+
     loss = MixtureLoss(model, config, MASK, BLOCK)(
         batch.tokens, batch.editable, batch.noise_seeds, torch.tensor(batch.prompt_lengths)
     )["loss"]
@@ -167,6 +168,8 @@ def train(folder, config, accuracy=dict, seed=0):
     """Teach the tiny policy to answer 2 with 3 3 3 1; gives its weights and what was reported."""
     model, reports = tiny_model(), []
     rows = [Demonstration((2, 2, 2, 2), (3, 3, 3, 1)), Demonstration((4, 4, 4, 4), (5, 5, 5, 1))] * 4
+    from redraft.rl.stages.sft import train_supervised
+
     train_supervised(
         model,
         rows,
@@ -209,6 +212,8 @@ def test_the_trainer_stays_on_the_policys_device_where_there_are_more(tmp_path, 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    from redraft.rl.stages.sft import _arguments
+
     arguments = _arguments(settings(), tmp_path, 0, torch.device("cuda:1"))
     assert isinstance(arguments, TrainingArguments)
     assert (arguments.device, arguments.n_gpu, chosen[-1]) == (torch.device("cuda:1"), 1, torch.device("cuda:1"))

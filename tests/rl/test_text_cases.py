@@ -161,7 +161,7 @@ def test_a_begun_answer_is_continued(place, redraft):
 def test_what_sft_teaches_ends_completions_whatever_the_config_says(place, redraft, ends):
     config = place / "policy" / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token_id": ends}))
-    sft = {"data": {"path": str(place / "rows.jsonl")}, "max_steps": 150, "batch_size": 4, "learning_rate": 1e-2}
+    sft = {"data": {"path": str(place / "rows.jsonl")}, "max_steps": 80, "batch_size": 4, "learning_rate": 1e-2}
     (place / "rows.jsonl").write_text(json.dumps(FINE) + "\n")
     code, told = redraft("sft", write_recipe(place, sft={**sft, "warmup_steps": 5, "edit_ratio": 0.0}, evaluation=None))
     assert code == 0, told
