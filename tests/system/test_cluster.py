@@ -239,6 +239,6 @@ def test_asking_for_more_gpus_than_there_are_is_refused_at_once(configured, roll
 def test_a_wait_past_its_deadline_names_what_it_waited_for(configured, rollouts):
     config = configured("slow")
     limited = config.model_copy(update={"cluster": config.cluster.model_copy(update={"reward_timeout_s": 0.3})})
-    message = r"reward worker 0: 1 completions: no answer before its deadline"
+    message = r"reward worker \d: 1 completions: no answer before its deadline"
     with contextlib.closing(RayRewards(limited)) as rewards, pytest.raises(ClusterError, match=message):
         score(rewards, [Sample(prompt="p", completion="c")])

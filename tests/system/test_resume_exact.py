@@ -140,5 +140,6 @@ def test_on_ray_every_kind_of_state_goes_on_too(tmp_path):
         "cluster.backend=ray",
         "evaluation.eval_steps=1",
         "rollout.num_actors=1",
+        "cluster.reward_workers=1",
         *words,
     )
