@@ -58,7 +58,7 @@ def test_every_unbiased_scheme_weighs_masks_of_k_positions_one_in_k(scheme):
 
 
 def test_measured_biases_agree_with_the_exact_ones(policy: SumPolicy):
-    biases = measure_biases(policy, 800)
+    biases = measure_biases(policy, 400)
     for name, bias in biases.items():
         if bias.exact is not None:
             assert abs(bias.measured - bias.exact) < 4.5 * bias.error, name

@@ -86,16 +86,17 @@ STRANGE = [
     r"\sum_{n=1}^{10^{12}} n^{n}",
 ]
 HOSTILE = HANGING + NESTED + LONG + STRANGE
+FEWER_HANGING = HOSTILE[3:]  # each of the three left out costs a deadline and a new worker
 GOLD = "x+1"  # no number: text alone can refuse next to nothing
 
 
-def attack():
-    """Score the hostile strings among good ones; returns verdicts as tuples, and the workers before and after."""
+def attack(strings=HOSTILE):
+    """Score hostile strings among good ones; returns verdicts as tuples, and the workers before and after."""
     warm = [rf"\boxed{{{n}+x}}" for n in range(40)]
     math_verdicts(warm, warm, [GOLD] * len(warm), num_workers=2)
     before = {worker.pid for worker in _pool(2).workers}
     completions, golds = [], []
-    for index, hostile in enumerate(HOSTILE):
+    for index, hostile in enumerate(strings):
         completions += [rf"\boxed{{{hostile}}}", rf"\boxed{{{index}+x}}", rf"\boxed{{{index}-x}}"]
         golds += [GOLD, f"x+{index}", f"x+{index}"]
     verdicts = math_verdicts([""] * len(golds), completions, golds, timeout_s=TIMEOUT_S, num_workers=2)
@@ -103,17 +104,18 @@ def attack():
     return [(verdict.score, str(verdict.status), verdict.detail) for verdict in verdicts], before, after
 
 
-def check(attacked):
+def check(attacked, strings=HOSTILE):
     verdicts, before, after = attacked
+    hanging = sum(string in HANGING for string in strings)
     hostile, right, wrong = verdicts[0::3], verdicts[1::3], verdicts[2::3]
-    assert [verdict[:2] for verdict in right] == [(1.0, "ok")] * len(HOSTILE)
-    assert [verdict[:2] for verdict in wrong] == [(0.0, "wrong")] * len(HOSTILE)
-    assert [score for score, _, _ in hostile] == [0.0] * len(HOSTILE)  # each answered, none masked, none accepted
-    assert [status for _, status, _ in hostile[: len(HANGING)]] == ["timeout"] * len(HANGING)
-    assert {status for _, status, _ in hostile[len(HANGING) :]} <= {"wrong", "no_answer", "timeout"}
-    assert sum(status == "timeout" for _, status, _ in hostile) < len(HANGING) + 4
+    assert [verdict[:2] for verdict in right] == [(1.0, "ok")] * len(strings)
+    assert [verdict[:2] for verdict in wrong] == [(0.0, "wrong")] * len(strings)
+    assert [score for score, _, _ in hostile] == [0.0] * len(strings)  # each answered, none masked, none accepted
+    assert [status for _, status, _ in hostile[:hanging]] == ["timeout"] * hanging
+    assert {status for _, status, _ in hostile[hanging:]} <= {"wrong", "no_answer", "timeout"}
+    assert sum(status == "timeout" for _, status, _ in hostile) < hanging + 4
     assert before
-    assert not before & after  # 6 deadlines passed on 2 workers: both are new
+    assert not before & after  # each worker has met a deadline: both are new
     assert "".join(detail for _, _, detail in verdicts).encode()  # no lone surrogate is left in what gets written out
 
 
@@ -122,7 +124,7 @@ def test_there_are_60_hostile_strings():
 
 
 def test_hostile_predictions_score_zero_and_cost_their_neighbours_nothing_from_the_main_thread():
-    check(attack())
+    check(attack(FEWER_HANGING), FEWER_HANGING)
 
 
 @pytest.mark.heavy

@@ -21,7 +21,12 @@ def test_the_example_recipe_trains_with_its_reward(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     words = ["recipes/quickstart.yaml", "examples/short_answer.yaml", f"output_dir={tmp_path}/run"]
     small = ["sft.max_steps=5", "sft.target_accuracy=null", "trainer.total_steps=1", "evaluation.data.max_rows=4"]
-    small += ["rollout.prompts_per_step=2", "rollout.num_generations=2", "cluster.backend=inprocess"]
+    small += [
+        "rollout.prompts_per_step=2",
+        "rollout.num_generations=2",
+        "cluster.backend=inprocess",
+        "sft.data.max_rows=100",
+    ]
     result = CliRunner().invoke(app, ["train", *words, *small])
     assert result.exit_code == 0, result.output
     assert "reward 'short_answer' on 16 rows, scored as it should: gold 100%, empty 100%, list_every" in result.output

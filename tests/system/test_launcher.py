@@ -25,12 +25,20 @@ def test_only_variables_of_launchers_are_forgotten():
     assert forget_launcher(environment) == []
 
 
+def test_every_verb_forgets_what_a_launcher_left(monkeypatch, capsys):
+    for name, value in LEFT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", ["redraft", "recipes", "list"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert f"ignoring {', '.join(sorted(LEFT))} of another launcher" in capsys.readouterr().err
+
+
+@pytest.mark.heavy  # tests/rl/test_public_api.py runs a program with such variables in a process of its own
 @pytest.mark.parametrize(
     ("verb", "left"),
-    [
-        pytest.param("train", LEFT | MPI | {"WORLD_SIZE": "2"}, marks=pytest.mark.heavy),
-        ("sft", LEFT | ACCELERATE | {"WORLD_SIZE": "1"}),
-    ],
+    [("train", LEFT | MPI | {"WORLD_SIZE": "2"}), ("sft", LEFT | ACCELERATE | {"WORLD_SIZE": "1"})],
 )
 def test_a_command_is_one_process_whatever_a_launcher_left(tmp_path, verb, left):
     sft = {"data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}}, "max_steps": 1, "batch_size": 2}
