@@ -25,10 +25,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what starts processes, and put it first: at the end of a run, short tests keep all workers busy."""
+    """Mark what starts processes, and put it first: at the end of a run, short tests keep all workers busy.
+
+    Files that import torch, and the loop, which runs all parts together, are those in which shapes can be wrong.
+    """
     for item in items:
         if item.path.is_relative_to(ROOT / "tests" / "system"):
             item.add_marker("system")
+        if hasattr(getattr(item, "module", None), "torch") or item.path.name == "test_loop.py":
+            item.add_marker("tensors")
     items.sort(key=lambda item: item.get_closest_marker("system") is None)
 
 
