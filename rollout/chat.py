@@ -19,6 +19,8 @@ Messages: TypeAlias = Sequence[Mapping[str, Any]]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles that need not be named in a chat template to be meant."""
 
+TOKENIZER_FILE = "tokenizer_config.json"
+
 _GENERIC = ("PreTrainedTokenizerFast", "TokenizersBackend")
 """Classes of a tokenizer that tokenizer.json describes whole, by transformers 4 and 5; LLaDA2's is one."""
 
@@ -30,7 +32,8 @@ def load_tokenizer(path: str) -> Tokenizer:
     """Load the tokenizer of a model folder; no code from the folder is run."""
     from transformers import PreTrainedTokenizerFast
 
-    if _class_name(Path(path)) in _GENERIC and (Path(path) / "tokenizer.json").is_file():
+    folder = Path(path)
+    if tokenizer_config(folder).get("tokenizer_class") in _GENERIC and (folder / "tokenizer.json").is_file():
         return PreTrainedTokenizerFast.from_pretrained(path)
     # The same object, 2 s later: AutoTokenizer imports transformers' models, to look for a class of this name.
     from transformers import AutoTokenizer
@@ -38,11 +41,13 @@ def load_tokenizer(path: str) -> Tokenizer:
     return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
 
 
-def _class_name(folder: Path) -> Any:
+def tokenizer_config(folder: Path) -> dict[str, Any]:
+    """Read tokenizer_config.json; empty where it is missing or damaged, which its own loader reports."""
     try:
-        return json.loads((folder / "tokenizer_config.json").read_text()).get("tokenizer_class")
-    except (OSError, ValueError, AttributeError):  # transformers says what is wrong with the file
-        return None
+        content = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:

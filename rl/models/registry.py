@@ -18,12 +18,11 @@ from redraft.rl.models.llada2.companions import present_auto_map, read_companion
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
 from redraft.rl.seeding import make_generator
-from redraft.rollout.chat import Tokenizer, load_tokenizer
+from redraft.rollout.chat import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from redraft.rollout.special_ids import special_tokens
 from redraft.rollout.trajectory import SpecialTokens
 from redraft.words import guess_or_valid, problem_lines
 
-TOKENIZER_FILE = "tokenizer_config.json"
 GENERATION_FILE = "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float64")
 DEFAULT_BLOCK_LENGTH = 32

@@ -6,7 +6,6 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,10 +15,9 @@ from torch import Tensor
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
 from redraft.rl.models.llada2.config import CONFIG_FILE, LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model
-from redraft.rollout.chat import Tokenizer
+from redraft.rollout.chat import Tokenizer, tokenizer_config
 
 WEIGHTS_FILE = "model.safetensors"
-TOKENIZER_FILE = "tokenizer_config.json"
 INDEX_FILE = "model.safetensors.index.json"
 _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -104,7 +102,7 @@ def load_pretrained(
     stored = _check_headers(weight_files, config)
     model = LLaDA2Model(config, dtype=dtype or stored["model.word_embeddings.weight"], device=device)
     model.companions = read_companions(
-        folder, config.unknown_keys.get("auto_map"), _tokenizer_config(folder).get("auto_map")
+        folder, config.unknown_keys.get("auto_map"), tokenizer_config(folder).get("auto_map")
     )
     tensors = dict(published_tensors(model))
     for file in weight_files:
@@ -160,15 +158,6 @@ def _write_config(model: LLaDA2Model, folder: Path) -> None:
 
 def _write_json(file: Path, value: object) -> None:
     file.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _tokenizer_config(folder: Path) -> dict[str, Any]:
-    """Read tokenizer_config.json; empty where it is missing or damaged, which its own loader reports."""
-    try:
-        content = json.loads((folder / TOKENIZER_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _weight_files(folder: Path) -> list[Path]:
