@@ -12,7 +12,7 @@ from redraft.rl.config.algorithm import AlgorithmConfig
 from redraft.rl.config.choices import RegulariserConfig
 from redraft.rl.config.moved import MOVED, where_now
 from redraft.rl.config.presets import PRESETS
-from redraft.rl.config.scalars import alternatives, fields_of, item_type, kinds_of, section_types
+from redraft.rl.config.scalars import alternatives, fields_of, item_type, kinds_of, required_of, section_types
 from redraft.rl.config.yaml_core import Plain
 from redraft.words import did_you_mean, guess_and_valid, guess_or_valid, problem_line
 
@@ -86,7 +86,7 @@ def _weight(problem: Any, at: "_Place") -> str:
     if problem["type"] != "missing" or not _can_be_none(at):
         return ""
     section, key = at.names[-2:]
-    example = (fields_of(at.parents)[key].examples or ["..."])[0]
+    example = required_of(at.parents)[key]
     return f"; write {section}: {{kind: {problem['input']['kind']}, {key}: {example}}}, or {section}: none"
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from redraft.rl.config.choices import Choices
-from redraft.rl.config.scalars import alternatives, fields_of, kinds_of, section_types, settle
+from redraft.rl.config.scalars import alternatives, kinds_of, required_of, section_types, settle
 from redraft.rl.config.yaml_core import YamlError
 from redraft.words import guess_and_valid
 
@@ -140,11 +140,8 @@ def _takes(place: str, value: Any) -> bool:
     *_, (_, having) = _way(place)
     key = place.rpartition(".")[2]
     for section in having:
-        needed = {
-            name: (field.examples or [None])[0] for name, field in section.model_fields.items() if field.is_required()
-        }
         try:
-            section.model_validate(settle({**needed, key: value}, section))
+            section.model_validate(settle({**required_of([section]), key: value}, section))
         except (ValidationError, YamlError):
             continue
         return True
@@ -175,8 +172,7 @@ def _weights_needed(place: str) -> Iterator[str]:
     """Yield the keys without a default that stand beside a key: the weights of the regularisers."""
     *_, (_, having) = _way(place)
     section, _, key = place.rpartition(".")
-    needed = [name for name, field in fields_of(having).items() if field.is_required()]
-    yield from (f"{section}.{name}" for name in needed if name != key)
+    yield from (f"{section}.{name}" for name in required_of(having) if name != key)
 
 
 def _length_reward(value: Any) -> str:

@@ -80,6 +80,11 @@ def fields_of(sections: Sequence[type[BaseModel]]) -> dict[str, FieldInfo]:
     return {name: field for section in reversed(sections) for name, field in section.model_fields.items()}
 
 
+def required_of(sections: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    """Collect the keys of several classes that have no default, each with an example of its value."""
+    return {name: (field.examples or ["..."])[0] for name, field in fields_of(sections).items() if field.is_required()}
+
+
 def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
     """Return the words that choose a class of a section; none if its keys do not depend on a `kind`."""
     field = section.model_fields.get("kind")
