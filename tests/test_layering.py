@@ -17,7 +17,8 @@ FLOORS = {
     "redraft": [["__main__"], ["api"], ["words"]],  # all but `words` stand above the packages, see LAYERS
     "rl": [
         *(["cli"], ["verbs"], ["run", "process"], ["preflight"], ["loop"], ["progress"], ["stages"], ["cluster"]),
-        *(["learner"], ["experience", "likelihood"], ["monitor", "views", "objective"], ["run_folder"], ["data"]),
+        *(["learner"], ["parallel"], ["experience", "likelihood"], ["monitor", "views", "objective"]),
+        *(["run_folder"], ["data"]),
         *(["models"], ["config", "protocols"], ["seeding", "files"], ["atomic"]),
     ],
     "rollout": [

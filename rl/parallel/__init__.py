@@ -1,0 +1,1 @@
+"""Several processes as one learner: who has which rows, which weights, and when they wait for each other."""
