@@ -162,7 +162,7 @@ def _named(source: str) -> Iterator[None]:
 
 def _merge(base: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
     """Lay `extra` over `base`; another kind replaces a section of `algorithm`, and elsewhere is a value like others."""
-    others = {key: value for key, value in extra.items() if key != "algorithm"}
+    others = opened({key: value for key, value in extra.items() if key != "algorithm"}, RunConfig)
     merged = lay_over(base, others, kinds=()) if others else dict(base)  # an empty file empties nothing
     if "algorithm" in extra:
         merged["algorithm"] = lay_over_recipe(base.get("algorithm"), opened(extra["algorithm"], AlgorithmConfig))

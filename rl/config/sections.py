@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from redraft.rl.config.parallel import LoRAConfig, Optimizer, OptimizerConfig, ParallelConfig, PrecisionConfig
 from redraft.rl.config.section import Section
 from redraft.rl.files import expand
 from redraft.rollout.config import DecodeConfig, Limits
@@ -30,6 +31,9 @@ class ModelConfig(Section):
     )
     dtype: Literal["float32", "float64"] = Field(default="float32", description="Type of the weights while learning.")
     device: str = Field(default="auto", description="Where the learner computes; auto: cuda if there is one, else cpu.")
+    lora: LoRAConfig | None = Field(
+        default=None, description="Train adapters in place of the weights; without the section all weights are trained."
+    )
 
     @field_validator("dtype", mode="before")
     @classmethod
@@ -161,6 +165,13 @@ class TrainerConfig(Section):
     tokens_per_microbatch: int = Field(
         default=16384, gt=0, description="Most tokens of the composite input per forward of the learner."
     )
+    activation_checkpointing: Literal["none", "layer"] = Field(
+        default="none",
+        description="Keep all activations for the backward pass, or the input of each layer and compute it twice.",
+    )
+    optimizer: Optimizer = Field(default=OptimizerConfig(), description="Arithmetic and memory of the optimizer.")
+    parallel: ParallelConfig = Field(default=ParallelConfig(), description="How the learner is spread over GPUs.")
+    precision: PrecisionConfig = Field(default=PrecisionConfig(), description="Types of the learner's products.")
     freeze_router: bool = Field(default=True, description="Keep the routers of a mixture of experts as they are.")
     save_steps: int = Field(default=50, gt=0, description="Batches of rollouts between two checkpoints.")
     save_total_limit: int = Field(default=2, gt=0, description="Checkpoints to keep; older ones are deleted.")
@@ -179,6 +190,11 @@ class ClusterConfig(Section):
 
     backend: Literal["ray", "inprocess"] = Field(
         default="ray", description="Ray actors, or everything in this process, which needs no cluster."
+    )
+    placement: Literal["auto", "colocated", "apart"] = Field(
+        default="auto",
+        description="Learner and rollout engines take turns on the same GPUs (colocated), or have GPUs of their own"
+        " (apart); auto is apart where learner_gpus and rollout_gpus are whole GPUs, else colocated.",
     )
     reward_workers: int = Field(default=1, gt=0, description="Actors that score completions.")
     learner_cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for the learner.")

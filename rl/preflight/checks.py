@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 
+from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
+from redraft.rl.config.unbuilt import unbuilt
 from redraft.rl.data.load import source_name
 from redraft.rl.data.reading import Reader, check_prompts
 from redraft.rl.data.rows import Row
@@ -17,6 +19,16 @@ from redraft.rl.preflight.verifiers import check_calls, check_measure
 from redraft.rollout.vllm.engine import require_vllm
 
 logger = logging.getLogger(__name__)
+
+
+def check_built(config: RunConfig) -> None:
+    """Refuse a recipe with keys that a run would ignore.
+
+    Raises:
+        RecipeError: Names each of them, and what to write instead.
+    """
+    if problems := unbuilt(config):
+        raise RecipeError("\n".join(problems))
 
 
 def check_machine(config: RunConfig) -> None:

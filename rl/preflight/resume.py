@@ -7,6 +7,7 @@ from redraft.rl.config.choices import Choices
 from redraft.rl.config.moved import MOVED
 from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
+from redraft.rl.config.sections import TrainerConfig
 from redraft.rl.progress import TRAINER
 from redraft.rl.run_folder.checkpoint import complete_checkpoints, newest_checkpoint, read_state
 
@@ -55,7 +56,7 @@ def find_start(config: RunConfig, run: Path, resume: bool) -> Path | None:
             f"{checkpoint} has done {done} of trainer.total_steps={config.trainer.total_steps} steps: nothing to"
             f" resume; raise it, e.g. trainer.total_steps={2 * done}"
         )
-    saved, now = _flat(read_state(checkpoint, "config.json")), _flat(config.model_dump(mode="json"))
+    saved, now = _flat(_with_later_keys(read_state(checkpoint, "config.json"))), _flat(config.model_dump(mode="json"))
     if any(f"algorithm.{key}" in saved for key in _GONE):
         raise RecipeError(
             f"{checkpoint} was written by an earlier Redraft, whose algorithm section was flat: a resume could not tell"
@@ -69,6 +70,11 @@ def find_start(config: RunConfig, run: Path, resume: bool) -> Path | None:
 
 
 _GONE = {"overlong_buffer", *MOVED} - Choices.model_fields.keys()
+
+
+def _with_later_keys(saved: dict[str, Any]) -> dict[str, Any]:
+    """Fill in keys of `trainer` that came after the checkpoint was written, which ran as their defaults say."""
+    return {**saved, "trainer": {**TrainerConfig().model_dump(mode="json"), **saved.get("trainer", {})}}
 
 
 def _changed(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -178,7 +178,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     settings = {
         "seed": config.seed,
         "block_length": config.rollout.decode.block_length,
-        "model": config.model.model_dump(mode="json", exclude={"device"}),
+        "model": config.model.model_dump(mode="json", exclude={"device", "lora"}),
         "sft": config.sft.model_dump(mode="json") if config.sft else None,
     }
     if config.sft:

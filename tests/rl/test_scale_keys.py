@@ -1,0 +1,82 @@
+"""Keys of scale: plan reads them, a run refuses what it does not do yet, and earlier checkpoints go on without them."""
+
+import pytest
+
+from redraft.rl.config.recipe import RecipeError, load_recipe
+from redraft.rl.config.unbuilt import RUNS_TODAY, unbuilt
+from redraft.rl.preflight.checks import check_built
+from redraft.rl.preflight.resume import find_start
+from redraft.rl.run_folder.checkpoint import save_checkpoint
+from tiny import write_recipe
+
+ASKED = {
+    "model.lora": "model.lora={}",
+    "trainer.activation_checkpointing": "trainer.activation_checkpointing=layer",
+    "trainer.optimizer.kind": "trainer.optimizer=adamw8bit",
+    "trainer.optimizer.offload": "trainer.optimizer.offload=states",
+    "trainer.parallel.ranks": "trainer.parallel.ranks=2",
+    "trainer.parallel.expert_parallel": "trainer.parallel.expert_parallel=2",
+    "trainer.parallel.gradient_sync": "trainer.parallel.gradient_sync=last",
+    "trainer.precision.compute": "trainer.precision.compute=bfloat16",
+    "cluster.placement": "cluster.placement=colocated",
+}
+
+
+def test_a_recipe_without_keys_of_scale_is_run(tmp_path):
+    config = load_recipe([write_recipe(tmp_path)])
+    assert unbuilt(config) == []
+    check_built(config)
+
+
+@pytest.mark.parametrize("key", RUNS_TODAY)
+def test_a_run_refuses_what_it_does_not_do_yet(tmp_path, key):
+    config = load_recipe([write_recipe(tmp_path)], [ASKED[key]])
+    with pytest.raises(RecipeError, match=f"^{key}.*: a run does not do this yet, only redraft plan reads it; use "):
+        check_built(config)
+
+
+def test_all_that_a_run_would_ignore_is_named_at_once(tmp_path):
+    words = [ASKED[key] for key in ("trainer.parallel.ranks", "model.lora", "trainer.optimizer.kind")]
+    config = load_recipe([write_recipe(tmp_path)], words)
+    assert [line.split(":")[0].split("=")[0] for line in unbuilt(config)] == [
+        "model.lora",
+        "trainer.optimizer.kind",
+        "trainer.parallel.ranks",
+    ]
+
+
+def test_one_word_is_the_kind_of_an_optimizer_and_keeps_its_other_keys(tmp_path):
+    more = tmp_path / "more.yaml"
+    more.write_text("trainer: {optimizer: adamw_bf16_sr}\n")
+    config = load_recipe([write_recipe(tmp_path), more], ["trainer.optimizer.offload=all"])
+    assert (config.trainer.optimizer.kind, config.trainer.optimizer.offload) == ("adamw_bf16_sr", "all")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trainer.optimizer=adam"], "trainer.optimizer.kind: unknown value 'adam'; did you mean 'adamw'?"),
+        (
+            ["trainer.optimizer=adamw8bit", "trainer.optimizer.offload=all"],
+            "trainer.optimizer: offload: all cannot move 8-bit moments to the host; use offload: none, or kind: adamw",
+        ),
+        (["model.lora.rank=12"], "model.lora.rank: Input should be a multiple of 8, got 12"),
+        (["trainer.parallel.ranks=0"], "trainer.parallel.ranks: Input should be greater than 0, got 0"),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(tmp_path, words, message):
+    with pytest.raises(RecipeError) as refused:
+        load_recipe([write_recipe(tmp_path)], words)
+    assert message in str(refused.value)
+
+
+def test_a_checkpoint_that_is_older_than_a_key_goes_on_with_its_default(tmp_path):
+    config = load_recipe([write_recipe(tmp_path)])
+    saved = config.model_dump(mode="json")
+    for key in ("optimizer", "parallel", "precision", "activation_checkpointing"):
+        del saved["trainer"][key]
+    save_checkpoint(tmp_path, 1, lambda folder: None, {"trainer.json": {"step": 1}, "config.json": saved}, keep=1)
+    assert find_start(config, tmp_path, resume=True)
+    other = load_recipe([tmp_path / "recipe.yaml"], ["trainer.optimizer=adamw8bit"])
+    with pytest.raises(RecipeError, match=r"trainer.optimizer.kind was 'adamw', now 'adamw8bit'"):
+        find_start(other, tmp_path, resume=True)
