@@ -16,7 +16,16 @@ from conftest import ROOT
 FLOORS = {
     "redraft": [["__main__"], ["api"], ["words"]],  # all but `words` stand above the packages, see LAYERS
     "rl": [
-        *(["cli"], ["verbs"], ["run", "process"], ["preflight"], ["loop"], ["progress"], ["stages"], ["cluster"]),
+        *(
+            ["cli"],
+            ["verbs"],
+            ["run", "process"],
+            ["preflight", "plan"],
+            ["loop"],
+            ["progress"],
+            ["stages"],
+            ["cluster"],
+        ),
         *(["learner"], ["parallel"], ["experience", "likelihood"], ["monitor", "views", "objective"]),
         *(["run_folder"], ["data"]),
         *(["models"], ["config", "protocols"], ["seeding", "files"], ["atomic"]),

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
 
 END_OF_TEXT, ROLE_END, MASK, UNKNOWN = "<|endoftext|>", "<|role_end|>", "<|mask|>", "<|unk|>"
 CHARACTERS = sorted(set(string.printable) - set("\t\r\x0b\x0c"))
+VOCABULARY = (END_OF_TEXT, ROLE_END, MASK, UNKNOWN, *CHARACTERS)
 
 
 def build_character_tokenizer() -> "PreTrainedTokenizerFast":
@@ -16,7 +17,7 @@ def build_character_tokenizer() -> "PreTrainedTokenizerFast":
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {token: index for index, token in enumerate([END_OF_TEXT, ROLE_END, MASK, UNKNOWN, *CHARACTERS])}
+    vocabulary = {token: index for index, token in enumerate(VOCABULARY)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     # A dot matches no newline: runs of newlines would stay one piece, for which there is no token.
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")  # pyright: ignore[reportAttributeAccessIssue]

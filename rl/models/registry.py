@@ -8,20 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import nn
 
-from redraft.rl.config.scalars import settle
 from redraft.rl.models.character_tokenizer import build_character_tokenizer
 from redraft.rl.models.llada2.checkpoint import load_pretrained, save_pretrained
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
+from redraft.rl.models.shape import new_config
 from redraft.rl.seeding import make_generator
 from redraft.rollout.chat import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from redraft.rollout.special_ids import special_tokens
 from redraft.rollout.trajectory import SpecialTokens
-from redraft.words import guess_or_valid, problem_lines
 
 GENERATION_FILE = "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float64")
@@ -173,19 +171,7 @@ def _plan(shape: Mapping[str, Any], block_length: int) -> tuple[LLaDA2Config, To
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    return _new_config(shape, {**ids, "block_length": block_length}), tokenizer
-
-
-def _new_config(shape: Mapping[str, Any], ours: Mapping[str, Any]) -> LLaDA2Config:
-    valid = sorted(LLaDA2Config.model_fields.keys() - {"unknown_keys"} - ours.keys())
-    for key in sorted(shape.keys() - set(valid)):
-        if key in ours:
-            raise ValueError(f"model.init.{key}: leave it out; the tokenizer and rollout.decode decide it")
-        raise ValueError(f"model.init.{key}: unknown key; {guess_or_valid(key, valid)}")
-    try:
-        return LLaDA2Config.from_dict({**settle(dict(shape), LLaDA2Config), **ours})
-    except ValidationError as error:
-        raise ValueError("\n".join(problem_lines(error, "model.init"))) from None
+    return new_config(shape, {**ids, "block_length": block_length}), tokenizer
 
 
 def save_policy(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None) -> None:

@@ -1,0 +1,220 @@
+"""Settle what a recipe leaves open on a given machine: ranks, placement, types. The formulas then only calculate."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.models.shape import Shape
+from redraft.rl.parallel.layout import RankLayout, widest_ep
+from redraft.rl.plan.machine import Machine
+
+Precision = Literal["float32", "float64", "bfloat16"]
+BYTES: dict[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2}
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """What only a run can measure.
+
+    Attributes:
+        prompt_tokens: Mean length of a prompt.
+        completion_tokens: Mean length of a completion; None takes the longest that is allowed.
+        tokens_per_forward: Tokens that the decoder writes per forward of a block (`decode/tokens_per_forward`).
+        imbalance: Rows of the busiest expert-parallel rank, over the mean; None is 2, and 1 where one rank has all
+            experts.
+    """
+
+    prompt_tokens: int = 256
+    completion_tokens: int | None = None
+    tokens_per_forward: float = 3.0
+    imbalance: float | None = None
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One run on one machine with nothing left open.
+
+    Attributes:
+        config: The recipe.
+        shape: Of its policy.
+        machine: What it runs on.
+        assumptions: What only a run can measure.
+        layout: The learner's ranks.
+        colocated: Learner and rollout engines take turns on the same GPUs.
+        engines: Rollout engines, each with a whole policy.
+        gpus_per_engine: GPUs that hold the policy of one engine together.
+    """
+
+    config: RunConfig
+    shape: Shape
+    machine: Machine
+    assumptions: Assumptions
+    layout: RankLayout
+    colocated: bool
+    engines: int
+    gpus_per_engine: int
+
+    @property
+    def on_gpu(self) -> bool:
+        """Tell whether the run has GPUs."""
+        return self.machine.gpus > 0
+
+    @property
+    def used_gpus(self) -> int:
+        """Count the GPUs that have work."""
+        if not self.on_gpu:
+            return 0
+        rollout = self.engines * self.gpus_per_engine
+        return max(self.layout.world, rollout) if self.colocated else self.layout.world + rollout
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a weight as the optimizer changes it (`model.dtype`)."""
+        return BYTES[self.config.model.dtype]
+
+    @property
+    def compute(self) -> Precision:
+        """Type of the learner's products."""
+        asked = self.config.trainer.precision.compute
+        if asked != "auto":
+            return asked
+        return "bfloat16" if self.on_gpu and self.config.model.dtype == "float32" else self.config.model.dtype
+
+    @property
+    def compute_bytes(self) -> int:
+        """Bytes of a number in the learner's products."""
+        return BYTES[self.compute]
+
+    @property
+    def rollout_bytes(self) -> int:
+        """Bytes of a number in the rollout engines: bfloat16 on a GPU, the type of the weights on a CPU."""
+        return BYTES["bfloat16"] if self.on_gpu else self.weight_bytes
+
+    @property
+    def gradient_sync(self) -> Literal["every", "last"]:
+        """When gradients are added up; summed in bf16 they lose most where no shard is reduced in fp32."""
+        asked = self.config.trainer.parallel.gradient_sync
+        if asked != "auto":
+            return asked
+        in_bf16 = self.config.trainer.optimizer.kind == "adamw_bf16_sr"
+        return "last" if in_bf16 and self.layout.efsdp == 1 else "every"
+
+    @property
+    def adapters(self) -> tuple[int, int]:
+        """Count the adapters' parameters, on dense weights and on experts; none where all weights are trained."""
+        lora = self.config.model.lora
+        return (0, 0) if lora is None else self.shape.adapter_parameters(lora.rank, lora.targets)
+
+    @property
+    def shares_base(self) -> bool:
+        """Tell whether the rollout engine computes with the learner's own frozen weights, in the same process."""
+        one_process = self.config.cluster.backend == "inprocess" and self.layout.world == 1 and self.engines == 1
+        return self.config.model.lora is not None and one_process and self.config.rollout.engine == "torch"
+
+    @property
+    def imbalance(self) -> float:
+        """Rows of the busiest expert-parallel rank, over the mean."""
+        return self.assumptions.imbalance or (2.0 if self.layout.ep > 1 else 1.0)
+
+    @property
+    def spans_nodes(self) -> bool:
+        """Tell whether the learner's ranks lie on several nodes."""
+        return self.layout.world > self.machine.gpus_per_node
+
+    @property
+    def completion_tokens(self) -> int:
+        """Mean tokens of a completion."""
+        return self.assumptions.completion_tokens or self.config.rollout.decode.max_completion_length
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Mean tokens of prompt and completion, in whole blocks."""
+        return whole_blocks(
+            self.assumptions.prompt_tokens + self.completion_tokens, self.config.rollout.decode.block_length
+        )
+
+    @property
+    def open_slots(self) -> int:
+        """Completions that one GPU of an engine decodes together: its slots, or all it has if these are fewer."""
+        rollout = self.config.rollout
+        share = -(-rollout.prompts_per_step * rollout.num_generations // self.engines)
+        return -(-min(rollout.slots, share) // self.gpus_per_engine)
+
+    @property
+    def composite_tokens(self) -> int:
+        """Tokens of one completion's composite input, as `learner.microbatches` counts them for its budget.
+
+        A clean canvas, and a noisy copy of the blocks from the one in which the prompt ends.
+        """
+        block = self.config.rollout.decode.block_length
+        return 2 * self.sequence_tokens - self.assumptions.prompt_tokens // block * block
+
+    @property
+    def microbatch_tokens(self) -> int:
+        """T: tokens of the largest micro-batch. A completion beyond the budget has a micro-batch of its own."""
+        return max(self.config.trainer.tokens_per_microbatch, self.composite_tokens)
+
+
+def whole_blocks(tokens: int, block_length: int) -> int:
+    """Round tokens up to whole blocks."""
+    return -(-tokens // block_length) * block_length
+
+
+def settle_setup(config: RunConfig, shape: Shape, machine: Machine, assumptions: Assumptions) -> Setup:
+    """Decide what the recipe leaves open.
+
+    Raises:
+        ValueError: Sizes of the recipe do not fit each other, the network or the machine.
+    """
+    per_engine = _gpus_per_engine(shape, machine)
+    if not machine.gpus:
+        asked = config.trainer.parallel.ranks or 1
+        if asked > 1:
+            raise ValueError(f"trainer.parallel.ranks={asked} needs {asked} GPUs and this machine has none; use 1")
+        return Setup(config, shape, machine, assumptions, RankLayout(1), False, config.rollout.num_actors, per_engine)
+    colocated = _is_colocated(config)
+    engines = config.rollout.num_actors
+    left = machine.gpus if colocated else machine.gpus - engines * per_engine
+    if left < 1:
+        raise ValueError(
+            f"rollout.num_actors={engines} with {per_engine} GPUs each leaves no GPU of {machine.gpus} for the learner;"
+            " lower it, or use cluster.placement: colocated"
+        )
+    layout = _layout(config, shape, machine, left)
+    if colocated:
+        engines = max(1, layout.world // per_engine)
+    return Setup(config, shape, machine, assumptions, layout, colocated, engines, per_engine)
+
+
+def _is_colocated(config: RunConfig) -> bool:
+    c = config.cluster
+    if c.placement != "auto":
+        return c.placement == "colocated"
+    return c.learner_gpus < 1 or c.rollout_gpus < 1
+
+
+def _gpus_per_engine(shape: Shape, machine: Machine) -> int:
+    """Choose one GPU where a whole policy in bf16 leaves room for anything, else the GPUs of a node."""
+    fits = 2 * shape.parameters < machine.usable_bytes
+    return 1 if not machine.gpus or fits else min(machine.gpus, machine.gpus_per_node)
+
+
+def _layout(config: RunConfig, shape: Shape, machine: Machine, left: int) -> RankLayout:
+    """Lay out the learner's ranks on the GPUs that are left for them."""
+    parallel, reserved = config.trainer.parallel, int(config.cluster.learner_gpus)
+    ranks = parallel.ranks or reserved or _most_ranks(left, shape.experts)
+    if ranks > left:
+        raise ValueError(f"the learner asks for {ranks} GPUs and {left} are left for it; lower trainer.parallel.ranks")
+    ep = parallel.expert_parallel or widest_ep(ranks, shape.experts, machine.gpus_per_node)
+    layout = RankLayout(ranks, ep)
+    layout.check_experts(shape.experts)
+    layout.check_node(machine.gpus_per_node)
+    return layout
+
+
+def _most_ranks(left: int, experts: int) -> int:
+    """Return the largest number of ranks that can share the experts equally."""
+    if not experts:
+        return left
+    return next(ranks for ranks in range(min(left, experts), 0, -1) if math.gcd(ranks, experts) == ranks)
