@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from redraft.rl.cli.evaluate import evaluate
 from redraft.rl.cli.export import export
 from redraft.rl.cli.generate import generate
+from redraft.rl.cli.plan import plan
 from redraft.rl.cli.recipes import app as recipes
 from redraft.rl.cli.reward import app as reward
 from redraft.rl.cli.train import sft, train
@@ -29,7 +30,7 @@ class Verbs(TyperGroup):
         try:
             return super().invoke(ctx)
         except Exception as error:
-            if "NoSuchOption" in _kinds(error) and ctx.invoked_subcommand in {"train", "sft", "eval"}:
+            if "NoSuchOption" in _kinds(error) and ctx.invoked_subcommand in {"train", "sft", "eval", "plan"}:
                 _explain_option(error)
             raise
         except KeyboardInterrupt:
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(sft)
 app.command(name="eval")(evaluate)
+app.command()(plan)
 app.command()(generate)
 app.command()(export)
 app.add_typer(reward)
