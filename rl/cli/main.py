@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from redraft.rl.cli.doctor import doctor
 from redraft.rl.cli.evaluate import evaluate
 from redraft.rl.cli.export import export
 from redraft.rl.cli.generate import generate
@@ -49,6 +50,7 @@ app.command()(train)
 app.command()(sft)
 app.command(name="eval")(evaluate)
 app.command()(plan)
+app.command()(doctor)
 app.command()(generate)
 app.command()(export)
 app.add_typer(reward)

@@ -32,13 +32,23 @@ def check_calls(terms: Sequence[RewardTerm], rows_of: Mapping[str, Sequence[Row]
         RewardError: A reward does not import, does not take what the recipe gives it, or needs a column that a row
             lacks; or no row has what its `when` asks for; or the terms do not make a mixture.
     """
-    signatures = [_signature(term) for term in terms]
-    RewardMixture(terms).close()
+    signatures = start_rewards(terms)
     for term, signature in zip(terms, signatures, strict=True):
         for source, rows in rows_of.items():
             _check_columns(term, signature, source, rows)
         columns = {name for rows in rows_of.values() for row in rows if term.applies(row) for name in row}
         _try_settings(term, signature, columns - TEXT_COLUMNS)
+
+
+def start_rewards(terms: Sequence[RewardTerm]) -> list[Signature]:
+    """Import every reward, and return what each of them takes.
+
+    Raises:
+        RewardError: A reward does not import, or the terms do not make a mixture.
+    """
+    signatures = [_signature(term) for term in terms]
+    RewardMixture(terms).close()
+    return signatures
 
 
 def _signature(term: RewardTerm) -> Signature:

@@ -31,7 +31,7 @@ def ending(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["generate", "--help"], ["plan", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], *([verb, "--help"] for verb in ("train", "generate", "plan", "doctor"))])
 def test_showing_help_imports_nothing_heavy(words):
     code = (
         f"import sys\nsys.argv = ['redraft', *{words}]\nfrom redraft.rl.cli.main import main\n"
