@@ -27,9 +27,9 @@ FLOORS = {
             ["stages"],
             ["cluster"],
         ),
-        *(["learner"], ["parallel"], ["experience", "likelihood"], ["monitor", "views", "objective"]),
+        *(["learner"], ["experience", "likelihood"], ["monitor", "views", "objective"]),
         *(["run_folder"], ["data"]),
-        *(["models"], ["config", "protocols"], ["seeding", "files"], ["atomic"]),
+        *(["models"], ["parallel"], ["config", "protocols"], ["seeding", "files"], ["atomic"]),
     ],
     "rollout": [
         *(["vllm"], ["worker"], ["decoding"], ["engine"], ["weights", "request", "chat"]),

@@ -5,8 +5,8 @@ through nothing else. `Engine` and `DecodeSession` describe forwards over blocks
 the decoder reads a policy through them.
 """
 
-from collections.abc import Iterator
-from typing import Final, Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Final, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Int16
@@ -16,6 +16,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from redraft.rollout.engine.paged_cache import CacheShape, PagedCache
 from redraft.rollout.engine.route_tape import Routes, RouteTape
 from redraft.rollout.engine.scores import Scores
+
+Result = TypeVar("Result")
 
 AttentionMask = Bool[Tensor, "#b #q k"] | BlockMask
 """True where query q may attend to key k. One row may stand for all queries of an entry."""
@@ -88,6 +90,10 @@ class DiffusionModel(Protocol):
         """
         ...
 
+    def through_head(self, hidden: Float[Tensor, "*n hidden"], use: Callable[[Tensor, Tensor], Result]) -> Result:
+        """Call `use(hidden, weight)` with the head's matrix, which may be sharded outside of this call."""
+        ...
+
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
         """Compute `hidden head_weight^T`, in fp32 at least."""
         ...
@@ -132,7 +138,7 @@ def as_diffusion_model(model: object, use: str) -> DiffusionModel:
     """
     name = type(model).__name__
     if not isinstance(model, DiffusionModel):
-        parts = "hidden_states, logits, head_weight, cache_shape, geometry, vocab_size and max_positions"
+        parts = "hidden_states, logits, head_weight, through_head, cache_shape, geometry, vocab_size and max_positions"
         raise TypeError(f"{name} must have {parts} to be {use}")
     attention, shift = model.geometry
     if attention != BLOCK_CAUSAL.attention:

@@ -34,7 +34,8 @@ class Agreement(NamedTuple):
 class RouteTape:
     """Routes of one forward, written layer by layer.
 
-    A layer that runs again, as under activation checkpointing, writes the same place again.
+    A layer that runs again, as under activation checkpointing, gets the experts that it used before: a router near a
+    tie may choose others the second time, and the gradient would be that of another network.
 
     Args:
         num_layers: Routed layers of the network.
@@ -59,6 +60,8 @@ class RouteTape:
         Raises:
             ValueError: Routes for another number of tokens or experts were given.
         """
+        if (before := self._used[layer]) is not None:
+            return before.to(live)
         used = live
         if self._given is not None:
             given = self._given[layer]

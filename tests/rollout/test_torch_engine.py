@@ -158,6 +158,9 @@ class TinyModel(nn.Module):
         mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=attention_mask[:, None])
         return hidden + mixed[:, 0]
 
+    def through_head(self, hidden, use):
+        return use(hidden, self.head.weight)
+
     def logits(self, hidden: Tensor) -> Tensor:
         return self.head(hidden)
 
@@ -201,7 +204,7 @@ def test_a_model_can_be_trained_after_a_decode():
 
 
 def test_a_module_that_is_no_block_model_is_refused():
-    parts = "hidden_states, logits, head_weight, cache_shape, geometry, vocab_size and max_positions"
+    parts = "hidden_states, logits, head_weight, through_head, cache_shape, geometry, vocab_size and max_positions"
     with pytest.raises(TypeError, match=f"Linear must have {parts} to be decoded"):
         TorchEngine(nn.Linear(2, 2))
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from redraft.rl.models.llada2.config import LLADA2_FLASH, LLADA2_MINI, LLaDA2Config
 
 if TYPE_CHECKING:
-    from redraft.rl.models.llada2.checkpoint import CheckpointError, load_pretrained, published_tensors, save_pretrained
+    from redraft.rl.models.llada2.checkpoint import CheckpointError, load_pretrained, save_pretrained
     from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
+    from redraft.rl.models.llada2.names import published_tensors
 
 __all__ = [
     "LLADA2_FLASH",
@@ -24,7 +25,7 @@ __all__ = [
     "save_pretrained",
 ]
 
-_PLACES = {"LLaDA2Model": "model", "init_weights": "model"}
+_PLACES = {"LLaDA2Model": "model", "init_weights": "model", "published_tensors": "names"}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ from torch import Tensor
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
 from redraft.rl.models.llada2.config import CONFIG_FILE, LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model
+from redraft.rl.models.llada2.names import published_tensors
 from redraft.rollout.chat import Tokenizer, tokenizer_config
 
 WEIGHTS_FILE = "model.safetensors"
@@ -25,22 +26,6 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 
 class CheckpointError(ValueError):
     """The files of a checkpoint folder do not hold the network that its config describes."""
-
-
-def published_tensors(model: LLaDA2Model) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors under their published names, as detached views: writing into one changes the model.
-
-    The two stacked expert parameters of a layer come apart into the three matrices of every expert.
-    """
-    for name, tensor in model.state_dict().items():
-        prefix, experts, kind = name.rpartition(".experts.")
-        if not experts:
-            yield (name if name.startswith("lm_head.") else f"model.{name}"), tensor
-            continue
-        for e, matrix in enumerate(tensor.unbind(0)):
-            parts = matrix.chunk(2) if kind == "gate_up_proj" else (matrix,)
-            for part_kind, part in zip(re.findall("gate|up|down", kind), parts, strict=True):
-                yield f"model.{prefix}.experts.{e}.{part_kind}_proj.weight", part
 
 
 def save_pretrained(

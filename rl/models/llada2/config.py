@@ -66,6 +66,20 @@ class LLaDA2Config(BaseModel):
         """Leading channels of every head that RoPE turns; the others carry no position."""
         return int(self.head_dim * self.partial_rotary_factor)
 
+    def expert_place(self, expert: Any) -> Any:
+        """Return where the stacked parameters of a layer hold an expert (int or Tensor): the groups take turns.
+
+        A masked position chooses the same groups as others do, so ranks that held whole groups would have all the work
+        or none. 8 experts in 2 groups lie as 0 4 1 5 2 6 3 7.
+        """
+        size = self.num_experts // self.n_group
+        return expert % size * self.n_group + expert // size
+
+    def expert_at(self, place: Any) -> Any:
+        """Return which expert lies at a place, or at places; the inverse of `expert_place`."""
+        size = self.num_experts // self.n_group
+        return place % self.n_group * size + place // self.n_group
+
     @model_validator(mode="after")
     def _sizes_fit_together(self) -> "LLaDA2Config":
         group_size = self.num_experts // self.n_group

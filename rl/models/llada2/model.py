@@ -1,10 +1,12 @@
 """The LLaDA2-MoE network: token ids and a mask in, same-position logits out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from redraft.rl.models.llada2.attention import (
     Attention,
@@ -15,10 +17,13 @@ from redraft.rl.models.llada2.attention import (
 )
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rl.models.llada2.moe import GatedMLP, MoE
+from redraft.rl.parallel.units import Unit
 from redraft.rollout.blocks import block_causal_mask
 from redraft.rollout.engine.paged_cache import CacheShape, PagedCache
 from redraft.rollout.engine.protocol import BLOCK_CAUSAL, AttentionMask, Geometry
 from redraft.rollout.engine.route_tape import Routes, RouteTape
+
+Result = TypeVar("Result")
 
 
 class DecoderLayer(nn.Module):
@@ -31,6 +36,7 @@ class DecoderLayer(nn.Module):
         self.attention = Attention(config, layer)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MoE(config, routed) if routed >= 0 else GatedMLP(config.hidden_size, config.intermediate_size)
+        self.recompute = False  # keep the input alone for the backward pass, and compute the layer again there
 
     def forward(
         self,
@@ -40,10 +46,31 @@ class DecoderLayer(nn.Module):
         cache: PagedCache | None = None,
         tape: RouteTape | None = None,
     ) -> Float[Tensor, "b q hidden"]:
+        """Map hidden states; the backward pass may compute it again."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._add_branches, hidden, tables, mask, cache, tape, use_reentrant=False)
+        return self._add_branches(hidden, tables, mask, cache, tape)
+
+    def _add_branches(
+        self,
+        hidden: Float[Tensor, "b q hidden"],
+        tables: Tables,
+        mask: UsableMask,
+        cache: PagedCache | None,
+        tape: RouteTape | None,
+    ) -> Float[Tensor, "b q hidden"]:
         """Add both branches to the residual stream."""
         hidden = hidden + self.attention(self.input_layernorm(hidden), tables, mask, cache)
         inputs = self.post_attention_layernorm(hidden)
         return hidden + (self.mlp(inputs, tape) if isinstance(self.mlp, MoE) else self.mlp(inputs))
+
+
+class Head(nn.Linear):
+    """The language-model head. Its weight is read inside its own calls only, because it may be sharded outside."""
+
+    def forward(self, hidden: Tensor, use: Callable[[Tensor, Tensor], Any] | None = None) -> Any:
+        """Compute logits, or what `use` makes of hidden states and weight without all logits at once."""
+        return super().forward(hidden) if use is None else use(hidden, self.weight)
 
 
 class LLaDA2Model(nn.Module):
@@ -64,6 +91,7 @@ class LLaDA2Model(nn.Module):
         super().__init__()
         self.config = config
         self.companions: Mapping[str, bytes] = {}  # small files of its folder, see `read_companions`
+        self.recomputes = False  # see `checkpoint_layers`
         # Modules are laid out on the meta device first, so that torch's default initialisation costs nothing.
         with torch.device("meta"):
             # With a weight given, because nn.Embedding's own normal draw on meta would import torch's compiler (1.5 s).
@@ -71,7 +99,7 @@ class LLaDA2Model(nn.Module):
             self.word_embeddings = nn.Embedding.from_pretrained(unset, freeze=False)
             self.layers = nn.ModuleList(DecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
             self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = Head(config.hidden_size, config.vocab_size, bias=False)
         self.to(dtype).to_empty(device=device if device is not None else torch.get_default_device())
 
     def hidden_states(
@@ -93,12 +121,34 @@ class LLaDA2Model(nn.Module):
             cache: Keys and values of earlier positions.
             tape: Notes the routes of the positions, entry by entry, and may replace them; see `route_tape`.
         """
+        if tape is None and self.recomputes and self._routed_layers:
+            tape = self.route_tape()  # a layer that runs again must take the routes of its first time
         hidden = self.word_embeddings(input_ids)
         mask = usable_mask(attention_mask, hidden.device)
         tables = rotary_tables(position_ids, self.config)
         for layer in self.layers:
             hidden = layer(hidden, tables, mask, cache, tape)
         return self.norm(hidden)
+
+    def checkpoint_layers(self) -> None:
+        """Keep only the input of every layer for the backward pass, which then computes each layer a second time."""
+        self.recomputes = True
+        for layer in self.layers:
+            layer.recompute = True
+
+    forward_methods = ("hidden_states", "logits", "through_head")
+
+    def shard_units(self) -> list[Unit]:
+        """List what may be gathered by itself: embedding, experts and routers inside layers, layers, norm with head."""
+        units = [Unit((self.word_embeddings,), "embedding")]
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            if isinstance(layer.mlp, MoE):
+                units.append(Unit((layer.mlp.experts,), "experts"))
+                if layer.mlp.gate.weight.requires_grad:
+                    units.append(Unit((layer.mlp.gate,), "router"))
+            units.append(Unit((layer,), "layer"))
+        return [*units, Unit((self.norm, self.lm_head), "head")]
 
     def route_tape(self, given: Routes | None = None, replay: bool = True) -> RouteTape:
         """Return a tape for one call of `hidden_states`; afterwards it holds the routes that were used.
@@ -110,13 +160,16 @@ class LLaDA2Model(nn.Module):
         Raises:
             ValueError: The network routes nothing, or the routes are not those of such a network.
         """
-        config = self.config
-        routed = config.num_hidden_layers - config.first_k_dense_replace
+        config, routed = self.config, self._routed_layers
         if routed < 1:
             raise ValueError(f"all {config.num_hidden_layers} layers are dense: there is no route to record")
         if given is not None and given.numel() and (last := int(given.max())) >= config.num_experts:
             raise ValueError(f"a given route holds expert {last}; valid: 0 to {config.num_experts - 1}, or -1 for live")
         return RouteTape(routed, given, replay)
+
+    @property
+    def _routed_layers(self) -> int:
+        return max(0, self.config.num_hidden_layers - self.config.first_k_dense_replace)
 
     @property
     def vocab_size(self) -> int:
@@ -143,6 +196,10 @@ class LLaDA2Model(nn.Module):
         """Matrix of the head, for log-probabilities of few tokens without all logits."""
         return self.lm_head.weight
 
+    def through_head(self, hidden: Float[Tensor, "*n hidden"], use: Callable[[Tensor, Tensor], Result]) -> Result:
+        """Call `use` with hidden states and the head's matrix, which is whole during the call."""
+        return self.lm_head(hidden, use)
+
     def logits(self, hidden: Float[Tensor, "*n hidden"]) -> Float[Tensor, "*n vocab"]:
         """Compute logits of the token at the same position, in fp32 (float64 for a float64 model)."""
         logits = self.lm_head(hidden)
@@ -163,10 +220,13 @@ def init_weights(model: LLaDA2Model, generator: torch.Generator) -> None:
         model: Network on a real device.
         generator: Source of all randomness, on the model's device.
     """
+    at = model.config.expert_at(torch.arange(model.config.num_experts))
     for parameter in model.parameters():
         if parameter.dim() == 1:
             parameter.fill_(1.0)
         else:
             parameter.normal_(0.0, model.config.initializer_range, generator=generator)
+        if parameter.dim() == 3:  # drawn expert by expert, then brought to the order of the stack
+            parameter.copy_(parameter[at.to(parameter.device)])
     for buffer in model.buffers():
         buffer.zero_()

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rollout.engine.route_tape import RouteTape
@@ -98,26 +99,45 @@ class Router(nn.Module):
 
 
 class Experts(nn.Module):
-    """All routed experts of a layer, their matrices stacked along the first dimension."""
+    """All routed experts of a layer, their matrices stacked along the first dimension (`LLaDA2Config.expert_place`).
+
+    Attributes:
+        ranks: The ranks that hold the stack in equal parts; None if this process holds it whole.
+    """
+
+    ranks: ProcessGroup | None = None
 
     def __init__(self, config: LLaDA2Config) -> None:
         super().__init__()
-        experts, inner, hidden = config.num_experts, config.moe_intermediate_size, config.hidden_size
-        self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * inner, hidden))
-        self.down_proj = nn.Parameter(torch.empty(experts, hidden, inner))
+        self.config, inner, hidden = config, config.moe_intermediate_size, config.hidden_size
+        self.gate_up_proj = nn.Parameter(torch.empty(config.num_experts, 2 * inner, hidden))
+        self.down_proj = nn.Parameter(torch.empty(config.num_experts, hidden, inner))
 
     def forward(
         self, hidden: Float[Tensor, "n hidden"], index: Int[Tensor, "n k"], weight: Float[Tensor, "n k"]
     ) -> Float[Tensor, "n hidden"]:
         """Compute ``sum_k weight_k * expert_{index_k}(x)`` for every token x."""
-        experts, order = index.flatten().sort(stable=True)
-        every_expert = torch.arange(self.down_proj.shape[0], device=index.device)
-        ends = torch.searchsorted(experts, every_expert, right=True, out_int32=True)
+        places, order = self.config.expert_place(index).flatten().sort(stable=True)
         inputs = hidden.index_select(0, order // index.shape[-1])
-        gate, up = grouped_linear(inputs, self.gate_up_proj, ends).chunk(2, dim=-1)
-        outputs = grouped_linear(F.silu(gate) * up, self.down_proj, ends)
+        if self.ranks is None:
+            every_place = torch.arange(self.config.num_experts, device=index.device)
+            outputs = self._apply_to(inputs, torch.searchsorted(places, every_place, right=True, out_int32=True))
+        else:
+            from redraft.rl.models.llada2.dispatch import plan_exchange  # a rollout actor need not import it
+
+            exchange = plan_exchange(places, self.config.num_experts, self.ranks)
+            outputs = exchange.back(self._apply_to(exchange.there(inputs), exchange.ends))
         chosen = outputs.index_select(0, order.argsort()).unflatten(0, index.shape)
         return (chosen * weight[..., None]).sum(1).to(hidden.dtype)
+
+    def _apply_to(
+        self, inputs: Float[Tensor, "m hidden"], ends: Int32[Tensor, " experts"]
+    ) -> Float[Tensor, "m hidden"]:
+        """Compute the experts that are here, of rows sorted by expert; see `grouped_linear`."""
+        weights = self.gate_up_proj, self.down_proj
+        gate_up, down = weights if self.ranks is None else (weight.to_local() for weight in weights)
+        gate, up = grouped_linear(inputs, gate_up, ends).chunk(2, dim=-1)
+        return grouped_linear(F.silu(gate) * up, down, ends)
 
 
 def grouped_linear(

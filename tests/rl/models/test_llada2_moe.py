@@ -72,7 +72,8 @@ def test_grouped_experts_equal_the_loop_in_values_and_gradients(dtype, inner, to
     inputs = [hidden, weight, experts.gate_up_proj, experts.down_proj]
     output = experts(hidden, index, weight)
     reference = [tensor.detach().double().requires_grad_() for tensor in inputs]
-    expected = experts_by_loop(reference[0], index, *reference[1:])
+    at = experts.config.expert_place(torch.arange(16))  # the stack's order is that of places
+    expected = experts_by_loop(*reference[:1], index, reference[1], reference[2][at], reference[3][at])
     direction = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     gradients = torch.autograd.grad(output, inputs, direction.to(dtype))
     expected_gradients = torch.autograd.grad(expected, reference, direction)
@@ -86,7 +87,8 @@ def test_one_token_and_one_used_expert_are_enough():
     experts, hidden, _, weight = random_experts(torch.float32, small_config())
     index = torch.full((1, 1), 15)
     output = experts(hidden[:1], index, weight[:1, :1])
-    expected = experts_by_loop(hidden[:1], index, weight[:1, :1], experts.gate_up_proj, experts.down_proj)
+    place = experts.config.expert_place(index)
+    expected = experts_by_loop(hidden[:1], place, weight[:1, :1], experts.gate_up_proj, experts.down_proj)
     torch.testing.assert_close(output, expected)
 
 
@@ -134,3 +136,10 @@ def test_the_shared_expert_is_added_unscaled():
         layer.experts.down_proj.zero_()
     hidden = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     torch.testing.assert_close(layer(hidden), layer.shared_experts(hidden), rtol=0, atol=1e-12)
+
+
+def test_groups_take_turns_in_the_stack():
+    config = small_config(num_experts=8, n_group=2, topk_group=1, num_experts_per_tok=1)
+    assert [config.expert_at(place) for place in range(8)] == [0, 4, 1, 5, 2, 6, 3, 7]
+    everyone = torch.arange(8)
+    assert torch.equal(config.expert_place(config.expert_at(everyone)), everyone)

@@ -154,8 +154,9 @@ def router_gradient_by_loops(layer: MoE, hidden: Tensor, routes: Tensor, directi
         score = [1 / (1 + torch.exp(-(layer.gate.weight[e] @ x))) for e in route]
         total, slopes = sum(score), []
         for e in route:
-            gate, up = (layer.experts.gate_up_proj[e] @ x).chunk(2)
-            slopes.append(along @ (layer.experts.down_proj[e] @ (gate / (1 + torch.exp(-gate)) * up)))
+            place = layer.gate.config.expert_place(e)
+            gate, up = (layer.experts.gate_up_proj[place] @ x).chunk(2)
+            slopes.append(along @ (layer.experts.down_proj[place] @ (gate / (1 + torch.exp(-gate)) * up)))
         for j, e in enumerate(route):
             by_score = 2.5 * sum(slopes[i] * ((i == j) / total - score[i] / total**2) for i in range(K))
             gradient[e] += by_score * score[j] * (1 - score[j]) * x
