@@ -23,48 +23,62 @@
 
 import copy
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from redraft.rl.config.choices import ElboAnchor
-from redraft.rl.config.estimators import Autoregressive, OnTrajectory
+from redraft.rl.config.estimators import OnTrajectory
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.learner.metrics import (
-    MetricSums,
-    add_sums,
-    mismatch_sums,
-    ratio_count,
-    route_sums,
-    update_metrics,
-    view_sums,
+from redraft.rl.learner.metrics import MetricSums, add_sums, mismatch_sums, ratio_count, update_metrics
+from redraft.rl.learner.microbatches import (
+    MicroBatch,
+    composite_tokens,
+    idle_microbatch,
+    scored_terms,
+    split_by_tokens,
 )
-from redraft.rl.learner.microbatches import MicroBatch, scored_terms, split_by_tokens
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.learner.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
-from redraft.rl.likelihood.routes import earlier_routes, trajectory_routes
-from redraft.rl.likelihood.score import ViewScores, draft_tokens, path_mismatch, score_view
+from redraft.rl.learner.scoring import Scorer
 from redraft.rl.objective.policy_loss import policy_loss
-from redraft.rl.objective.terms import LogProbs, Normaliser, Policies
+from redraft.rl.objective.terms import Normaliser, Policies
+from redraft.rl.parallel.lockstep import Alone, Lockstep
+from redraft.rl.parallel.norm import clip_grad_norm
 from redraft.rl.protocols import Experience
-from redraft.rl.views import draft_view, draws_mark, make_views
+from redraft.rl.views import View, draft_view, make_views
 from redraft.rl.views.canvas import CanvasBatch, collate, redrawn
-from redraft.rollout.engine.protocol import as_routed_model
-from redraft.rollout.engine.route_tape import RouteTape
 from redraft.rollout.trajectory import SpecialTokens
 
 LARGEST_SLOPE = 1e12
 
 
 class Learner:
-    """Holds the policy, the reference policy if the loss needs one, and the optimizer."""
+    """Holds the policy, the reference policy if the loss needs one, and the optimizer; one rank of several, or alone.
 
-    def __init__(self, model: nn.Module, config: RunConfig, tokens: SpecialTokens) -> None:
+    Args:
+        model: The policy.
+        config: The recipe.
+        tokens: Special ids.
+        reference: The starting policy, frozen; None takes a copy of `model` if the loss needs one.
+        lockstep: The other ranks, which are given the same rows.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: RunConfig,
+        tokens: SpecialTokens,
+        reference: nn.Module | None = None,
+        lockstep: Lockstep | None = None,
+    ) -> None:
         model.eval()  # dropout would give the current, the old and the reference policy different masks in each pass
-        self.model, self.config, self.tokens = model, config, tokens
-        self.reference = copy.deepcopy(model).requires_grad_(False) if config.algorithm.needs_reference else None
+        self.model, self.config, self.tokens, self.reference = model, config, tokens, reference
+        if reference is None and config.algorithm.needs_reference:
+            self.reference = copy.deepcopy(model).requires_grad_(False)
+        self.lockstep = lockstep or Alone()
+        self.scorer = Scorer(config, tokens, self.lockstep)
         if config.trainer.freeze_router:
             freeze_router(model)
         self.optimizer = make_optimizer(model, config.trainer)
@@ -88,8 +102,9 @@ class Learner:
         started, algorithm = time.perf_counter(), self.config.algorithm
         learned = learned_rows(rows, algorithm)
         parts = minibatches(learned, algorithm, self.config.seed, self.policy_version)
-        sums: MetricSums = defaultdict(float)
-        passes = self._prepare_passes(parts, sums)
+        own: MetricSums = {}
+        passes = self._prepare_passes([self._share(part) for part in parts], own)
+        sums = self.lockstep.total(own)
         last: MetricSums = {}
         for iteration in range(algorithm.update.num_iterations):
             prepared = passes[iteration % len(passes)]
@@ -129,60 +144,76 @@ class Learner:
         only_by_the_old_policy = index == 0 and redraw == 0 and used_once
         return not only_by_the_old_policy or algorithm.needs_values or algorithm.correction.route_replay == "old"
 
+    def _share(self, rows: Sequence[Experience]) -> list[Experience]:
+        """Choose this rank's completions of a minibatch: whole groups where the loss compares inside them."""
+        units: dict[int, list[Experience]] = {}
+        for index, row in enumerate(rows):
+            units.setdefault(row.prompt.group if self.config.algorithm.compares_in_groups else index, []).append(row)
+        block_length = self.config.rollout.decode.block_length
+        return self.lockstep.share(list(units.values()), lambda unit: composite_tokens(unit, block_length))
+
     def _prepare(self, rows: Sequence[Experience], redraw: int, needs_old: bool, sums: MetricSums) -> list[MicroBatch]:
         """Make the micro-batches of a minibatch, with what the old and the reference policy say about their views."""
-        budget, block_length = self.config.trainer.tokens_per_microbatch, self.config.rollout.decode.block_length
-        device = next(self.model.parameters()).device
-        made: list[MicroBatch] = []
-        for some in split_by_tokens(rows, block_length, budget):
-            batch = redrawn(collate(some, block_length, self.tokens.pad, device), redraw)
-            micro = self._with_views(batch)
-            if self.config.algorithm.correction.path_check != "off":
-                self._check_paths(micro, sums)
-            if needs_old:
-                self._score_old(micro, sums)
-            if self.reference is not None:
-                micro.reference = self._score_all(self.reference, micro)
-            made.append(micro)
-        return made
+        correction = self.config.algorithm.correction
+        micros = self._with_views(rows, redraw)
+        if correction.path_check != "off":
+            self._check_paths(micros, sums)
+        if needs_old:
+            self._score_old(micros, sums)
+        if self.reference is not None:
+            for micro, values in zip(micros, self.scorer.all(self.reference, micros, routes=False), strict=True):
+                micro.reference = values
+        return micros
 
-    def _with_views(self, batch: CanvasBatch) -> MicroBatch:
+    def _with_views(self, rows: Sequence[Experience], redraw: int) -> list[MicroBatch]:
+        """Split completions into micro-batches, and make their views; a rank without completions gets an idle one."""
         algorithm, decode = self.config.algorithm, self.config.rollout.decode
-        views = make_views(batch, algorithm, self.tokens.mask, decode.edit_sampling == "sample")
-        estimator = algorithm.estimator
-        if not isinstance(estimator, OnTrajectory) and estimator.edits.kind == "draft":
-            for number, view in enumerate(views[: estimator.edits.num_views]):
-                draft = draft_tokens(self.model, batch, view, number, self.tokens.mask)
-                views.append(draft_view(batch, view, draft, number))
-        micro = MicroBatch(batch, views, draws_mark(views), routes=[None] * len(views))
-        if algorithm.correction.route_replay in {"rollout", "compare"}:
-            for number, view in enumerate(views):
-                if view.denoising_step is not None:
-                    micro.routes[number] = trajectory_routes(batch, view.denoising_step)
-        return micro
+        budget, device = self.config.trainer.tokens_per_microbatch, next(self.model.parameters()).device
+        batches = [
+            redrawn(collate(some, decode.block_length, self.tokens.pad, device), redraw)
+            for some in split_by_tokens(rows, decode.block_length, budget)
+        ]
+        views = [make_views(batch, algorithm, self.tokens.mask, decode.edit_sampling == "sample") for batch in batches]
+        self._add_drafts(batches, views)
+        recorded = algorithm.correction.route_replay in {"rollout", "compare"}
+        micros = [MicroBatch.of(*both, recorded) for both in zip(batches, views, strict=True)]
+        return micros or [idle_microbatch(decode.block_length, self.tokens.pad, device)]
 
-    def _check_paths(self, micro: MicroBatch, sums: MetricSums) -> None:
+    def _add_drafts(self, batches: Sequence[CanvasBatch], views: Sequence[list[View]]) -> None:
+        """Add views of edits of what the policy itself would write, if the estimator has such."""
+        estimator = self.config.algorithm.estimator
+        if isinstance(estimator, OnTrajectory) or estimator.edits.kind != "draft":
+            return
+        number = estimator.edits.num_views
+        drafts = iter(self.scorer.drafts(self.model, batches, [some[:number] for some in views]))
+        for batch, some in zip(batches, views, strict=True):
+            some += [draft_view(batch, view, next(drafts), at) for at, view in enumerate(some[:number])]
+
+    def _check_paths(self, micros: Sequence[MicroBatch], sums: MetricSums) -> None:
         """Count the states in which the policy would act on other positions than the decoder did (docs/math.md eq 45).
 
         With `correction.path_check: mask`, nothing is scored of the sequences that hold such a state.
         """
-        differs = torch.zeros_like(micro.batch.advantages, dtype=torch.bool)
-        for view in micro.views:
-            if view.denoising_step is not None:
-                mismatch = path_mismatch(self.model, micro.batch, view, self.config.rollout.decode, self.tokens.mask)
+        shown = [[view for view in micro.views if view.denoising_step is not None] for micro in micros]
+        found = iter(self.scorer.path_mismatches(self.model, [micro.batch for micro in micros], shown))
+        for micro, views in zip(micros, shown, strict=True):
+            differs = torch.zeros_like(micro.batch.advantages, dtype=torch.bool)
+            for view in views:
+                assert view.denoising_step is not None
+                mismatch = next(found)
                 differs |= mismatch.any(-1)
                 states = (view.denoising_step >= 0).sum()
                 add_sums(sums, {"path_mismatch": mismatch.sum().item(), "path_states": states.item()})
-        if self.config.algorithm.correction.path_check == "mask":
-            micro.leave_out(differs)
+            if self.config.algorithm.correction.path_check == "mask":
+                micro.leave_out(differs)
 
-    def _score_old(self, micro: MicroBatch, sums: MetricSums) -> None:
+    def _score_old(self, micros: Sequence[MicroBatch], sums: MetricSums) -> None:
         """Score all views by the policy as it is now, and compare with what the rollout engine recorded."""
-        micro.old = self._score_all(
-            self.model, micro, keep_routes=self.config.algorithm.correction.route_replay == "old"
-        )
-        for view, values in zip(micro.views, micro.old.values.split(micro.sizes), strict=True):
-            add_sums(sums, mismatch_sums(values, view))
+        keep = self.config.algorithm.correction.route_replay == "old"
+        for micro, old in zip(micros, self.scorer.all(self.model, micros, keep_routes=keep), strict=True):
+            micro.old = old
+            for view, values in zip(micro.views, old.values.split(micro.sizes), strict=True):
+                add_sums(sums, mismatch_sums(values, view))
 
     def _optimizer_step(self, micros: Sequence[MicroBatch], normaliser: Normaliser, fresh: bool) -> MetricSums:
         """Take one optimizer step.
@@ -194,8 +225,8 @@ class Learner:
         """
         rate = set_learning_rate(self.optimizer, self.config.trainer, self.policy_version)
         self.optimizer.zero_grad(set_to_none=True)
-        sums = self._accumulate(micros, normaliser, fresh)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.trainer.max_grad_norm)
+        sums = self.lockstep.total(self._accumulate(micros, normaliser, fresh))
+        norm = clip_grad_norm(self.model.parameters(), self.config.trainer.max_grad_norm, self.lockstep)
         if not torch.isfinite(norm):
             raise FloatingPointError(f"gradient norm is {norm.item()} at policy version {self.policy_version}")
         self.optimizer.step()
@@ -209,20 +240,23 @@ class Learner:
            no pass is spent on it: the values are those of the old policy, or zeros if no value matters.
         2. Compute the loss from that vector, and its slope by every entry; no network takes part.
         3. Score view by view with a graph, and send each view's slopes backward through it.
+
+        Returns:
+            Sums over this rank's completions; none if no rank has anything to score.
         """
-        if not any(size for micro in micros for size in micro.sizes):
+        scored = sum(size for micro in micros for size in micro.sizes)
+        if not self.lockstep.total({"scored": scored})["scored"]:
             return {}
         algorithm = self.config.algorithm
         terms = scored_terms(micros)
         policies = self._policies(micros, fresh)
         loss, sums = policy_loss(policies, terms, algorithm, normaliser)
-        slopes = _slopes(loss, policies.current)
-        totals, values = self._replay(micros, slopes)
+        totals, values = self.scorer.replay(self.model, micros, self._slopes(loss, policies.current))
         if fresh and isinstance(algorithm.regulariser.anchor, ElboAnchor):
             # The first pass may have spared the values. The anchor's slope does not need them, but its value does.
             loss, sums = policy_loss(Policies(values, values, policies.reference), terms, algorithm, normaliser)
         totals |= {name: value.item() for name, value in sums.items()}
-        return totals | {"loss": loss.item(), "sequences": float(len(terms.advantage))}
+        return totals | {"loss": loss.item(), "sequences": float((terms.editable > 0).sum())}
 
     def _policies(self, micros: Sequence[MicroBatch], fresh: bool) -> Policies:
         """Collect the log-probabilities of all policies that the loss compares.
@@ -230,59 +264,19 @@ class Learner:
         A fresh policy is the old one: its log-probabilities are taken from there, and no pass is spent on them.
         """
         old = [micro.old_or_zeros for micro in micros]
-        current = old if fresh else [self._score_all(self.model, micro) for micro in micros]
+        current = old if fresh else self.scorer.all(self.model, micros)
         return Policies.joined(current, old, [micro.reference for micro in micros])
 
-    def _replay(self, micros: Sequence[MicroBatch], slopes: Tensor) -> tuple[MetricSums, Tensor]:
-        """Send the slopes of all log-probabilities backward through the network, one view's graph at a time.
+    def _slopes(self, loss: Tensor, log_probs: Tensor) -> Tensor:
+        """Slopes of the loss by every log-probability, scaled down together if one would leave the range of fp32.
 
-        Returns:
-            Sums for metrics, and the log-probabilities of all views.
+        The scale is 1 unless a ratio has left all bounds, which a clip allows for negative advantages. Clipping the
+        gradient's norm, far below these numbers, then gives the same optimizer step as with the slopes as they are.
         """
-        totals: MetricSums = {}
-        values: list[Tensor] = []
-        views = [(micro, number) for micro in micros for number in range(len(micro.views))]
-        sizes = [size for micro in micros for size in micro.sizes]
-        for (micro, number), slope in zip(views, slopes.split(sizes), strict=True):
-            view = micro.views[number]
-            scores, tape = self._score(self.model, micro, number)
-            (scores.log_prob * slope).sum().backward()
-            values.append(scores.log_prob.detach().double())
-            add_sums(totals, view_sums(scores, view) | route_sums(tape))
-            if micro.old is None:  # otherwise they were compared when the old policy was scored
-                add_sums(totals, mismatch_sums(scores.log_prob, view))
-        return totals, torch.cat(values)
-
-    @torch.no_grad()
-    def _score_all(self, model: nn.Module, micro: MicroBatch, keep_routes: bool = False) -> LogProbs:
-        """Score all views of a micro-batch without a graph.
-
-        Args:
-            model: The policy or the reference policy.
-            micro: What to score.
-            keep_routes: Store the experts of this pass in the micro-batch, for later passes to replay.
-        """
-        values = [torch.zeros(0, dtype=torch.float64, device=micro.batch.tokens.device)]
-        for number in range(len(micro.views)):
-            scores, tape = self._score(model, micro, number)
-            values.append(scores.log_prob.double())
-            if keep_routes and tape is not None:
-                micro.routes[number] = earlier_routes(micro.batch, tape.routes)
-        return LogProbs(torch.cat(values), micro.mark)
-
-    def _score(self, model: nn.Module, micro: MicroBatch, number: int) -> tuple[ViewScores, RouteTape | None]:
-        """Score one view, with a tape of its routes if they are recorded or replayed."""
-        algorithm, view = self.config.algorithm, micro.views[number]
-        # The tokens of a state of the decoder, and those of the left-to-right estimator, were drawn at the rollout's
-        # temperature. An ELBO is that of the network's own distribution.
-        from_left = isinstance(algorithm.estimator, Autoregressive) and not view.anchor
-        drawn_there = view.denoising_step is not None or from_left
-        temperature = self.config.rollout.decode.temperature if drawn_there else 1.0
-        tape = None
-        if algorithm.correction.route_replay != "none" and model is not self.reference:
-            replay = algorithm.correction.route_replay != "compare"
-            tape = as_routed_model(model).route_tape(micro.routes[number], replay=replay)
-        return score_view(model, micro.batch, view, self.tokens.mask, temperature, tape), tape
+        (slopes,) = torch.autograd.grad(loss, log_probs)
+        largest = self.lockstep.largest(torch.cat([slopes.abs(), slopes.new_zeros(1)]).amax())
+        scale = (LARGEST_SLOPE / largest).clamp_max(1.0)
+        return slopes * scale
 
     def _normaliser(self, rows: Sequence[Experience], share: float) -> Normaliser:
         """The constants of the batch, scaled to the share of it that one optimizer step learns from."""
@@ -301,14 +295,3 @@ class Learner:
         sums["drift"], sums["drifting"] = last.get("drift", 0.0), ratio_count(last)
         if target and sums["drifting"]:
             hold_drift(self.optimizer, sums["drift"] / sums["drifting"], target)
-
-
-def _slopes(loss: Tensor, log_probs: Tensor) -> Tensor:
-    """Slopes of the loss by every log-probability, scaled down together if one would leave the range of fp32.
-
-    The scale is 1 unless a ratio has left all bounds, which a clip allows for negative advantages. Clipping the
-    gradient's norm, far below these numbers, then gives the same optimizer step as with the slopes as they are.
-    """
-    (slopes,) = torch.autograd.grad(loss, log_probs)
-    scale = (LARGEST_SLOPE / slopes.abs().amax()).clamp_max(1.0)
-    return slopes * scale

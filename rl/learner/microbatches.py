@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from redraft.rl.likelihood.routes import trajectory_routes
 from redraft.rl.objective.terms import LogProbs, Terms
 from redraft.rl.protocols import Experience
-from redraft.rl.views import View
+from redraft.rl.views import View, draws_mark
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rollout.blocks import padded_length
 from redraft.rollout.engine.route_tape import Routes
@@ -36,6 +37,13 @@ class MicroBatch:
     old: LogProbs | None = None
     reference: LogProbs | None = None
 
+    @classmethod
+    def of(cls, batch: CanvasBatch, views: list[View], recorded_routes: bool = False) -> "MicroBatch":
+        """Put views together, perhaps with the routes that the rollout engine recorded for the states they show."""
+        steps = [view.denoising_step if recorded_routes else None for view in views]
+        routes = [None if step is None else trajectory_routes(batch, step) for step in steps]
+        return cls(batch, views, draws_mark(views), routes)
+
     @property
     def sizes(self) -> list[int]:
         """Scored positions per view."""
@@ -59,6 +67,27 @@ class MicroBatch:
         self.views = [
             replace(view, scored=view.scored & kept[:, None], weight=view.weight * kept[:, None]) for view in self.views
         ]
+
+
+def idle_microbatch(block_length: int, pad_id: int, device: torch.device) -> MicroBatch:
+    """Make a micro-batch of one block of padding with one view that scores nothing.
+
+    It stands for the rows of a rank that has none: it adds to no sum, and costs one forward per phase.
+    """
+    tokens = torch.full((1, block_length), pad_id, device=device)
+    nothing, zero = torch.zeros_like(tokens, dtype=torch.bool), torch.zeros(1, dtype=torch.int64, device=device)
+    batch = CanvasBatch(
+        tokens=tokens,
+        editable=nothing,
+        advantages=zero.double(),
+        noise_seeds=zero,
+        groups=zero,
+        traces=(),
+        prompt_lengths=(0,),
+        block_length=block_length,
+    )
+    views = [View(noisy=tokens, target=tokens, scored=nothing, weight=nothing.double(), edit=nothing)]
+    return MicroBatch.of(batch, views)
 
 
 def composite_tokens(rows: Sequence[Experience], block_length: int) -> int:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from redraft.rl.likelihood.score import composite_layout
+from redraft.rl.views import View
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rollout.engine.route_tape import Routes
 
@@ -46,19 +47,23 @@ def trajectory_routes(batch: CanvasBatch, step: Int[Tensor, "batch blocks"]) -> 
     return torch.from_numpy(table).flatten(1, 3).to(batch.tokens.device)
 
 
-def earlier_routes(batch: CanvasBatch, used: Routes) -> Routes:
+def earlier_routes(batch: CanvasBatch, view: View, used: Routes) -> Routes:
     """Take the routes that an earlier pass over the same view used, such as the old policy's.
 
-    Padding is left to the live router: nothing reads its outputs, so it must not count in the agreement.
+    Only those that a scored position depends on: its own block, and the clean copies of earlier blocks. All others are
+    routed live, so that the agreement does not depend on which canvases share a micro-batch.
 
     Args:
         batch: Canvases; micro-batches must be split as they were in the earlier pass.
+        view: What was scored.
         used: `RouteTape.routes` of that pass.
     """
-    layout, position = composite_layout(batch), torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
-    real = position <= (position * batch.editable).amax(-1, keepdim=True)
-    inside = torch.cat([real[:, layout.start :], real[:, : layout.clean_length]], dim=1).flatten()
-    return used.masked_fill(~inside[None, :, None], -1)
+    layout, size = composite_layout(batch), batch.block_length
+    scored = view.scored.unflatten(1, (-1, size)).any(-1)
+    before_scored = scored.flip(1).cumsum(1).flip(1) - scored.long() > 0
+    noisy, clean = (blocks.repeat_interleave(size, dim=1) for blocks in (scored, before_scored))
+    read = torch.cat([noisy[:, layout.start :], clean[:, : layout.clean_length]], dim=1).flatten()
+    return used.masked_fill(~read[None, :, None], -1)
 
 
 def _recorded(batch: CanvasBatch, sequence: int) -> NDArray[np.int16]:

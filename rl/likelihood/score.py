@@ -71,7 +71,11 @@ def score_view(
     scored = view.scored[:, batch.first_editable :]
     hidden = _noisy_hidden(policy, batch, view, tape)[scored]
     target = view.target[:, batch.first_editable :][scored]
-    log_prob, entropy = token_log_probs(hidden, policy.head_weight, target, mask_id, temperature)
+
+    def read(hidden: Tensor, head_weight: Tensor) -> tuple[Tensor, Tensor]:
+        return token_log_probs(hidden, head_weight, target, mask_id, temperature)
+
+    log_prob, entropy = policy.through_head(hidden, read)
     return ViewScores(log_prob, entropy, scored.nonzero()[:, 0])
 
 

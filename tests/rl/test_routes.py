@@ -180,41 +180,42 @@ def test_under_moved_weights_replay_restores_agreement_to_one_with_the_scores_of
 
 
 def test_routes_of_the_old_policys_pass_are_replayed_on_masks_that_no_engine_saw(model):
-    rows, batch = recorded_batch(model, SHAPES["prompts that share the first block, and longer ones"])
+    _, batch = recorded_batch(model, SHAPES["prompts that share the first block, and longer ones"])
     later = moved(model)
     view = elbo_views(batch, MaskingScheme(1), MASK)[0]
     recording = model.route_tape()
     with torch.no_grad():
         score(model, batch, view, recording)
-    given = earlier_routes(batch, recording.routes)
+    given = earlier_routes(batch, view, recording.routes)
     comparing, replaying = later.route_tape(given, replay=False), later.route_tape(given)
     score(later, batch, view, comparing)
     routers = [layer.mlp.gate.weight for layer in later.layers[1:]]
     gradients = torch.autograd.grad(score(later, batch, view, replaying).sum(), routers)
     assert all(gradient.abs().max() > 1e-3 for gradient in gradients)
-    sizes = [len(row.prompt.token_ids) + len(row.completion.canvas_ids) for row in rows]
-    clean = batch.tokens.shape[1] - BLOCK
-    known = LAYERS * sum(size - batch.first_editable + min(size, clean) for size in sizes)
-    assert len(set(sizes)) > 2
+    # A scored block in its noisy copy, and clean copies of all blocks before the last scored one.
+    scored = [{position // BLOCK for position in row.nonzero().flatten().tolist()} for row in view.scored]
+    known = LAYERS * BLOCK * sum(len(blocks) + max(blocks) for blocks in scored if blocks)
+    assert len({max(blocks) for blocks in scored}) > 2
     assert comparing.agreement().known == replaying.agreement().known == known
     assert 0 < comparing.agreement().used < known
     assert replaying.agreement().used == known
 
 
-def test_padding_is_routed_live_and_everything_else_as_before(model):
-    rows, batch = recorded_batch(model, [1, 13])
+def test_what_no_scored_position_reads_is_routed_live_and_everything_else_as_before(model):
+    _, batch = recorded_batch(model, [1, 13])
     length, view = batch.tokens.shape[1], elbo_views(batch, MaskingScheme(1), MASK)[0]
+    scored = torch.zeros_like(view.scored)
+    scored[0, BLOCK] = scored[1, length - 1] = True
     tape = model.route_tape()
     score(model, batch, view, tape)
-    used, given = tape.routes, earlier_routes(batch, tape.routes)
-    size = len(rows[0].prompt.token_ids) + len(rows[0].completion.canvas_ids)
-    clean = length - BLOCK
-    assert size < clean
-    real = [*range(size), *range(length, length + size)]
-    padding = [*range(size, length), *range(length + size, length + clean)]
-    assert torch.equal(given[:, real], used[:, real])
-    assert (given[:, padding] == -1).all()
-    assert torch.equal(given[:, length + clean :], used[:, length + clean :])
+    given = earlier_routes(batch, dataclasses.replace(view, scored=scored), tape.routes)
+    # Of the first canvas: noisy block 1 and clean block 0; of the second: its last noisy block and all clean ones.
+    row = 2 * length - BLOCK
+    read = [*range(BLOCK, 2 * BLOCK), *range(length, length + BLOCK)]
+    read += [*range(row + length - BLOCK, row + length), *range(row + length, 2 * row)]
+    other = sorted(set(range(2 * row)) - set(read))
+    assert torch.equal(given[:, read], tape.routes[:, read])
+    assert (given[:, other] == -1).all()
 
 
 def test_routes_that_were_not_recorded_are_asked_for_by_row(model):

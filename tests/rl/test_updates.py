@@ -10,6 +10,7 @@ from oracles.noise_draws import plain_row
 from oracles.tiny_policy import DECODE, TOKENS, flat_gradient, rollouts, run_config, tiny_model
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.learner import learner as learner_module
+from redraft.rl.learner import scoring
 from redraft.rl.learner.learner import Learner
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.protocols import Experience
@@ -42,13 +43,13 @@ def rows() -> list[Experience]:
 def passes(monkeypatch) -> list[bool]:
     """One entry per forward of the network over a view: whether it kept a graph."""
     seen: list[bool] = []
-    score = learner_module.score_view
+    score = scoring.score_view
 
     def counted(*arguments):
         seen.append(torch.is_grad_enabled())
         return score(*arguments)
 
-    monkeypatch.setattr(learner_module, "score_view", counted)
+    monkeypatch.setattr(scoring, "score_view", counted)
     return seen
 
 
