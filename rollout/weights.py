@@ -8,7 +8,8 @@ Guarantees:
     * An update holds all tensors of one version: parts of different versions are never mixed.
 
 Assumes:
-    * Sender and receiver build the same network, so their tensors have the same names, shapes and types.
+    * Sender and receiver build the same network, so their tensors have the same names and shapes. The sender rounds
+      weights to the receiver's type (`rollout.dtype`).
 
 Rejected alternatives:
     * A plain or weighted sum as the checksum: exchanged values and changes that cancel pass unseen.
@@ -53,9 +54,20 @@ class WeightUpdate:
     tensors: Any
 
 
-def snapshot(model: nn.Module, version: int) -> WeightUpdate:
-    """Copy all weights and buffers, so that later updates of the model do not change them."""
-    tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+def snapshot(model: nn.Module, version: int, dtype: torch.dtype | None = None) -> WeightUpdate:
+    """Copy all weights and buffers, so that later updates of the model do not change them.
+
+    Args:
+        model: The sender's network.
+        version: Of its weights.
+        dtype: The engine's type, which weights are rounded to, so that what is installed is what was sent. Buffers
+            keep theirs. None sends weights as they are.
+    """
+    weights = {name for name, _ in model.named_parameters()}
+    tensors = {
+        name: tensor.detach().to(dtype if name in weights else None, copy=True)
+        for name, tensor in model.state_dict().items()
+    }
     return WeightUpdate(version, fingerprint(tensors), tensors)
 
 

@@ -3,11 +3,11 @@
 from functools import partial
 
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.models.registry import load_policy
+from redraft.rl.models.registry import load_policy, resolve_rollout_dtype
 from redraft.rollout.trajectory import SpecialTokens
 from redraft.rollout.vllm.engine import VLLMRolloutWorker, require_vllm
 from redraft.rollout.vllm.options import WorkerOptions
-from redraft.rollout.worker import RolloutWorker, load_rollout_policy
+from redraft.rollout.worker import RolloutPolicy, RolloutWorker, load_rollout_policy
 
 
 def rollout_worker(
@@ -24,17 +24,28 @@ def rollout_worker(
     Raises:
         ImportError: vLLM is asked for and not installed.
     """
-    model, rollout = config.model, config.rollout
-    if rollout.engine == "torch":
-        make_policy = partial(load_rollout_policy, load_policy, path, model.dtype, model.device)
-        return partial(RolloutWorker, make_policy, tokens, rollout.limits, threads)
+    limits = config.rollout.limits
+    if config.rollout.engine == "torch":
+        return partial(RolloutWorker, partial(_load, path, config), tokens, limits, threads)
     require_vllm()
-    options = WorkerOptions(
+    return partial(VLLMRolloutWorker, partial(_options, path, config, tokens), limits, threads)
+
+
+# These two run in the worker's own process, because the type of the weights depends on the device that is there.
+
+
+def _load(path: str, config: RunConfig) -> RolloutPolicy:
+    """Load the policy of a torch engine."""
+    return load_rollout_policy(load_policy, path, resolve_rollout_dtype(config), config.model.device)
+
+
+def _options(path: str, config: RunConfig, tokens: SpecialTokens) -> WorkerOptions:
+    """Say how the worker inside vLLM makes and decodes its policy."""
+    return WorkerOptions(
         load_model=f"{load_policy.__module__}:{load_policy.__name__}",
         path=path,
-        dtype=model.dtype,
-        device=model.device,
+        dtype=resolve_rollout_dtype(config),
+        device=config.model.device,
         tokens=tokens,
-        decode=rollout.decode,
+        decode=config.rollout.decode,
     )
-    return partial(VLLMRolloutWorker, options, rollout.limits, threads)

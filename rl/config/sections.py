@@ -119,6 +119,11 @@ class RolloutConfig(Section):
     engine: Literal["torch", "vllm"] = Field(
         default="torch", description="Engine that decodes; both draw the same tokens, and vllm needs redraft[vllm]."
     )
+    dtype: Literal["auto", "float32", "bfloat16", "float64"] = Field(
+        default="auto",
+        description="Type of an engine's weights, keys and values; auto is bfloat16 on a GPU, and model.dtype on a CPU."
+        " The learner sends its weights rounded to this type.",
+    )
     num_actors: int = Field(default=1, gt=0, description="Processes that decode, each with its own copy of the policy.")
     slots: int = Field(default=256, gt=0, description="Completions that one actor decodes together.")
     cache_gib: float | None = Field(

@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.learner import Learner
-from redraft.rl.models.registry import load_policy, save_policy
+from redraft.rl.models.registry import load_policy, resolve_dtype, resolve_rollout_dtype, save_policy
 from redraft.rl.protocols import Experience
 from redraft.rollout.trajectory import SpecialTokens
 from redraft.rollout.weights import WeightUpdate, snapshot
@@ -41,8 +41,9 @@ class LearnerWorker:
         return self.learner.update(rows)
 
     def weights(self) -> WeightUpdate:
-        """Copy the current weights, with their version and fingerprint."""
-        return snapshot(self.learner.model, self.learner.policy_version)
+        """Copy the current weights in the engine's type, with their version and fingerprint."""
+        dtype = resolve_dtype(resolve_rollout_dtype(self.learner.config))
+        return snapshot(self.learner.model, self.learner.policy_version, dtype)
 
     def save(self, folder: str) -> None:
         """Write `hf/` (published layout) and `state/` (optimizer, version) into a checkpoint folder.

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from redraft.rl.config.dtypes import rollout_dtype
+from redraft.rl.config.schema import RunConfig
 from redraft.rl.models.character_tokenizer import build_character_tokenizer
 from redraft.rl.models.llada2.checkpoint import load_pretrained, save_pretrained
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
@@ -54,6 +56,11 @@ def resolve_dtype(name: str) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"dtype {name!r}: valid are {', '.join(DTYPES)}")
     return getattr(torch, name)
+
+
+def resolve_rollout_dtype(config: RunConfig) -> str:
+    """Find the type of the rollout engine's weights on this process's device; see `rollout_dtype`."""
+    return rollout_dtype(config, resolve_device(config.model.device).type == "cuda")
 
 
 def load_policy(path: str, dtype: str | None, device: str) -> LLaDA2Model:

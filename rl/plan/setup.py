@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from redraft.rl.config.dtypes import Precision, compute_dtype, rollout_dtype
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.models.shape import Shape
 from redraft.rl.parallel.layout import RankLayout, widest_ep
 from redraft.rl.plan.machine import Machine
 
-Precision = Literal["float32", "float64", "bfloat16"]
 BYTES: dict[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2}
 
 
@@ -76,10 +76,7 @@ class Setup:
     @property
     def compute(self) -> Precision:
         """Type of the learner's products."""
-        asked = self.config.trainer.precision.compute
-        if asked != "auto":
-            return asked
-        return "bfloat16" if self.on_gpu and self.config.model.dtype == "float32" else self.config.model.dtype
+        return compute_dtype(self.config, self.on_gpu)
 
     @property
     def compute_bytes(self) -> int:
@@ -88,8 +85,8 @@ class Setup:
 
     @property
     def rollout_bytes(self) -> int:
-        """Bytes of a number in the rollout engines: bfloat16 on a GPU, the type of the weights on a CPU."""
-        return BYTES["bfloat16"] if self.on_gpu else self.weight_bytes
+        """Bytes of a number in the rollout engines (`rollout.dtype`)."""
+        return BYTES[rollout_dtype(self.config, self.on_gpu)]
 
     @property
     def gradient_sync(self) -> Literal["every", "last"]:

@@ -7,7 +7,7 @@ from redraft.rl.config.choices import Choices
 from redraft.rl.config.moved import MOVED
 from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.config.sections import TrainerConfig
+from redraft.rl.config.sections import RolloutConfig, TrainerConfig
 from redraft.rl.progress import TRAINER
 from redraft.rl.run_folder.checkpoint import complete_checkpoints, newest_checkpoint, read_state
 
@@ -73,8 +73,10 @@ _GONE = {"overlong_buffer", *MOVED} - Choices.model_fields.keys()
 
 
 def _with_later_keys(saved: dict[str, Any]) -> dict[str, Any]:
-    """Fill in keys of `trainer` that came after the checkpoint was written, which ran as their defaults say."""
-    return {**saved, "trainer": {**TrainerConfig().model_dump(mode="json"), **saved.get("trainer", {})}}
+    """Fill in keys that came after the checkpoint was written, which ran as their defaults say."""
+    later = {"trainer": TrainerConfig(), "rollout": RolloutConfig()}
+    filled = {name: {**section.model_dump(mode="json"), **saved.get(name, {})} for name, section in later.items()}
+    return {**saved, **filled}
 
 
 def _changed(saved: dict[str, Any], now: dict[str, Any]) -> list[str]:

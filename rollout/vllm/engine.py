@@ -7,7 +7,7 @@ Nothing of vLLM is imported before an engine is made, so this can be imported wh
 import json
 import os
 import pickle
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.util import find_spec
@@ -250,10 +250,10 @@ class VLLMEngine:
 class VLLMRolloutWorker:
     """A rollout worker (`rollout.worker.RolloutWorker`) that decodes through vLLM."""
 
-    def __init__(self, options: WorkerOptions, limits: Limits, threads: int | None = None) -> None:
+    def __init__(self, make_options: Callable[[], WorkerOptions], limits: Limits, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
-        self.engine = VLLMEngine(options, limits)
+        self.engine = VLLMEngine(make_options(), limits)
         self.version = -1
 
     def sync(self, weights: WeightUpdate) -> int:

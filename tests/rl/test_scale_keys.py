@@ -75,6 +75,7 @@ def test_a_checkpoint_that_is_older_than_a_key_goes_on_with_its_default(tmp_path
     saved = config.model_dump(mode="json")
     for key in ("optimizer", "parallel", "precision", "activation_checkpointing"):
         del saved["trainer"][key]
+    del saved["rollout"]["dtype"]
     save_checkpoint(tmp_path, 1, lambda folder: None, {"trainer.json": {"step": 1}, "config.json": saved}, keep=1)
     assert find_start(config, tmp_path, resume=True)
     other = load_recipe([tmp_path / "recipe.yaml"], ["trainer.optimizer=adamw8bit"])

@@ -258,7 +258,7 @@ def test_requests_that_are_kept_through_sleep_go_on_where_they_were(engine, path
 
 def test_the_rollout_worker_does_what_the_torch_one_does(path):
     limits = Limits(slots=4)
-    ours = VLLMRolloutWorker(options_for(path), limits, threads=1)
+    ours = VLLMRolloutWorker(lambda: options_for(path), limits, threads=1)
     theirs = RolloutWorker(lambda: load_rollout_policy(load_policy, path, "float64", "cpu"), TOKENS, limits)
     with pytest.raises(RuntimeError, match="asked for completions before any weights arrived: sync first"):
         next(ours.stream(PROMPTS, SAMPLED))

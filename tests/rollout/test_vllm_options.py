@@ -34,7 +34,9 @@ def newer(version: int = 7) -> WeightUpdate:
 # --- arguments and errors -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [VLLMEngine, VLLMRolloutWorker])
+@pytest.mark.parametrize(
+    "make", [VLLMEngine, lambda options, limits: VLLMRolloutWorker(lambda: options, limits)], ids=["engine", "worker"]
+)
 def test_without_vllm_there_is_one_error_that_says_how_to_install_it(path, monkeypatch, make):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr("redraft.rollout.vllm.engine.find_spec", lambda name: None)

@@ -1,0 +1,26 @@
+"""Types of numbers that a recipe leaves open, by the kind of device. Importing this loads no torch."""
+
+from typing import Literal
+
+from redraft.rl.config.schema import RunConfig
+
+Precision = Literal["float32", "float64", "bfloat16"]
+
+
+def rollout_dtype(config: RunConfig, on_gpu: bool) -> Precision:
+    """Choose the type in which a rollout engine keeps weights, keys and values, and computes.
+
+    With `auto` it is bfloat16 on a GPU whatever the learner's type is, because CUDA graphs and grouped products are
+    made for 16 bits. On a CPU it is the learner's type: float32 and float64 runs stay exact.
+    """
+    if config.rollout.dtype != "auto":
+        return config.rollout.dtype
+    return "bfloat16" if on_gpu else config.model.dtype
+
+
+def compute_dtype(config: RunConfig, on_gpu: bool) -> Precision:
+    """Choose the type of the learner's matrix products; with `auto`, bfloat16 for float32 weights on a GPU."""
+    asked = config.trainer.precision.compute
+    if asked != "auto":
+        return asked
+    return "bfloat16" if on_gpu and config.model.dtype == "float32" else config.model.dtype
