@@ -17,6 +17,23 @@ GRAPHED_TYPES: Final = (torch.bfloat16, torch.float16)
 """Types with CUDA graphs. Grouped products in other types ask the device for group sizes, which a graph cannot."""
 
 
+class _PagedBody:
+    """Run a network on pages. Not a method of the session, which would then refer to itself and keep its pages."""
+
+    def __init__(self, model: DiffusionModel, cache: PagedCache, block_length: int) -> None:
+        self._model, self._cache, self._block_length = model, cache, block_length
+
+    def __call__(self, batch: Pass) -> Float[Tensor, "entries query hidden"]:
+        """Compute the hidden states of a pass."""
+        return self._model.hidden_states(batch.tokens, batch.positions, self.aim(batch), self._cache)
+
+    def aim(self, batch: Pass) -> Bool[Tensor, "entries #query key"]:
+        """Point the cache at the pass; return the block-causal mask of what its queries may attend to."""
+        self._cache.aim(batch.write, batch.table)
+        keys = torch.arange(batch.table.shape[1] * self._block_length, device=batch.table.device)
+        return keys < batch.reach[..., None]
+
+
 class TorchSession:
     """Pages on a torch model."""
 
@@ -25,12 +42,13 @@ class TorchSession:
     ) -> None:
         self._model, self._cache = model, cache
         self._block_length, self._mask, self._logits_bytes = block_length, mask, logits_bytes
-        self.body: Body = self._hidden_states
+        self._plain = _PagedBody(model, cache, block_length)
+        self.body: Body = self._plain
         self.graphs: GraphUse | None = None  # stays None without graphs
 
     def use_graphs(self, capture: Capture) -> None:
         """Replay captured forwards from now on, wherever no routes are recorded."""
-        body = GraphedBody(self._hidden_states, capture)
+        body = GraphedBody(self._plain, capture)
         self.body, self.graphs = body, body.use
 
     def forward(self, batch: Pass, num_active: int, record: bool) -> Outcome:
@@ -53,17 +71,8 @@ class TorchSession:
             return self.body(batch), None
         model = as_routed_model(self._model)
         tape = model.route_tape()
-        hidden = model.hidden_states(batch.tokens, batch.positions, self._aim(batch), self._cache, tape)
+        hidden = model.hidden_states(batch.tokens, batch.positions, self._plain.aim(batch), self._cache, tape)
         return hidden, tape.routes
-
-    def _hidden_states(self, batch: Pass) -> Float[Tensor, "entries query hidden"]:
-        return self._model.hidden_states(batch.tokens, batch.positions, self._aim(batch), self._cache)
-
-    def _aim(self, batch: Pass) -> Bool[Tensor, "entries #query key"]:
-        """Point the cache at the pass; return the block-causal mask of what its queries may attend to."""
-        self._cache.aim(batch.write, batch.table)
-        keys = torch.arange(batch.table.shape[1] * self._block_length, device=batch.table.device)
-        return keys < batch.reach[..., None]
 
 
 class TorchEngine:
@@ -123,6 +132,10 @@ class TorchEngine:
         if self._graphs and self.device.type == "cuda" and self._parameter.dtype in GRAPHED_TYPES:
             session.use_graphs(CudaCapture(self.device))
         return session
+
+    def forget_free_memory(self) -> None:
+        """Look up anew how much memory pages may take: other parts took some or gave some back."""
+        self.__dict__.pop("_most_bytes", None)
 
     @functools.cached_property
     def _most_bytes(self) -> int | None:
