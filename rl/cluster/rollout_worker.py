@@ -48,4 +48,5 @@ def _options(path: str, config: RunConfig, tokens: SpecialTokens) -> WorkerOptio
         device=config.model.device,
         tokens=tokens,
         decode=config.rollout.decode,
+        weights_by_sync=True,
     )

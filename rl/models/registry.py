@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from redraft.rl.config.dtypes import rollout_dtype
+from redraft.rl.config.by_device import rollout_dtype
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.models.character_tokenizer import build_character_tokenizer
 from redraft.rl.models.llada2.checkpoint import load_pretrained, save_pretrained

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from redraft.rl.config.dtypes import Precision, compute_dtype, rollout_dtype
+from redraft.rl.config.by_device import Precision, compute_dtype, is_colocated, rollout_dtype
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.models.shape import Shape
 from redraft.rl.parallel.layout import RankLayout, widest_ep
@@ -170,7 +170,7 @@ def settle_setup(config: RunConfig, shape: Shape, machine: Machine, assumptions:
         if asked > 1:
             raise ValueError(f"trainer.parallel.ranks={asked} needs {asked} GPUs and this machine has none; use 1")
         return Setup(config, shape, machine, assumptions, RankLayout(1), False, config.rollout.num_actors, per_engine)
-    colocated = _is_colocated(config)
+    colocated = is_colocated(config, on_gpu=True)
     engines = config.rollout.num_actors
     left = machine.gpus if colocated else machine.gpus - engines * per_engine
     if left < 1:
@@ -182,13 +182,6 @@ def settle_setup(config: RunConfig, shape: Shape, machine: Machine, assumptions:
     if colocated:
         engines = max(1, layout.world // per_engine)
     return Setup(config, shape, machine, assumptions, layout, colocated, engines, per_engine)
-
-
-def _is_colocated(config: RunConfig) -> bool:
-    c = config.cluster
-    if c.placement != "auto":
-        return c.placement == "colocated"
-    return c.learner_gpus < 1 or c.rollout_gpus < 1
 
 
 def _gpus_per_engine(shape: Shape, machine: Machine) -> int:

@@ -116,9 +116,13 @@ class Decoder:
             if self.engine.device.type == "cuda":
                 torch.cuda.empty_cache()
 
+    def give_back(self) -> None:
+        """Give pages and graphs back; the next call takes new ones. No stream may be open."""
+        self._memory = None
+
     def close(self) -> None:
         """Give the memory back."""
-        self._memory = None
+        self.give_back()
         self._watchdog.close()
 
     def _run(self, waiting: Waiting, version: int | None) -> Iterator[tuple[int, Completion]]:

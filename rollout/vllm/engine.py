@@ -197,6 +197,14 @@ class VLLMEngine:
         self.llm.reset_prefix_cache()
         return self.llm.collective_rpc("policy_version")[0]
 
+    def sleep(self) -> None:
+        """Give back pages and weights."""
+        self.llm.sleep(level=2)
+
+    def wake(self) -> None:
+        """Take memory for weights and pages again."""
+        self.llm.wake_up()
+
     def close(self) -> None:
         """End vLLM and give its memory back."""
         self._watchdog.close()
@@ -254,18 +262,36 @@ class VLLMRolloutWorker:
         if threads is not None:
             torch.set_num_threads(threads)
         self.engine = VLLMEngine(make_options(), limits)
-        self.version = -1
+        self.version, self.asleep = -1, False
 
     def sync(self, weights: WeightUpdate) -> int:
         """Take over new weights; return the version that is now in place."""
+        self._check_awake("weights were sent to")
         self.version = self.engine.sync(weights)
         return self.version
 
     def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
         """Complete every prompt; yield its index and its completion, which names the weights that wrote it."""
+        self._check_awake("completions were asked of")
         if self.version < 0:
             raise RuntimeError("asked for completions before any weights arrived: sync first")
         yield from self.engine.stream(prompts, config)
+
+    def sleep(self) -> None:
+        """Give back pages and weights, see `RolloutWorker.sleep`."""
+        if not self.asleep:
+            self.engine.sleep()
+            self.asleep, self.version = True, -1
+
+    def wake(self) -> None:
+        """Take memory for pages and weights again; the next `sync` brings the weights."""
+        if self.asleep:
+            self.engine.wake()
+            self.asleep = False
+
+    def _check_awake(self, what: str) -> None:
+        if self.asleep:
+            raise RuntimeError(f"{what} a rollout engine that is asleep: wake it first, then sync")
 
     def close(self) -> None:
         """End vLLM."""

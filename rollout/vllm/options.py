@@ -24,6 +24,8 @@ class WorkerOptions(BaseModel):
         tokens: Special ids; the stops end every request.
         decode: Defaults of all requests; the block length is that of all requests.
         logits_bytes: Most memory for logits at a time.
+        weights_by_sync: Weights that sleep dropped come back empty, for the update that follows; otherwise they are
+            loaded from `path` again, which takes longer and brings those of the start.
         max_traces: Completions that are kept until they are fetched; beyond that the oldest is dropped.
     """
 
@@ -36,6 +38,7 @@ class WorkerOptions(BaseModel):
     tokens: SpecialTokens
     decode: DecodeConfig = DecodeConfig()
     logits_bytes: int = Field(default=LOGITS_BYTES, ge=1)
+    weights_by_sync: bool = False
     max_traces: int = Field(default=1024, ge=1)
 
     @classmethod

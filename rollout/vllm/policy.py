@@ -90,7 +90,9 @@ class ResidentPolicy:
     def sleep(self, level: int) -> None:
         """Give memory back: at level 1 the weights move to the CPU, from level 2 on they are dropped."""
         self._engine = None
-        if level >= 2:
+        if level >= 2 and self.options.weights_by_sync:
+            self._present().drop()
+        elif level >= 2:
             self.policy = None
         else:
             self._present().model.to("cpu")
@@ -101,11 +103,13 @@ class ResidentPolicy:
             torch.cuda.empty_cache()
 
     def wake_weights(self) -> None:
-        """Bring the weights back; where they were dropped, those of the folder are loaded again."""
+        """Bring the weights back; where they were dropped, memory for the next update, or those of the folder."""
         options = self.options
         if self.policy is None:
             load_model = resolve_name(options.load_model)
             self.policy = load_rollout_policy(load_model, options.path, options.dtype, options.device)
+        elif next(self.policy.model.parameters()).is_meta:
+            self.policy.take(self.device)
         else:
             self.policy.model.to(self.device)
         self._engine = TorchEngine(self._present().model, logits_bytes=options.logits_bytes)

@@ -6,7 +6,7 @@ import torch
 from oracles.tiny_policy import TOKENS, run_config
 from redraft.rl.cli.main import main
 from redraft.rl.cluster.rollout_worker import rollout_worker
-from redraft.rl.config.dtypes import rollout_dtype
+from redraft.rl.config.by_device import rollout_dtype
 from redraft.rl.config.recipe import RecipeError, load_recipe
 from redraft.rl.learner.worker import LearnerWorker
 from redraft.rl.models.registry import load_text_side
@@ -76,6 +76,7 @@ def test_a_vllm_worker_is_told_how_to_make_the_policy(monkeypatch):
         device=config.model.device,
         tokens=TOKENS,
         decode=config.rollout.decode.model_dump(),
+        weights_by_sync=True,
     )
 
 

@@ -258,7 +258,8 @@ def test_requests_that_are_kept_through_sleep_go_on_where_they_were(engine, path
 
 def test_the_rollout_worker_does_what_the_torch_one_does(path):
     limits = Limits(slots=4)
-    ours = VLLMRolloutWorker(lambda: options_for(path), limits, threads=1)
+    options = options_for(path).model_copy(update={"weights_by_sync": True})
+    ours = VLLMRolloutWorker(lambda: options, limits, threads=1)
     theirs = RolloutWorker(lambda: load_rollout_policy(load_policy, path, "float64", "cpu"), TOKENS, limits)
     with pytest.raises(RuntimeError, match="asked for completions before any weights arrived: sync first"):
         next(ours.stream(PROMPTS, SAMPLED))
@@ -268,4 +269,13 @@ def test_the_rollout_worker_does_what_the_torch_one_does(path):
             ours_now = [completion for _, completion in sorted(ours.stream(PROMPTS, config), key=lambda pair: pair[0])]
             theirs_now = [pair[1] for pair in sorted(theirs.stream(PROMPTS, config), key=lambda pair: pair[0])]
             assert_alike(ours_now, theirs_now)
+    ours.sleep()
+    with pytest.raises(RuntimeError, match="completions were asked of a rollout engine that is asleep"):
+        next(ours.stream(PROMPTS, SAMPLED))
+    ours.wake()
+    with pytest.raises(RuntimeError, match="before any weights arrived: sync first"):
+        next(ours.stream(PROMPTS, SAMPLED))
+    ours.sync(update_of(seed=6, version=2))
+    again = [pair[1] for pair in sorted(ours.stream(PROMPTS, config), key=lambda pair: pair[0])]
+    assert_alike(unversioned(again), unversioned(ours_now))
     ours.engine.close()

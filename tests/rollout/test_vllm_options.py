@@ -112,6 +112,20 @@ def test_asleep_the_weights_are_moved_or_dropped_and_come_back(path, level, gone
     assert snapshot(resident.policy.model, 0).fingerprint == before.fingerprint
 
 
+def test_weights_that_a_sync_will_bring_are_not_read_from_the_folder_again(path, monkeypatch):
+    resident = ResidentPolicy(options_for(path).model_copy(update={"weights_by_sync": True}))
+    monkeypatch.setattr("redraft.rollout.vllm.policy.load_rollout_policy", None)
+    weights = [weakref.ref(parameter) for parameter in resident.policy.model.parameters()]
+    resident.sleep(2)
+    assert {weight() for weight in weights} == {None}
+    resident.wake_weights()
+    update = newer()
+    resident.start_update()
+    resident.add_weights({"update": update})
+    resident.finish_update()
+    assert (resident.version, snapshot(resident.policy.model, 7).fingerprint) == (7, update.fingerprint)
+
+
 def test_a_session_that_was_given_back_says_so():
     slots = Slots(Asleep(), torch.device("cpu"), TOKENS, block_length=4, num_slots=1, length=64)
     slots.admit(Request(Prompt("p", (3, 4, 5), seed=0), SAMPLED), [1], committed=0)

@@ -1,5 +1,8 @@
 """The rollout worker: whose weights write, and which keys it may read."""
 
+import weakref
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,8 +10,9 @@ from benchmarks.common.policies import in_order
 from oracles.tiny_policy import DECODE, TOKENS, tiny_model
 from redraft.rl.models.llada2 import init_weights
 from redraft.rollout.config import Limits
+from redraft.rollout.engine.torch_engine import store_by_input
 from redraft.rollout.trajectory import Completion, Prompt
-from redraft.rollout.weights import WeightUpdate
+from redraft.rollout.weights import WeightUpdate, snapshot
 from redraft.rollout.worker import RolloutPolicy, RolloutWorker
 
 
@@ -76,3 +80,64 @@ def test_prompt_pages_serve_all_calls_of_one_version_and_none_of_the_next():
         counts.append(worker.policy.tokens_run - before - 4 * sum(one.num_forwards for one in completions))
     assert counts[0] - counts[1] == 8
     assert counts[2] - counts[3] == 8
+
+
+# --- sleep --------------------------------------------------------------------------------------------------------
+
+
+def sleeper(vocab_size: int = 8) -> RolloutWorker:
+    """A worker that was synced with the weights of `tiny_model(seed=3)`."""
+    model = store_by_input(tiny_model(vocab_size))
+    worker = RolloutWorker(lambda: RolloutPolicy(model), TOKENS, Limits(slots=3))
+    worker.sync(snapshot(tiny_model(vocab_size, seed=3), 1))
+    return worker
+
+
+def test_an_engine_writes_the_same_before_and_after_its_sleep():
+    worker = sleeper()
+    before = run(worker)
+    strides = [parameter.stride() for parameter in worker.policy.model.parameters()]
+    worker.sleep()
+    worker.sleep()
+    worker.wake()
+    worker.wake()
+    with pytest.raises(RuntimeError, match="before any weights arrived: sync first"):
+        run(worker)
+    worker.sync(snapshot(tiny_model(seed=3), 1))
+    assert run(worker) == before
+    assert [parameter.stride() for parameter in worker.policy.model.parameters()] == strides
+
+
+def test_an_engine_that_is_asleep_neither_decodes_nor_takes_weights():
+    worker = sleeper()
+    worker.sleep()
+    with pytest.raises(RuntimeError, match="completions were asked of a rollout engine that is asleep: wake it first"):
+        run(worker)
+    with pytest.raises(RuntimeError, match="weights were sent to a rollout engine that is asleep: wake it first"):
+        worker.sync(snapshot(tiny_model(seed=3), 1))
+
+
+def test_an_engine_does_not_sleep_while_it_decodes():
+    worker = sleeper()
+    stream = worker.stream(PROMPTS, DECODE)
+    next(stream)
+    with pytest.raises(RuntimeError, match="cannot sleep while it decodes: read its stream to the end or close it"):
+        worker.sleep()
+    stream.close()
+    worker.sleep()
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def test_asleep_an_engine_holds_neither_weights_nor_pages():
+    worker = sleeper(vocab_size=80_000)  # embedding and head: 20 MiB in float64
+    run(worker)
+    assert worker.decoder._memory is not None
+    pages = weakref.ref(worker.decoder._memory.session._cache._pages)
+    weights = [weakref.ref(parameter) for parameter in worker.policy.model.parameters()]
+    awake = resident_mib()
+    worker.sleep()
+    assert (pages(), {weight() for weight in weights}) == (None, {None})
+    assert awake - resident_mib() > 15

@@ -1,4 +1,7 @@
-"""Types of numbers that a recipe leaves open, by the kind of device. Importing this loads no torch."""
+"""What a recipe leaves open until the kind of device is known: types of numbers, and who takes turns on a GPU.
+
+Importing this loads no torch, because `redraft plan` asks it about machines that are not here.
+"""
 
 from typing import Literal
 
@@ -24,3 +27,11 @@ def compute_dtype(config: RunConfig, on_gpu: bool) -> Precision:
     if asked != "auto":
         return asked
     return "bfloat16" if on_gpu and config.model.dtype == "float32" else config.model.dtype
+
+
+def is_colocated(config: RunConfig, on_gpu: bool) -> bool:
+    """Tell whether learner and rollout engines take turns on the same devices, and give memory back in between."""
+    c = config.cluster
+    if c.placement != "auto":
+        return c.placement == "colocated"
+    return on_gpu and (c.learner_gpus < 1 or c.rollout_gpus < 1)
