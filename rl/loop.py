@@ -5,6 +5,7 @@
         completions -> rewards        while others are still being decoded
         rewards     -> advantages     each completion beside the others of its prompt
         learner updates the policy; its weights go to the rollouts
+                                   rollouts on the learner's own GPU give their memory back meanwhile
 
 A batch counts as one step of `trainer.total_steps`, also where the learner makes several optimizer steps of it.
 """
@@ -90,7 +91,7 @@ def train(run: Training, stopping: Callable[[], bool]) -> int:
 
 def _all_batches(run: Training, stopping: Callable[[], bool]) -> int:
     trainer, progress = run.config.trainer, run.progress
-    run.rollouts.sync(run.learner.weights())
+    _hand_over(run)
     while progress.step < trainer.total_steps:
         if run.config.evaluation and progress.step % run.config.evaluation.eval_steps == 0:
             _evaluate(run)
@@ -126,14 +127,21 @@ def _learn(run: Training) -> tuple[Sampled, dict[str, float]]:
     if run.config.trainer.shuffle_rewards:
         rewards = shuffled(rewards, run.config.seed, step)
     experience = make_experience(*sampled.learnable(rewards), run.config.algorithm.advantage)
+    run.rollouts.release()
     metrics |= run.learner.update(experience)
     run.progress.step += 1
 
     updated = time.perf_counter()
-    version = run.rollouts.sync(run.learner.weights())
+    version = _hand_over(run)
     done = time.perf_counter()
     metrics |= {"policy_version": float(version), "time/sync_s": done - updated, "time/step_s": done - started}
     return sampled, metrics
+
+
+def _hand_over(run: Training) -> int:
+    """Bring the learner's weights to the rollouts, which may have given their memory back; return the version."""
+    run.rollouts.restore()
+    return run.rollouts.sync(run.learner.weights())
 
 
 def _observe(run: Training, sampled: Sampled) -> dict[str, float]:

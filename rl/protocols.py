@@ -27,7 +27,7 @@ class Experience:
 
 @runtime_checkable
 class RolloutPool(Protocol):
-    """The rollouts as the loop sees them: weights in, completions out."""
+    """The rollouts as the loop sees them: weights in, completions out, and memory for the learner in between."""
 
     def sync(self, weights: Any) -> int:
         """Install the learner's weights everywhere, and return the policy version that is now in place."""
@@ -35,6 +35,14 @@ class RolloutPool(Protocol):
 
     def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
         """Yield (index of the prompt, completion) as soon as each is done; closing the generator stops the rest."""
+        ...
+
+    def release(self) -> None:
+        """Give back cache and weights where the learner has the same device; where it has its own, do nothing."""
+        ...
+
+    def restore(self) -> None:
+        """Take back what `release` gave; a `sync` must follow, which brings the weights."""
         ...
 
 

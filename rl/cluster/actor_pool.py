@@ -54,9 +54,10 @@ class ActorPool:
         """
         return self._collect(index, call, self.issue(index, call), time.monotonic() + timeout_s)
 
-    def run_everywhere(self, call: Call, timeout_s: float) -> list[Any]:
-        """Make the same call to every actor; replacements get it too, now and later."""
-        self.prepare = call
+    def run_everywhere(self, call: Call, timeout_s: float, keep: bool = True) -> list[Any]:
+        """Make the same call to every actor, and if `keep`, to each later replacement before it works."""
+        if keep:
+            self.prepare = call
         deadline = time.monotonic() + timeout_s
         pending = [self.issue(index, call) for index in range(len(self.actors))]
         return [self._collect(index, call, result, deadline) for index, result in enumerate(pending)]

@@ -1,20 +1,56 @@
 """The parts of a run on the backend that its recipe names; the one place that makes them inside this process."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from redraft.rewards.worker import LocalRewards
 from redraft.rl.cluster.rollout_worker import rollout_worker
 from redraft.rl.cluster.stop_signal import hangup_ignored
+from redraft.rl.config.by_device import is_colocated
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.codec import Codec
 from redraft.rl.experience.pipeline import Pipeline
+from redraft.rl.models.registry import resolve_device
 from redraft.rl.protocols import PolicyLearner, RewardPool, RolloutPool
-from redraft.rollout.trajectory import SpecialTokens
+from redraft.rollout.config import DecodeConfig
+from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 from redraft.rollout.vllm.engine import VLLMRolloutWorker
 from redraft.rollout.worker import RolloutPolicy, RolloutWorker
+
+
+@dataclass(frozen=True)
+class LocalRollouts:
+    """A rollout worker of this process behind the loop's protocol.
+
+    Attributes:
+        worker: Decodes.
+        takes_turns: It gives its memory back while the learner works.
+    """
+
+    worker: RolloutWorker | VLLMRolloutWorker
+    takes_turns: bool = False
+
+    def sync(self, weights: Any) -> int:
+        """Install the learner's weights."""
+        return self.worker.sync(weights)
+
+    def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
+        """Complete every prompt."""
+        return self.worker.stream(prompts, config)
+
+    def release(self) -> None:
+        """Let the worker sleep."""
+        if self.takes_turns:
+            self.worker.sleep()
+
+    def restore(self) -> None:
+        """Wake the worker."""
+        if self.takes_turns:
+            self.worker.wake()
 
 
 @contextlib.contextmanager
@@ -40,8 +76,10 @@ def backend(
         return
     from redraft.rl.learner.worker import LearnerWorker
 
-    with local_parts(config, rollout_worker(path, config, tokens, threads=None)) as (rollouts, rewards):
-        yield rollouts, rewards, LearnerWorker(path, config, tokens, config.cluster.learner_threads)
+    takes_turns = is_colocated(config, on_gpu=resolve_device(config.model.device).type == "cuda")
+    with local_parts(config, rollout_worker(path, config, tokens, threads=None)) as (worker, rewards):
+        learner = LearnerWorker(path, config, tokens, config.cluster.learner_threads)
+        yield LocalRollouts(worker, takes_turns), rewards, learner
 
 
 @contextlib.contextmanager
@@ -67,5 +105,5 @@ def local_pipeline(config: RunConfig, model: nn.Module, tokens: SpecialTokens, c
     def make_rollouts() -> RolloutWorker:
         return RolloutWorker(lambda: RolloutPolicy(model, version=0), tokens, config.rollout.limits)
 
-    with local_parts(config, make_rollouts) as (rollouts, rewards):
-        yield Pipeline.of(config, rollouts, rewards, codec)
+    with local_parts(config, make_rollouts) as (worker, rewards):
+        yield Pipeline.of(config, LocalRollouts(worker), rewards, codec)

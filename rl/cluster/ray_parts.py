@@ -22,6 +22,7 @@ from redraft.rewards.scoring.mixture import Sample
 from redraft.rewards.worker import RewardWorker
 from redraft.rl.cluster.actor_pool import ActorPool, Call, ClusterError, await_ready, get
 from redraft.rl.cluster.rollout_worker import rollout_worker
+from redraft.rl.config.by_device import is_colocated
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.worker import LearnerWorker
 from redraft.rl.protocols import Experience
@@ -98,6 +99,8 @@ class RayRollouts:
         start = partial(actor.remote, *worker.args)
         self.pool = ActorPool("rollout actor", start, config.rollout.num_actors, c.max_restarts)
         self.config = c
+        has_gpus = config.model.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+        self.takes_turns = is_colocated(config, has_gpus)
 
     def sync(self, weights: Any) -> int:
         """Install the weights on every actor and compare what they report."""
@@ -116,6 +119,19 @@ class RayRollouts:
 
         shares = _spread(range(len(prompts)), len(self.pool.actors))
         return self.pool.stream(shares, call, self.config.rollout_timeout_s)
+
+    def release(self) -> None:
+        """Let every actor give its memory back, if the learner shares its GPU."""
+        self._turn(Call("sleep", (), "giving memory back"))
+
+    def restore(self) -> None:
+        """Let every actor take its memory again."""
+        self._turn(Call("wake", (), "taking memory again"))
+
+    def _turn(self, call: Call) -> None:
+        if self.takes_turns:
+            # A replacement of an actor that dies here gets the newest weights first, like any other, then this call.
+            self.pool.run_everywhere(call, self.config.sync_timeout_s, keep=False)
 
 
 class RayRewards:

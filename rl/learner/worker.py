@@ -17,9 +17,10 @@ from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_di
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from redraft.rl.config.by_device import is_colocated
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.learner import Learner
-from redraft.rl.models.registry import load_policy, resolve_dtype, resolve_rollout_dtype, save_policy
+from redraft.rl.models.registry import load_policy, resolve_device, resolve_dtype, resolve_rollout_dtype, save_policy
 from redraft.rl.protocols import Experience
 from redraft.rollout.trajectory import SpecialTokens
 from redraft.rollout.weights import WeightUpdate, snapshot
@@ -33,12 +34,17 @@ class LearnerWorker:
     def __init__(self, path: str, config: RunConfig, tokens: SpecialTokens, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        on_gpu = resolve_device(config.model.device).type == "cuda"
+        self.takes_turns = on_gpu and is_colocated(config, on_gpu)
         # The reference policy of the KL term is the policy in `path`, even if a checkpoint is loaded afterwards.
         self.learner = Learner(load_policy(path, config.model.dtype, config.model.device), config, tokens)
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch and return metrics; see `Learner.update`."""
-        return self.learner.update(rows)
+        metrics = self.learner.update(rows)
+        if self.takes_turns:
+            torch.cuda.empty_cache()  # what torch keeps for later, an engine on the same GPU could not use
+        return metrics
 
     def weights(self) -> WeightUpdate:
         """Copy the current weights in the engine's type, with their version and fingerprint."""

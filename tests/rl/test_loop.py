@@ -11,6 +11,7 @@ from redraft.rl.config.recipe import RecipeError, load_recipe
 from redraft.rl.data.codec import Codec
 from redraft.rl.data.held_out import load_held_out
 from redraft.rl.data.load import DataError, load_rows
+from redraft.rl.learner.learner import Learner
 from redraft.rl.loop import Training, train
 from redraft.rl.models.registry import load_text_side
 from redraft.rl.progress import RunProgress
@@ -18,6 +19,7 @@ from redraft.rl.run import run_training
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.recorder import Recorder
 from redraft.rl.stages.warm_start import run_warm_start
+from redraft.rollout.worker import RolloutWorker
 from short_names import sections
 from tiers import one_per_estimator
 from tiny import DECODE, SHAPE, make_policy, recipe, write_recipe
@@ -83,6 +85,23 @@ def test_the_loop_learns(place):
     )  # fmt: skip
     rewards = [metrics["reward/mean"] for stage, _, metrics in rows if stage == "train"]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.2
+
+
+def test_a_run_whose_engine_sleeps_while_the_learner_works_is_the_same_run(place, monkeypatch):
+    calls = []
+    for owner, name in [(RolloutWorker, "sleep"), (RolloutWorker, "wake"), (Learner, "update")]:
+        plain = getattr(owner, name)
+        monkeypatch.setattr(
+            owner, name, lambda self, *given, plain=plain, name=name: calls.append(name) or plain(self, *given)
+        )
+    short = ("trainer.total_steps=2", "evaluation.eval_steps=7", "trainer.save_steps=7")
+    _, apart = run(place, *short, f"output_dir={place / 'apart'}")
+    assert calls == ["update"] * 2
+    _, colocated = run(place, *short, "cluster.placement=colocated")
+    assert calls[2:] == ["wake", *["sleep", "update", "wake"] * 2]
+    for (stage, step, one), (*_, other) in zip(apart, colocated, strict=True):
+        told = {name for name in one if name.startswith(("objective/", "completions/", "mismatch/", "eval/"))}
+        assert {name: one[name] for name in told} == {name: other[name] for name in told}, (stage, step)
 
 
 @pytest.mark.parametrize("preset", one_per_estimator())

@@ -41,6 +41,12 @@ class Rollouts:
     def sync(self, weights):
         return 0
 
+    def release(self):
+        pass
+
+    def restore(self):
+        pass
+
     def stream(self, prompts, config):
         place = 0
         try:

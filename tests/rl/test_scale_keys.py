@@ -18,7 +18,6 @@ ASKED = {
     "trainer.parallel.expert_parallel": "trainer.parallel.expert_parallel=2",
     "trainer.parallel.gradient_sync": "trainer.parallel.gradient_sync=last",
     "trainer.precision.compute": "trainer.precision.compute=bfloat16",
-    "cluster.placement": "cluster.placement=colocated",
 }
 
 

@@ -170,6 +170,22 @@ def test_the_death_of_a_rollout_actor_in_mid_stream_loses_and_doubles_nothing(
     assert len(again) <= 180  # only what had not arrived
 
 
+def test_engines_that_gave_their_memory_back_write_the_same_after_the_next_sync(
+    place, configured, rollouts, prompts, calm, monkeypatch
+):
+    """One of them dies asleep: its replacement gets the last weights, and the next ones like the others."""
+    config = configured("digits")
+    learner = RayLearner(str(place / "learned"), config, load_text_side(str(place / "policy"))[1])
+    monkeypatch.setattr(rollouts, "takes_turns", True)
+    rollouts.release()
+    with pytest.raises(RuntimeError, match="completions were asked of a rollout engine that is asleep"):
+        list(rollouts.stream(prompts[:4], config.rollout.decode))
+    ray.kill(rollouts.pool.actors[1])
+    rollouts.restore()
+    assert rollouts.sync(learner.weights()) == 0
+    assert_alike(in_order(rollouts.stream(prompts, config.rollout.decode)), calm.completions)
+
+
 def ask_until(actor, deadline):
     """A kill takes a moment to land."""
     while time.monotonic() < deadline:
