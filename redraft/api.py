@@ -95,8 +95,8 @@ def evaluate(config: "RunConfig", policy: str | Path | None = None) -> dict[str,
 
     Args:
         config: From `load_recipe`, with an evaluation section.
-        policy: Policy folder, or a run folder for its newest policy; the newest one of `config.output_dir` where it is
-            left out.
+        policy: Policy folder, run folder (its newest policy), or `owner/name` of a model on the hub; the newest one of
+            `config.output_dir` where it is left out.
 
     Returns:
         `eval/accuracy` (the mean of the first reward), `eval/rows`, `eval/tokens_per_forward` and
@@ -138,7 +138,7 @@ def generate(
         print([row["completion"] for row in rows])
 
     Args:
-        model: Policy folder, or a run folder for its newest policy.
+        model: Policy folder, run folder (its newest policy), or `owner/name` of a model on the hub (`@revision`).
         prompts: Texts, or chats as lists of messages.
         mode: `q` (careful), `s` (fast) or `llada2.0` (no editing).
         max_new_tokens: Longest completion.

@@ -15,6 +15,7 @@ from redraft.rl.data.rows import Row
 from redraft.rl.loop import Training, train
 from redraft.rl.models.registry import load_text_side
 from redraft.rl.preflight.checks import check_built, check_evaluation, check_machine, check_reward_calls, check_run
+from redraft.rl.preflight.first_policy import settle_first_policy
 from redraft.rl.preflight.quarantine import find_unfit, read_quarantine, write_quarantine
 from redraft.rl.preflight.resume import find_start
 from redraft.rl.preflight.verifiers import check_rewards
@@ -48,11 +49,13 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> RunOutc
         RecipeError: A run does not honour a key yet, there is nothing left to do, or earlier results would be mixed
             with new ones.
         DataError: What the run depends on changed since its checkpoint.
+        HubError: The hub does not give the first policy.
         WriteError: A file of the run cannot be written; says what is kept.
     """
     check_built(config)
     check_machine(config)
     with _own_folder(recorder.run):
+        config = _settled(config, recorder, resume)
         checkpoint = find_start(config, recorder.run, resume)
         rows, held_out = load_rows(config.data, config.seed), load_held_out(config)
         check_reward_calls(config, rows, held_out)
@@ -78,9 +81,17 @@ def run_sft(config: RunConfig, recorder: Recorder) -> Path:
     """
     check_built(config)
     with _own_folder(recorder.run):
+        config = _settled(config, recorder, resume=False)
         held_out = load_held_out(config)
         check_evaluation(config, held_out)
         return run_warm_start(config, recorder, held_out)
+
+
+def _settled(config: RunConfig, recorder: Recorder, resume: bool) -> RunConfig:
+    """Settle the commit of a first policy that is on the hub."""
+    settled, origin = settle_first_policy(config, resume, recorder.say)
+    recorder.settle(settled, origin)
+    return settled
 
 
 @contextlib.contextmanager
@@ -128,7 +139,7 @@ def _train(
     config: RunConfig, recorder: Recorder, checkpoint: Path | None, rows: list[Row], held_out: list[Row]
 ) -> RunOutcome:
     """Start the parts and run the loop, from the checkpoint if there is one."""
-    policy = str(policy_folder(config))
+    policy = str(policy_folder(config, "all"))
     inputs = run_inputs(config, rows, held_out, policy)
     if checkpoint is not None:
         check_inputs(checkpoint, inputs, recorder.warn)

@@ -77,9 +77,10 @@ def evaluate_policy(
 
 def _policy_to_evaluate(config: RunConfig) -> Path:
     """Find the newest policy of the run; before its first checkpoint the one that it starts from."""
-    run, first = Path(config.output_dir), policy_folder(config)
+    run = Path(config.output_dir)
     if complete_checkpoints(run):
         return find_policy(run)
+    first = policy_folder(config, "all")
     if first.is_dir():
         return first
     raise FileNotFoundError(

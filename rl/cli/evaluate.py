@@ -15,8 +15,9 @@ def evaluate(
         str,
         typer.Option(
             parser=home,
-            metavar="FOLDER",
-            help="Policy folder, or a run folder: its newest policy; default: that of the recipe's own run.",
+            metavar="MODEL",
+            help="Policy folder, run folder (its newest policy), or owner/name of a model on the hub (@revision);"
+            " default: that of the recipe's own run.",
         ),
     ] = "",
 ) -> None:

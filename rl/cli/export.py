@@ -10,7 +10,11 @@ from redraft.rl.cli.paths import home
 def export(
     run: Annotated[
         str,
-        typer.Argument(parser=home, metavar="RUN", help="A run folder (its newest policy), a checkpoint or a policy."),
+        typer.Argument(
+            parser=home,
+            metavar="MODEL",
+            help="Run folder (its newest policy), checkpoint, policy folder, or owner/name on the hub (@revision).",
+        ),
     ],
     out: Annotated[str, typer.Option(parser=home, metavar="FOLDER", help="Folder to write.")],
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float64; default: as trained.")] = "",

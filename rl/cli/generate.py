@@ -9,7 +9,12 @@ from redraft.rl.cli.paths import home, tell
 
 def generate(
     model: Annotated[
-        str, typer.Option(parser=home, metavar="FOLDER", help="Policy folder, or a run folder: its newest policy.")
+        str,
+        typer.Option(
+            parser=home,
+            metavar="MODEL",
+            help="Policy folder, run folder (its newest policy), or owner/name of a model on the hub (@revision).",
+        ),
     ],
     prompts: Annotated[
         str,

@@ -52,7 +52,7 @@ def plan(
     }
     machine = replace(choose_machine(gpus, card_gib, gpus_per_node), **rates)
     assumed = Assumptions(prompt_tokens, completion_tokens, tokens_per_forward, imbalance)
-    made = make_plan(config, find_shape(config.model.path, config.model.init), machine, assumed)
+    made = make_plan(config, find_shape(config.model.path, config.model.init, config.model.revision), machine, assumed)
     if as_json:
         typer.echo(json.dumps(report.as_json(made, words), indent=1))
     else:

@@ -24,7 +24,14 @@ class ModelConfig(Section):
     """The policy: a Hugging Face folder, or the shape of a model to make from scratch."""
 
     path: LocalPath | None = Field(
-        default=None, description="Folder of the policy to start from; without it, the result of the warm start."
+        default=None,
+        description="Policy to start from: a folder, or owner/name on the hub; without it, the result of the warm"
+        " start.",
+    )
+    revision: str | None = Field(
+        default=None,
+        description="Branch, tag or commit of a policy on the hub; without it, the main branch. The run keeps the"
+        " commit that it began with.",
     )
     init: dict[str, Any] | None = Field(
         default=None, description="Shape of a new model: fields of LLaDA2's config.json by name."
@@ -44,6 +51,12 @@ class ModelConfig(Section):
                 " float32 and use redraft export --dtype bfloat16"
             )
         return dtype
+
+    @model_validator(mode="after")
+    def _revision_is_of_a_path(self) -> "ModelConfig":
+        if self.revision is not None and self.path is None:
+            raise ValueError("revision is of a model.path on the hub, and there is no path; leave revision out")
+        return self
 
 
 class DataConfig(Section):

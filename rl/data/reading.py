@@ -10,6 +10,7 @@ from typing import Any
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.load import located
 from redraft.rl.data.rows import Row, place_of
+from redraft.rl.models.hub import find_first
 from redraft.rl.models.registry import PolicyLimits, find_text_side, load_text_side, plan_policy, policy_limits
 from redraft.rollout.blocks import padded_length
 from redraft.rollout.chat import Tokenizer, count_controls, encode_prompt, encode_text, known_controls
@@ -42,15 +43,15 @@ class Reader:
         """Load the text side of the policy that training starts from: `made` if it is there, else the recipe's `model`.
 
         Raises:
-            FileNotFoundError: `model.path` names no folder.
+            FileNotFoundError: `model.path` names neither a folder nor a model on the hub.
+            HubError: The hub does not give its files.
         """
-        path = made if made and made.is_dir() else config.model.path
-        if path is None:
+        if made and made.is_dir():
+            return cls.of(str(made))
+        if config.model.path is None:
             assert config.model.init is not None
             return cls(*plan_policy(config.model.init, config.rollout.decode.block_length))
-        if not Path(path).is_dir():
-            raise FileNotFoundError(f"model.path: no folder {path}; give a folder with config.json and safetensors")
-        return cls.of(str(path))
+        return cls.of(str(find_first(config.model.path, config.model.revision).folder))
 
     def read_prompt(self, prompt: Any, what: str = "the prompt") -> list[int]:
         """Encode a prompt, text or chat messages.

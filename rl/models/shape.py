@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from redraft.rl.config.scalars import settle
 from redraft.rl.models.character_tokenizer import VOCABULARY
+from redraft.rl.models.hub import find_model
 from redraft.rl.models.llada2.config import CONFIG_FILE, LLADA2_FLASH, LLADA2_MINI, LLaDA2Config
 from redraft.words import did_you_mean, guess_or_valid, problem_lines
 
@@ -124,28 +125,32 @@ def shape_of(config: LLaDA2Config) -> Shape:
     )
 
 
-def find_shape(path: str | None, init: Mapping[str, Any] | None) -> Shape:
+def find_shape(path: str | None, init: Mapping[str, Any] | None, revision: str | None = None) -> Shape:
     """Find the shape of a recipe's policy: `model.path`, or else `model.init`.
 
     Args:
-        path: A folder with config.json, or a published name. To read a name from a hub, this is the place.
+        path: A folder with config.json, or a name on the hub, of which only config.json is downloaded; the names of
+            `PUBLISHED` need no network.
         init: Fields of config.json of a policy that is to be made with a character tokenizer.
+        revision: Of a name on the hub.
 
     Raises:
         ValueError: The file or the fields describe no network that this code computes.
-        FileNotFoundError: There is neither a folder nor a published shape of this name.
+        FileNotFoundError: There is neither a folder nor a published shape of this name, and none on the hub.
     """
     if path is None:
         return shape_of(new_config(init or {}, {"vocab_size": len(VOCABULARY)}))
     if path in PUBLISHED and not Path(path).exists():
         return shape_of(PUBLISHED[path])
-    if not Path(path).is_dir():
+    try:
+        folder = find_model(path, revision, "config").folder
+    except OSError as error:
         near = did_you_mean(path, PUBLISHED, cutoff=0.8)
         raise FileNotFoundError(
-            f"model.path {path}: no such folder, and no published shape of this name;"
-            f" {near or 'known: ' + ', '.join(PUBLISHED)}; a folder with {CONFIG_FILE} alone is enough"
-        )
-    return shape_of(LLaDA2Config.from_pretrained(path))
+            f"model.path: {error}; {near or 'shapes that need no hub: ' + ', '.join(PUBLISHED)}; a folder with"
+            f" {CONFIG_FILE} alone is enough"
+        ) from error
+    return shape_of(LLaDA2Config.from_pretrained(folder))
 
 
 def new_config(shape: Mapping[str, Any], ours: Mapping[str, Any]) -> LLaDA2Config:

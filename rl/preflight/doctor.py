@@ -161,7 +161,7 @@ def _checkpoints(config: RunConfig) -> float:
     0 where the policy or the GPUs that the recipe names are not there, which other diagnoses say.
     """
     try:
-        shape = find_shape(config.model.path, config.model.init)
+        shape = find_shape(config.model.path, config.model.init, config.model.revision)
         setup = settle_setup(config, shape, choose_machine(None, None, None), Assumptions())
     except (OSError, ValueError):
         return 0.0
@@ -171,7 +171,7 @@ def _checkpoints(config: RunConfig) -> float:
 def _weights(config: RunConfig) -> float:
     """Bytes of the policy's weights in float32; 0 where there is no policy yet."""
     try:
-        return 4.0 * find_shape(config.model.path, config.model.init).parameters
+        return 4.0 * find_shape(config.model.path, config.model.init, config.model.revision).parameters
     except (OSError, ValueError):
         return 0.0
 

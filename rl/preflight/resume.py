@@ -14,8 +14,9 @@ from redraft.rl.run_folder.checkpoint import complete_checkpoints, newest_checkp
 # Keys and sections that a resumed run may change. Any other change would make it another experiment.
 MAY_CHANGE = {
     "output_dir",
-    # These three may move: checkpoints keep fingerprints of what they name.
+    # These may move: checkpoints keep fingerprints of what they name.
     "model.path",
+    "model.revision",
     "data.path",
     "evaluation.data.path",
     "report_to",

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from redraft.rl.atomic import atomic_write
+from redraft.rl.models.hub import find_model, is_hub_name
 from redraft.rl.run_folder.files import is_write_error, read_json, step_number, write_whole
 
 MANIFEST = "MANIFEST.json"
@@ -116,22 +117,29 @@ def warm_start_policy(run: Path) -> Path:
 
 
 def find_policy(source: Path, step: int = 0) -> Path:
-    """Find the policy that a path names: a policy folder, a checkpoint's, or the newest one of a run.
+    """Find the policy that a path names: a policy folder, a checkpoint's, the newest one of a run, or one on the hub.
 
     The newest policy of a run is that of its newest complete checkpoint, and before the first checkpoint that of its
     warm start. Where all checkpoints are incomplete, the warm start is not taken in their place.
 
     Args:
-        source: A run folder, one of its checkpoints, or a policy folder.
+        source: A run folder, one of its checkpoints, a policy folder, or `owner/name` or `owner/name@revision` on the
+            hub, which is downloaded.
         step: Which checkpoint of a run; 0 takes the newest policy.
 
     Raises:
         CheckpointNotFoundError: There is no such policy; says what there is.
-        FileNotFoundError: There is no such folder.
+        FileNotFoundError: There is no such folder, and no such model on the hub.
+        HubError: The hub does not give it.
         ValueError: A step is asked of a single policy.
     """
     if not source.is_dir():
-        raise FileNotFoundError(f"{source}: no such run or policy folder")
+        name, _, revision = str(source).partition("@")
+        if not is_hub_name(name):
+            raise FileNotFoundError(f"{source}: no such run or policy folder; a model on the hub is written owner/name")
+        if step:
+            raise ValueError(f"{source}: is a model on the hub, without steps to choose from; name no step")
+        return find_model(name, revision or None).folder
     is_checkpoint = (source / MANIFEST).is_file()
     is_policy = (source / "config.json").is_file() and not (source / "checkpoints").is_dir()
     if not (is_checkpoint or is_policy):

@@ -6,12 +6,24 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from redraft.rl.atomic import atomic_write
 
 RESOLVED = "config.resolved.yaml"
 """The recipe with every default. A folder that holds this file is a run folder."""
+
+ORIGIN = "origin.json"
+"""Where the first policy came from; only of runs that began with a model of the hub."""
+
+
+class Origin(TypedDict):
+    """Content of `ORIGIN`: what the recipe named, and the commit of the hub that it meant when the run began."""
+
+    path: str
+    revision: str | None
+    commit: str
+
 
 _OWN_FOLDERS = {"checkpoints", "samples", "sft"}
 

@@ -13,7 +13,7 @@ from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rl.config.recipe import dump_recipe
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.run_folder.files import RESOLVED, append_line, step_number, write_whole, writing
+from redraft.rl.run_folder.files import ORIGIN, RESOLVED, Origin, append_line, step_number, write_whole, writing
 from redraft.rl.run_folder.mirror import Mirror
 from redraft.rollout.trajectory import Completion
 
@@ -43,12 +43,19 @@ class Recorder:
     def __init__(self, config: RunConfig, display: Display, trackers: Sequence[Mirror] = ()) -> None:
         self.run = Path(config.output_dir)
         self.config, self.display, self.trackers = config, display, trackers
+        self.origin: Origin | None = None
+
+    def settle(self, config: RunConfig, origin: Origin | None) -> None:
+        """Take over the recipe with the commit of its first policy, and where that came from, for `begin` to write."""
+        self.config, self.origin = config, origin
 
     def begin(self) -> None:
         """Make the run folder, with the recipe and the environment in it."""
         with writing(self.run):
             self.run.mkdir(parents=True, exist_ok=True)
         write_whole(self.run / RESOLVED, dump_recipe(self.config))
+        if self.origin is not None:
+            write_whole(self.run / ORIGIN, json.dumps(self.origin, indent=1))
         write_whole(self.run / "env.json", json.dumps(environment(), indent=1))
 
     def close(self) -> None:

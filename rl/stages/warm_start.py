@@ -17,6 +17,7 @@ from redraft.rl.data.codec import Codec
 from redraft.rl.data.load import load_rows, rows_fingerprint, source_name
 from redraft.rl.data.reading import Reader
 from redraft.rl.data.tasks import Row
+from redraft.rl.models.hub import Part, find_first, is_hub_name
 from redraft.rl.models.registry import build_policy, load_policy, load_text_side, save_policy
 from redraft.rl.run_folder.checkpoint import complete_checkpoints, warm_start_policy
 from redraft.rl.run_folder.files import read_json, write_whole, writing
@@ -30,15 +31,20 @@ from redraft.rollout.trajectory import SpecialTokens
 SETTINGS = "settings.json"  # beside hf/; says what the warm start was made with
 
 
-def policy_folder(config: RunConfig) -> Path:
+def policy_folder(config: RunConfig, part: Part = "text") -> Path:
     """Find the run's first policy: the warm start's result, or `model.path`.
 
     A recipe with both goes on from the warm start once `redraft sft` has made it, and from `model.path` before.
+
+    Args:
+        config: The recipe.
+        part: What is needed of a policy on the hub.
     """
     made = _made_folder(config)
-    if config.model.path and not (config.sft and made.is_dir()):
-        return Path(config.model.path).resolve()
-    return made
+    if not config.model.path or (config.sft and made.is_dir()):
+        return made
+    path, revision = config.model.path, config.model.revision
+    return find_first(path, revision, part).folder.resolve() if is_hub_name(path) else Path(path).resolve()
 
 
 def present_policy(config: RunConfig) -> Path:
@@ -143,7 +149,8 @@ def _made_folder(config: RunConfig) -> Path:
 def _first_policy(config: RunConfig) -> tuple[nn.Module, Tokenizer, SpecialTokens]:
     dtype, device = config.model.dtype, config.model.device
     if config.model.path:
-        return load_policy(config.model.path, dtype, device), *load_text_side(config.model.path)
+        folder = str(find_first(config.model.path, config.model.revision, "all").folder)
+        return load_policy(folder, dtype, device), *load_text_side(folder)
     assert config.model.init is not None
     return build_policy(config.model.init, dtype, device, config.seed, block_length=config.rollout.decode.block_length)
 
@@ -178,13 +185,13 @@ def _settings(config: RunConfig) -> dict[str, Any]:
     settings = {
         "seed": config.seed,
         "block_length": config.rollout.decode.block_length,
-        "model": config.model.model_dump(mode="json", exclude={"device", "lora"}),
+        "model": config.model.model_dump(mode="json", exclude={"device", "lora", "revision"}),
         "sft": config.sft.model_dump(mode="json") if config.sft else None,
     }
     if config.sft:
         settings["sft rows"] = rows_fingerprint(load_rows(config.sft.data, config.seed))
-    if config.model.path and Path(config.model.path).is_dir():
-        settings["policy"] = policy_fingerprint(config.model.path)
+    if config.model.path and (is_hub_name(config.model.path) or Path(config.model.path).is_dir()):
+        settings["policy"] = policy_fingerprint(find_first(config.model.path, config.model.revision, "all").folder)
     if config.evaluation and config.sft and config.sft.target_accuracy:
         settings["data"] = config.data.model_dump(mode="json")
         settings["evaluation"] = config.evaluation.model_dump(mode="json", exclude={"eval_steps"})

@@ -66,16 +66,9 @@ def test_a_name_that_is_published_is_known_and_a_folder_of_that_name_goes_first(
     assert find_shape("inclusionAI/LLaDA2.1-mini", None) == shape_of(TINY)
 
 
-@pytest.mark.parametrize(
-    ("path", "message"),
-    [
-        ("inclusionAI/LLaDA2.1-min", "no published shape of this name; did you mean 'inclusionAI/LLaDA2.1-mini'?"),
-        ("my/policy", "model.path my/policy: no such folder, .*known: inclusionAI/LLaDA2.0-mini"),
-    ],
-)
-def test_an_unknown_path_is_refused_with_what_is_known(path, message):
-    with pytest.raises(FileNotFoundError, match=message.replace("?", r"\?")):
-        find_shape(path, None)
+def test_a_path_that_is_not_there_is_refused_with_what_is_known():
+    with pytest.raises(FileNotFoundError, match=r"^model.path: no folder \./policy; .*: inclusionAI/LLaDA2.0-mini, .*"):
+        find_shape("./policy", None)
 
 
 def test_a_policy_from_scratch_has_the_vocabulary_of_its_tokenizer():
