@@ -44,6 +44,7 @@ from redraft.rl.learner.optim import freeze_router, hold_drift, make_optimizer, 
 from redraft.rl.learner.scoring import Scorer
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import Normaliser, Policies
+from redraft.rl.parallel.load import rank_load
 from redraft.rl.parallel.lockstep import Alone, Lockstep
 from redraft.rl.parallel.norm import clip_grad_norm
 from redraft.rl.protocols import Experience
@@ -115,6 +116,7 @@ class Learner:
         if len(parts) * algorithm.update.num_iterations > 1:
             self._hold_drift(last, sums)
         self.policy_version += 1
+        sums |= rank_load(self.model, self.lockstep)
         return update_metrics(sums) | {
             "objective/learned_rows": float(len(learned)),
             "time/update_s": time.perf_counter() - started,

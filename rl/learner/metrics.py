@@ -25,6 +25,7 @@ _MEANS = {
     "mismatch/log_prob_abs": ("mismatch", "replayed"),
     "moe/router_agreement": ("routes_used", "routes_known"),
     "moe/live_agreement": ("routes_live", "routes_known"),
+    "moe/rank_load_max": ("busiest_rows", "even_rows"),
     "mismatch/path_fraction": ("path_mismatch", "path_states"),
     "mismatch/correction": ("correction", "ratios_all"),
     "mismatch/truncated_fraction": ("truncated", "ratios_all"),

@@ -112,6 +112,12 @@ class Experts(nn.Module):
         self.config, inner, hidden = config, config.moe_intermediate_size, config.hidden_size
         self.gate_up_proj = nn.Parameter(torch.empty(config.num_experts, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(config.num_experts, hidden, inner))
+        self._rows = 0
+
+    def take_rows(self) -> int:
+        """Return how many rows came to the experts of this rank since the last call; 0 if it holds all experts."""
+        rows, self._rows = self._rows, 0
+        return rows
 
     def forward(
         self, hidden: Float[Tensor, "n hidden"], index: Int[Tensor, "n k"], weight: Float[Tensor, "n k"]
@@ -126,6 +132,7 @@ class Experts(nn.Module):
             from redraft.rl.models.llada2.dispatch import plan_exchange  # a rollout actor need not import it
 
             exchange = plan_exchange(places, self.config.num_experts, self.ranks)
+            self._rows += sum(exchange.received)
             outputs = exchange.back(self._apply_to(exchange.there(inputs), exchange.ends))
         chosen = outputs.index_select(0, order.argsort()).unflatten(0, index.shape)
         return (chosen * weight[..., None]).sum(1).to(hidden.dtype)
