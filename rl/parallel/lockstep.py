@@ -19,10 +19,17 @@ from torch import Tensor
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
+Value = TypeVar("Value")
 
 
 class Lockstep(Protocol):
-    """What an update asks of the other ranks."""
+    """What an update asks of the other ranks.
+
+    Attributes:
+        rank: Number of this rank, from 0 on.
+    """
+
+    rank: int
 
     def share(self, units: Sequence[Sequence[Row]], cost: Callable[[Sequence[Row]], float]) -> list[Row]:
         """Choose the rows of this rank.
@@ -57,9 +64,15 @@ class Lockstep(Protocol):
         """Compute the norm of a vector that is spread over the ranks, from the norm of each rank's entries."""
         ...
 
+    def gather(self, value: Value) -> list[Value]:
+        """Collect one picklable value of every rank, in the order of the ranks; every rank gets all."""
+        ...
+
 
 class Alone:
     """One process."""
+
+    rank = 0
 
     def share(self, units: Sequence[Sequence[Row]], cost: Callable[[Sequence[Row]], float]) -> list[Row]:
         """Return all rows."""
@@ -82,3 +95,7 @@ class Alone:
     def norm(self, own: Tensor) -> Tensor:
         """Return the norm."""
         return own
+
+    def gather(self, value: Value) -> list[Value]:
+        """Return the one value."""
+        return [value]

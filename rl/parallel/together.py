@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
-from redraft.rl.parallel.lockstep import Result, Row
+from redraft.rl.parallel.lockstep import Result, Row, Value
 
 
 class Together:
@@ -58,10 +58,8 @@ class Together:
 
     def total(self, sums: Mapping[str, float]) -> dict[str, float]:
         """Add in the order of the ranks, so that all of them get the same bits."""
-        every: list[dict[str, float]] = [{} for _ in range(self.world)]
-        dist.all_gather_object(every, dict(sums), group=self.group)
         added: dict[str, float] = defaultdict(float)
-        for one in every:
+        for one in self.gather(dict(sums)):
             for name, value in one.items():
                 added[name] += value
         return dict(added)
@@ -77,3 +75,9 @@ class Together:
         every = [torch.zeros_like(own) for _ in range(self.world)]
         dist.all_gather(every, own, group=self.group)
         return torch.linalg.vector_norm(torch.stack(every))
+
+    def gather(self, value: Value) -> list[Value]:
+        """Send values as pickled bytes."""
+        every = [value] * self.world
+        dist.all_gather_object(every, value, group=self.group)
+        return every
