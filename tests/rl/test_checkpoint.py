@@ -11,6 +11,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.data.codec import Codec
+from redraft.rl.learner.state import learner_state
 from redraft.rl.learner.worker import LearnerWorker
 from redraft.rl.models.registry import load_text_side
 from redraft.rl.run_folder.checkpoint import (
@@ -263,7 +264,7 @@ def test_a_save_before_the_first_step_leaves_the_optimizer_as_it_was(tmp_path):
 )
 def test_a_state_with_other_keys_than_the_learners_is_refused_by_their_names(tmp_path, learner, change, message):
     worker, _ = learner
-    saved = change(worker._state())
+    saved = change(learner_state(worker.learner))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp_save(saved, checkpoint_id=tmp_path / "state", no_dist=True)
