@@ -10,9 +10,10 @@ import torch
 
 from redraft.rl.config.by_device import is_colocated
 from redraft.rl.config.schema import RunConfig
+from redraft.rl.learner.build import load_network
 from redraft.rl.learner.learner import Learner
 from redraft.rl.learner.state import load_state, save_state
-from redraft.rl.models.registry import load_policy, resolve_device, resolve_dtype, resolve_rollout_dtype, save_policy
+from redraft.rl.models.registry import resolve_device, resolve_dtype, resolve_rollout_dtype, save_policy
 from redraft.rl.parallel.verdict import check_shared_folder
 from redraft.rl.protocols import Experience
 from redraft.rollout.trajectory import SpecialTokens
@@ -28,7 +29,7 @@ class LearnerWorker:
         on_gpu = resolve_device(config.model.device).type == "cuda"
         self.takes_turns = on_gpu and is_colocated(config, on_gpu)
         # The reference policy of the KL term is the policy in `path`, even if a checkpoint is loaded afterwards.
-        self.learner = Learner(load_policy(path, config.model.dtype, config.model.device), config, tokens)
+        self.learner = Learner(load_network(path, config), config, tokens)
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch and return metrics; see `Learner.update`."""
@@ -52,7 +53,7 @@ class LearnerWorker:
         Raises:
             OSError: A file cannot be written.
         """
-        save_policy(self.learner.model, Path(folder) / "hf", None)
+        save_policy(self.learner.model, Path(folder) / "hf", None, self.learner.lockstep)
         save_state(self.learner, Path(folder))
 
     def load(self, folder: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from redraft.rl.models.llada2.companions import present_auto_map, read_companion
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
 from redraft.rl.models.shape import new_config
+from redraft.rl.parallel.lockstep import Lockstep
 from redraft.rl.seeding import make_generator
 from redraft.rollout.chat import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from redraft.rollout.special_ids import special_tokens
@@ -63,9 +64,23 @@ def resolve_rollout_dtype(config: RunConfig) -> str:
     return rollout_dtype(config, resolve_device(config.model.device).type == "cuda")
 
 
-def load_policy(path: str, dtype: str | None, device: str) -> LLaDA2Model:
-    """Load the policy of a checkpoint folder; without a dtype in the one that it is stored in."""
-    return load_pretrained(path, dtype=resolve_dtype(dtype) if dtype else None, device=resolve_device(device))
+def load_policy(
+    path: str,
+    dtype: str | None,
+    device: str,
+    spread: Callable[[LLaDA2Model], None] | None = None,
+    lockstep: Lockstep | None = None,
+) -> LLaDA2Model:
+    """Load the policy of a checkpoint folder; without a dtype in the one that it is stored in.
+
+    Args:
+        path: The folder.
+        dtype: One of `DTYPES`.
+        device: See `resolve_device`.
+        spread: Shards the network before it has memory; every rank then reads its own part.
+        lockstep: The ranks, all of which call.
+    """
+    return load_pretrained(path, resolve_dtype(dtype) if dtype else None, resolve_device(device), spread, lockstep)
 
 
 @dataclass(frozen=True)
@@ -181,7 +196,9 @@ def _plan(shape: Mapping[str, Any], block_length: int) -> tuple[LLaDA2Config, To
     return new_config(shape, {**ids, "block_length": block_length}), tokenizer
 
 
-def save_policy(model: nn.Module, path: str | Path, tokenizer: Tokenizer | None) -> None:
-    """Write a policy and its tokenizer in the published Hugging Face layout."""
+def save_policy(
+    model: nn.Module, path: str | Path, tokenizer: Tokenizer | None, lockstep: Lockstep | None = None
+) -> None:
+    """Write a policy and its tokenizer in the published Hugging Face layout; all ranks that hold a part of it call."""
     assert isinstance(model, LLaDA2Model)
-    save_pretrained(model, path, tokenizer)
+    save_pretrained(model, path, tokenizer, lockstep=lockstep)

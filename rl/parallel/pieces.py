@@ -31,3 +31,8 @@ def own_rows(tensor: Tensor) -> Rows:
     if tuple(shape[1:]) != tuple(tensor.shape[1:]):
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is spread as {tensor.placements}, not along rows")
     return Rows(offset[0], tensor.to_local())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a spread tensor on every rank, which all ranks must call for; a plain tensor is returned as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

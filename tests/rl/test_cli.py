@@ -167,7 +167,7 @@ FILES = {"generate", "reward score"}
 
 @pytest.mark.parametrize("verb", ["generate", "export", "reward score"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_work(place, redraft, monkeypatch, verb):
-    monkeypatch.setattr("redraft.rl.models.llada2.checkpoint._weight_files", None)  # nothing loads a policy
+    monkeypatch.setattr("redraft.rl.models.llada2.checkpoint.weight_files", None)  # nothing loads a policy
     words = place_verbs(place)[verb]
     (place / "taken").write_text("old\n")
     (place / "folder").mkdir()
