@@ -5,7 +5,6 @@
         completions -> rewards        while others are still being decoded
         rewards     -> advantages     each completion beside the others of its prompt
         learner updates the policy; its weights go to the rollouts
-                                   rollouts on the learner's own GPU give their memory back meanwhile
 
 A batch counts as one step of `trainer.total_steps`, also where the learner makes several optimizer steps of it.
 """
@@ -130,7 +129,6 @@ def _learn(run: Training) -> tuple[Sampled, dict[str, float]]:
     run.rollouts.release()
     metrics |= run.learner.update(experience)
     run.progress.step += 1
-
     updated = time.perf_counter()
     version = _hand_over(run)
     done = time.perf_counter()

@@ -10,6 +10,7 @@ from torch import nn
 from redraft.rollout.config import DecodeConfig, Limits
 from redraft.rollout.decoding.decoder import Decoder
 from redraft.rollout.engine.torch_engine import TorchEngine, store_by_input
+from redraft.rollout.precision import set_precision
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 from redraft.rollout.weights import WeightUpdate, install
 
@@ -70,6 +71,7 @@ class RolloutWorker:
     ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        set_precision()
         self.policy = make_policy()
         self.engine = TorchEngine(self.policy.model, limits.cache_bytes, limits.logits_bytes)
         self.decoder = Decoder(self.engine, tokens, limits.slots, limits.step_timeout_s)

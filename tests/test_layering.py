@@ -33,7 +33,7 @@ FLOORS = {
     ],
     "rollout": [
         *(["vllm"], ["worker"], ["decoding"], ["engine"], ["weights", "request", "chat"]),
-        *(["special_ids", "config", "sampling", "watchdog"], ["trajectory", "blocks"]),
+        *(["special_ids", "config", "sampling", "watchdog", "precision"], ["trajectory", "blocks"]),
     ],
     "rewards": [
         *(["worker", "adapters"], ["scoring"], ["library"], ["sandbox", "processes"], ["term"], ["reward"]),

@@ -16,6 +16,7 @@ from redraft.rl.learner.state import load_state, save_state
 from redraft.rl.models.registry import resolve_device, resolve_dtype, resolve_rollout_dtype, save_policy
 from redraft.rl.parallel.verdict import check_shared_folder
 from redraft.rl.protocols import Experience
+from redraft.rollout.precision import set_precision
 from redraft.rollout.trajectory import SpecialTokens
 from redraft.rollout.weights import WeightUpdate, snapshot
 
@@ -26,6 +27,7 @@ class LearnerWorker:
     def __init__(self, path: str, config: RunConfig, tokens: SpecialTokens, threads: int | None = None) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
+        set_precision()
         on_gpu = resolve_device(config.model.device).type == "cuda"
         self.takes_turns = on_gpu and is_colocated(config, on_gpu)
         # The reference policy of the KL term is the policy in `path`, even if a checkpoint is loaded afterwards.

@@ -10,6 +10,7 @@ import torch
 from redraft.rollout.engine.paged_cache import CacheShape
 from redraft.rollout.engine.protocol import DecodeSession, DiffusionModel, Outcome, Pass, as_diffusion_model
 from redraft.rollout.engine.torch_engine import TorchEngine
+from redraft.rollout.precision import set_precision
 from redraft.rollout.vllm.options import WorkerOptions
 from redraft.rollout.weights import PendingWeights
 from redraft.rollout.worker import RolloutPolicy, load_rollout_policy
@@ -44,6 +45,7 @@ class ResidentPolicy:
 
     def __init__(self, options: WorkerOptions) -> None:
         """Load the policy."""
+        set_precision()
         self.options = options
         self.policy: RolloutPolicy | None = None
         self._engine: TorchEngine | None = None
