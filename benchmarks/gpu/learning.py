@@ -13,14 +13,14 @@ COLUMNS = ("", "s/step", "tokens/s", "TFLOP/s", "of peak", "share of peak", "pea
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """In bfloat16, which a GPU is made for, and in float32, in which the learner runs today."""
+    """In bfloat16, which a GPU is made for, and in float32, in which it runs on a CPU."""
     rows: list[list[str]] = []
     for dtype in (torch.bfloat16, torch.float32):
         name = str(dtype).removeprefix("torch.")
         with findings.case(f"learner step, {name}"):
             found = measure_learner_step(*_workload(setting, dtype), repeats=1 if setting.tiny else 3)
             findings.figure(name, found)
-            rows.append(_row(name, found))
+            rows.append(row_of(name, found))
             findings.table(_TITLE, _note(found), COLUMNS, rows)
             findings.at_least(f"tokens per second, {name}", found["tokens_per_second"], 1.0)
         if setting.on_gpu:
@@ -45,7 +45,8 @@ def _note(found: dict[str, Any]) -> str:
     )
 
 
-def _row(name: str, found: dict[str, Any]) -> list[str]:
+def row_of(name: str, found: dict[str, Any]) -> list[str]:
+    """A line of the table for what `measure_learner_step` found."""
     memory = found["peak_memory_gib"]
     cells = [f"{found['seconds']:.3f}", f"{found['tokens_per_second']:.0f}", f"{found['tflops']:.1f}"]
     cells += [f"{found['measured_peak_tflops']:.0f}", f"{found['share_of_peak']:.1%}"]

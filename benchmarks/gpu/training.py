@@ -69,23 +69,24 @@ def run(setting: Setting, findings: Findings) -> None:
         folder = Path(place)
         model, tokenizer, _ = build_policy(SHAPE, "float32", setting.device, 0, DECODE["block_length"])
         save_policy(model, folder / "policy", tokenizer)
-        recipe = _recipe(folder, setting)
-        whole = _train(recipe, folder / "whole", STEPS)
+        recipe = make_recipe(folder, setting)
+        whole = train(recipe, folder / "whole", STEPS)
         _look(whole, folder, findings)
         with findings.case("resume"):
-            _train(recipe, folder / "halves", STEPS // 2)
-            resumed = _train(recipe, folder / "halves", STEPS, resume=True)
+            train(recipe, folder / "halves", STEPS // 2)
+            resumed = train(recipe, folder / "halves", STEPS, resume=True)
             _compare(whole, resumed, setting, findings)
 
 
-def _recipe(folder: Path, setting: Setting) -> Path:
+def make_recipe(folder: Path, setting: Setting) -> Path:
+    """Write a recipe of tiny steps beside a policy in `folder / "policy"`."""
     (folder / "reward.py").write_text(REWARD)
     recipe: dict[str, Any] = {
         "output_dir": str(folder / "unnamed"),
         "model": {"path": str(folder / "policy"), "device": setting.device},
         "data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}},
         "rewards": [{"fn": f"{folder / 'reward.py'}:digits", "isolation": "inline"}],
-        "rollout": {"prompts_per_step": 4, "num_generations": 8, "decode": DECODE},
+        "rollout": {"prompts_per_step": 4, "num_generations": 8, "decode": DECODE, "dtype": "float32"},
         "trainer": {"total_steps": STEPS, "learning_rate": 1e-3, "save_steps": STEPS // 2},
         "cluster": {"backend": "inprocess", "learner_threads": 1},
     }
@@ -94,8 +95,9 @@ def _recipe(folder: Path, setting: Setting) -> Path:
     return path
 
 
-def _train(recipe: Path, out: Path, steps: int, resume: bool = False) -> Path:
-    config = load_recipe([recipe], [f"output_dir={out}", f"trainer.total_steps={steps}"])
+def train(recipe: Path, out: Path, steps: int, *overrides: str, resume: bool = False) -> Path:
+    """Run a recipe into the folder `out`, and return that."""
+    config = load_recipe([recipe], [f"output_dir={out}", f"trainer.total_steps={steps}", *overrides])
     recorder = Recorder(config, _Plain())
     try:
         run_training(config, recorder, resume)
@@ -104,7 +106,8 @@ def _train(recipe: Path, out: Path, steps: int, resume: bool = False) -> Path:
     return out
 
 
-def _rows(out: Path) -> list[dict[str, Any]]:
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    """Read the metrics of a run's batches."""
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return [row for row in rows if row["stage"] == "train"]
 
@@ -114,7 +117,7 @@ def _weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def _look(out: Path, folder: Path, findings: Findings) -> None:
-    rows = _rows(out)
+    rows = rows_of(out)
     findings.equal("steps trained", [row["step"] for row in rows], list(range(1, STEPS + 1)))
     findings.at_least("smallest gradient norm", min(row["objective/grad_norm"] for row in rows), 1e-6)
     # The learner's replay of the decoder's own probabilities: float32 both, on the same device.
@@ -131,7 +134,7 @@ def _look(out: Path, folder: Path, findings: Findings) -> None:
 
 
 def _compare(whole: Path, resumed: Path, setting: Setting, findings: Findings) -> None:
-    findings.equal("steps after the resume", [row["step"] for row in _rows(resumed)], list(range(1, STEPS + 1)))
+    findings.equal("steps after the resume", [row["step"] for row in rows_of(resumed)], list(range(1, STEPS + 1)))
     before = _flat(load_file(whole.parent / "policy" / "model.safetensors"))
     one, two = _flat(_weights(whole)), _flat(_weights(resumed))
     what, parted = "resumed against undisturbed, over the way gone", float((one - two).norm() / (one - before).norm())

@@ -1,6 +1,6 @@
 """Tokens per second of a learner step, and which share of the machine's matrix throughput it uses."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,8 @@ import torch
 from benchmarks.common.measure import median_seconds, time_runs
 from benchmarks.likelihood.workload import BLOCK, Workload, elbo
 from redraft.rl.likelihood.score import composite_layout
-from redraft.rl.models.llada2 import LLaDA2Config
+from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model
+from redraft.rl.parallel.lockstep import Lockstep
 from redraft.rl.protocols import Experience
 from redraft.rl.views import make_views
 from redraft.rl.views.canvas import collate
@@ -16,25 +17,38 @@ from redraft.rl.views.canvas import collate
 VIEWS = 2
 
 
-def measure_learner_step(workload: Workload, tokens_per_microbatch: int, repeats: int) -> dict[str, Any]:
+def measure_learner_step(
+    workload: Workload,
+    tokens_per_microbatch: int,
+    repeats: int,
+    prepare: Callable[[LLaDA2Model], Lockstep | None] = lambda model: None,
+    products: torch.dtype | None = None,
+) -> dict[str, Any]:
     """One `Learner.update` on `VIEWS` ELBO views of each completion, optimizer step included.
 
     FLOPs are those of the mathematics (see `step_flops`): what is computed again does not count.
+
+    Args:
+        workload: Policy and rollouts.
+        tokens_per_microbatch: Of composite input.
+        repeats: Steps that are timed, after a first one.
+        prepare: Changes the network after its rollouts, such as by sharding it; returns the learner's ranks.
+        products: Type of the products if it is not that of the weights.
     """
     model = workload.model()
     rows = workload.rollouts(model)
-    learner = workload.learner(model, VIEWS, tokens_per_microbatch)
+    learner = workload.learner(model, VIEWS, tokens_per_microbatch, prepare(model))
     # All rows have one layout, so the first step compiles FlexAttention's kernels for all that are timed.
     first, seconds = time_runs(lambda: learner.update(rows), repeats, workload.device)
     memory = torch.cuda.max_memory_allocated() / 2**30 if workload.device == "cuda" else None
     tokens, scored = _count(workload, rows)
     flops = step_flops(workload, VIEWS, scored)
-    peak = peak_matmul_flops(workload.device, workload.dtype)
+    peak = peak_matmul_flops(workload.device, products or workload.dtype)
     return {
         "device": workload.device,
         "layers": workload.shape.num_hidden_layers,
         "hidden_size": workload.shape.hidden_size,
-        "dtype": str(workload.dtype).removeprefix("torch."),
+        "dtype": str(products or workload.dtype).removeprefix("torch."),
         "rows": workload.rows,
         "views": VIEWS,
         "composite_tokens": tokens,

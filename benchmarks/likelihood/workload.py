@@ -12,6 +12,7 @@ from redraft.rl.config.schema import RunConfig
 from redraft.rl.config.sections import DataConfig, ModelConfig, RolloutConfig, RolloutDecode, TrainerConfig
 from redraft.rl.learner.learner import Learner
 from redraft.rl.models.llada2 import LLADA2_MINI, LLaDA2Config, LLaDA2Model, init_weights
+from redraft.rl.parallel.lockstep import Lockstep
 from redraft.rl.protocols import Experience
 from redraft.rl.seeding import make_generator
 from redraft.rollout.engine.torch_engine import TorchEngine
@@ -92,9 +93,19 @@ class Workload:
             for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True))
         ]
 
-    def learner(self, model: LLaDA2Model, num_views: int, tokens_per_microbatch: int = 1 << 20) -> Learner:
+    def learner(
+        self,
+        model: LLaDA2Model,
+        num_views: int,
+        tokens_per_microbatch: int = 1 << 20,
+        lockstep: Lockstep | None = None,
+    ) -> Learner:
         """A learner by `num_views` ELBO views."""
-        config = RunConfig(
+        return Learner(model, self.config(num_views, tokens_per_microbatch), self.tokens, lockstep=lockstep)
+
+    def config(self, num_views: int, tokens_per_microbatch: int = 1 << 20) -> RunConfig:
+        """The learner's settings."""
+        return RunConfig(
             output_dir="unused",
             model=ModelConfig(path="unused"),
             data=DataConfig(path="arithmetic", max_rows=None),
@@ -103,7 +114,6 @@ class Workload:
             algorithm=elbo(num_views),
             trainer=TrainerConfig(learning_rate=1e-6, tokens_per_microbatch=tokens_per_microbatch),
         )
-        return Learner(model, config, self.tokens)
 
 
 def elbo(num_views: int) -> AlgorithmConfig:

@@ -59,23 +59,28 @@ def record_of(folder):
 
 HELD = {
     "golden": ("golden decode", 6),
+    "mini_step": ("tokens per second", 1),
     "decode_64": ("cases measured", 1),
-    "decode_more": ("cases measured", 1),
+    "colocated": ("the same after a sleep", 1),
+    "sharded": ("difference from the plain gradient", 2),
+    "sync": ("did not arrive as they were rounded", 1),
     "learner": ("tokens per second", 2),
     "likelihood": ("gradient's error", 6),
     "compiled": ("rows from graphs as padded passes write them", 1),
     "experts": ("experts without tokens", 8),
     "train": ("resumed against undisturbed", 1),
+    "decode_more": ("cases measured", 1),
 }
 """Words of each part's most telling checks, and how many there are of them."""
 assert list(HELD) == [part.name for part in PARTS]
 
 
-# The decodes of these two are those of tests/benchmarks/test_decode_bench.py; CI runs all parts, see below.
-DECODES = ("golden", "decode_more")
+# The decodes of the first two are those of tests/benchmarks/test_decode_bench.py; the others open a process group, or
+# make several runs. CI runs all parts, see below.
+LONG = ("golden", "decode_more", "mini_step", "colocated", "sharded", "sync")
 
 
-@pytest.mark.parametrize("name", [name for name in HELD if name not in DECODES])
+@pytest.mark.parametrize("name", [name for name in HELD if name not in LONG])
 def test_a_part_finds_what_it_should(tmp_path, golden, monkeypatch, name):
     """In this process, which has imported torch already."""
     monkeypatch.setenv("REDRAFT_GOLDEN", str(golden.parent))
@@ -194,7 +199,7 @@ def test_records_are_named_by_the_kind_of_gpu(device, name):
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--parts", "golden,exparts"], "unknown part 'exparts'; valid: golden, decode_64"),
+        (["--parts", "golden,exparts"], "unknown part 'exparts'; valid: golden, mini_step"),
         (["--device", "cpu"], "the full size needs a GPU; add --size tiny on a CPU"),
         (["--device", "cuda"], "nvidia-smi finds no GPU; --device cpu --size tiny runs without"),
     ],
