@@ -14,7 +14,6 @@ RUNS_TODAY: Mapping[str, tuple[Any, ...]] = {
     "trainer.parallel.expert_parallel": (None, 1),
     "trainer.parallel.gradient_sync": ("auto", "every"),
     "trainer.precision.compute": ("auto",),
-    "cluster.placement": ("auto", "apart", "colocated"),
 }
 """Values that a run honours, by key. A change that makes a run honour more adds the value here."""
 

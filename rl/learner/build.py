@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from redraft.rl.config.by_device import compute_dtype
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.optim import freeze_router
 from redraft.rl.models.registry import load_policy, resolve_device, resolve_dtype
@@ -64,10 +65,7 @@ def _prepare(model: Any, config: RunConfig, trainable: bool) -> None:
 
 def _compute_dtype(config: RunConfig) -> str | None:
     """Name the type of the products; None if it is that of the weights."""
-    asked = config.trainer.precision.compute
-    if asked == "auto":
-        on_gpu = resolve_device(config.model.device).type == "cuda"
-        asked = "bfloat16" if on_gpu and config.model.dtype == "float32" else config.model.dtype
+    asked = compute_dtype(config, on_gpu=resolve_device(config.model.device).type == "cuda")
     return None if asked == config.model.dtype else asked
 
 
