@@ -71,9 +71,14 @@ def load_state(learner: Learner, folder: Path) -> None:
 
 
 def learner_state(learner: Learner) -> dict[str, Any]:
-    """Collect what a learner continues from; the tensors are the learner's own."""
+    """Collect what a learner continues from; the tensors are the learner's own.
+
+    States of before experts were placed across groups hold the same tensors in another order. They lack the key that
+    names the order, and so are refused.
+    """
     model, optimizer = get_state_dict(learner.model, learner.optimizer)
-    return {"model": model, "optimizer": optimizer, "policy_version": learner.policy_version}
+    version = learner.policy_version
+    return {"model": model, "optimizer": optimizer, "policy_version": version, "expert_order": "across groups"}
 
 
 def _ranks(lockstep: Lockstep) -> tuple[Any, bool]:

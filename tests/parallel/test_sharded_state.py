@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from oracles.tiny_policy import DECODE, TOKENS, rollouts, run_config, tiny_model
 from parallel.together import together
 from redraft.rl.learner.learner import Learner
-from redraft.rl.learner.state import load_state, save_state
+from redraft.rl.learner.state import learner_state, load_state, save_state
 from redraft.rl.parallel.shard import make_meshes, shard
 from redraft.rl.parallel.together import Together
 
@@ -56,6 +57,23 @@ def first_run(folder):
     return whole(learner)
 
 
+def refusals(learner, folder):
+    """What a rank says of a state with a key too many, and of one of which a part is cut off."""
+    state = learner_state(learner) | {"momentum_of_old": 1.0}
+    save(state, checkpoint_id=folder / "other" / "state")
+    save_state(learner, folder / "cut")
+    if learner.lockstep.rank == 0:
+        part = folder / "cut" / "state" / "__2_0.distcp"
+        part.write_bytes(part.read_bytes()[:1000])
+    learner.lockstep.gather(None)
+    found = []
+    for name in ("other", "cut"):
+        with pytest.raises(ValueError, match=name) as raised:
+            load_state(learner, folder / name)
+        found.append(str(raised.value))
+    return found
+
+
 def later_run(folder):
     learner = make_learner(2)
     load_state(learner, folder)
@@ -63,7 +81,7 @@ def later_run(folder):
     given_step(learner)
     stepped = whole(learner)
     update(learner)
-    return loaded, stepped, whole(learner)
+    return loaded, stepped, whole(learner), refusals(learner, folder)
 
 
 def difference(one, other):
@@ -82,8 +100,12 @@ def test_a_state_of_two_ranks_continues_on_one_and_then_on_four(tmp_path):
     assert [difference(one, rank) for rank in two] == [0, 0]
     save_state(alone, second)
     four = together(4, later_run, second)
-    assert [difference(one, loaded) for loaded, _, _ in four] == [0] * 4
+    assert [difference(one, loaded) for loaded, *_ in four] == [0] * 4
     given_step(alone)
-    assert [difference(whole(alone), stepped) for _, stepped, _ in four] == [0] * 4
+    assert [difference(whole(alone), stepped) for _, stepped, *_ in four] == [0] * 4
     update(alone)
-    assert max(difference(whole(alone), updated) for _, _, updated in four) < 1e-12
+    assert max(difference(whole(alone), updated) for _, _, updated, _ in four) < 1e-12
+    for *_, (other, cut) in four:
+        assert other.startswith(f"{second}/other/state holds what the learner does not take: momentum_of_old; it was")
+        assert cut.startswith(f"{second}/cut/state cannot be read (")
+        assert cut.endswith(f"); remove {second}/cut to resume from an earlier one")

@@ -256,6 +256,7 @@ def test_a_save_before_the_first_step_leaves_the_optimizer_as_it_was(tmp_path):
     [
         (lambda state: state | {"momentum_of_old": 1.0}, r"holds what the learner does not take: momentum_of_old"),
         (lambda state: {key: state[key] for key in state if key != "policy_version"}, "lacks policy_version"),
+        (lambda state: {key: state[key] for key in state if key != "expert_order"}, "lacks expert_order"),
         (
             lambda state: state | {"optimizer": without_scale(state["optimizer"])},
             r"lacks optimizer\.param_groups\.\*\.rate_scale",
