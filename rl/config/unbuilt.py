@@ -7,7 +7,6 @@ from redraft.rl.config.schema import RunConfig
 
 RUNS_TODAY: Mapping[str, tuple[Any, ...]] = {
     "model.lora": (None,),
-    "trainer.activation_checkpointing": ("none",),
     "trainer.optimizer.kind": ("adamw",),
     "trainer.optimizer.offload": ("none",),
     "trainer.parallel.ranks": (None, 1),

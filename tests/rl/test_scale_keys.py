@@ -11,7 +11,6 @@ from tiny import write_recipe
 
 ASKED = {
     "model.lora": "model.lora={}",
-    "trainer.activation_checkpointing": "trainer.activation_checkpointing=layer",
     "trainer.optimizer.kind": "trainer.optimizer=adamw8bit",
     "trainer.optimizer.offload": "trainer.optimizer.offload=states",
     "trainer.parallel.ranks": "trainer.parallel.ranks=2",
