@@ -3,12 +3,15 @@
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.trajectory import Completion, Prompt
+
+Canary = Literal["perturbed", "restored", "checked"]
+"""Updates of a run's first sync: one tensor is perturbed, then restored, then the weights get their version again."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class RolloutPool(Protocol):
     """The rollouts as the loop sees them: weights in, completions out, and memory for the learner in between."""
 
     def sync(self, weights: Any) -> int:
-        """Install the learner's weights everywhere, and return the policy version that is now in place."""
+        """Fetch the learner's weights into every engine, and return the policy version that is now in place."""
         ...
 
     def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
@@ -63,8 +66,8 @@ class PolicyLearner(Protocol):
         """Learn from one batch and return its metrics."""
         ...
 
-    def weights(self) -> Any:
-        """Return the current weights in the form that `RolloutPool.sync` takes."""
+    def weights(self, canary: Canary | None = None) -> Any:
+        """Return what `RolloutPool.sync` fetches the current weights from; with a canary, what it changes."""
         ...
 
     def save(self, folder: str) -> None:

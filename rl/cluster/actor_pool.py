@@ -36,7 +36,7 @@ class ActorPool:
 
     def __init__(self, kind: str, start: Callable[[], Any], size: int, max_restarts: int) -> None:
         self.kind, self.start, self.max_restarts = kind, start, max_restarts
-        self.prepare: Call | None = None  # brings a replacement to the state of the others
+        self.prepare: Callable[[int, float], None] | None = None  # brings a replacement to the state of the others
         self.closed = False
         self.actors = [start() for _ in range(size)]
 
@@ -54,10 +54,8 @@ class ActorPool:
         """
         return self._collect(index, call, self.issue(index, call), time.monotonic() + timeout_s)
 
-    def run_everywhere(self, call: Call, timeout_s: float, keep: bool = True) -> list[Any]:
-        """Make the same call to every actor, and if `keep`, to each later replacement before it works."""
-        if keep:
-            self.prepare = call
+    def run_everywhere(self, call: Call, timeout_s: float) -> list[Any]:
+        """Make the same call to every actor."""
         deadline = time.monotonic() + timeout_s
         pending = [self.issue(index, call) for index in range(len(self.actors))]
         return [self._collect(index, call, result, deadline) for index, result in enumerate(pending)]
@@ -109,9 +107,9 @@ class ActorPool:
             raise ClusterError(f"{self.kind} {index} died {restart + 1} times in a row: {death}") from death
         logger.warning("%s %d died; replacing it and issuing %s again", self.kind, index, call.what)
         self.actors[index] = self.start()
-        if self.prepare is not None and call is not self.prepare:
+        if self.prepare is not None:
             # Waits, because an actor that could not take the current weights must not work with others.
-            get(self.issue(index, self.prepare), deadline, f"new {self.kind} {index}: {self.prepare.what}")
+            self.prepare(index, deadline)
 
     def _collect(self, index: int, call: Call, pending: Any, deadline: float) -> Any:
         for restart in range(self.max_restarts + 1):

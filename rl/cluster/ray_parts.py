@@ -22,10 +22,11 @@ from redraft.rewards.scoring.mixture import Sample
 from redraft.rewards.worker import RewardWorker
 from redraft.rl.cluster.actor_pool import ActorPool, Call, ClusterError, await_ready, get
 from redraft.rl.cluster.rollout_worker import rollout_worker
+from redraft.rl.cluster.weight_delivery import Delivery, RayWeights
 from redraft.rl.config.by_device import is_colocated
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.worker import LearnerWorker
-from redraft.rl.protocols import Experience
+from redraft.rl.protocols import Canary, Experience
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 
@@ -98,17 +99,14 @@ class RayRollouts:
         actor = ray.remote(num_cpus=c.rollout_cpus, num_gpus=c.rollout_gpus)(worker.func)
         start = partial(actor.remote, *worker.args)
         self.pool = ActorPool("rollout actor", start, config.rollout.num_actors, c.max_restarts)
+        self.delivery = Delivery(self.pool, config)
         self.config = c
         has_gpus = config.model.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
         self.takes_turns = is_colocated(config, has_gpus)
 
-    def sync(self, weights: Any) -> int:
-        """Install the weights on every actor and compare what they report."""
-        call = Call("sync", (weights,), "installing weights")
-        versions = set(self.pool.run_everywhere(call, self.config.sync_timeout_s))
-        if len(versions) != 1:
-            raise ClusterError(f"rollout actors hold different policy versions after a sync: {sorted(versions)}")
-        return versions.pop()
+    def sync(self, weights: RayWeights) -> int:
+        """Bring the weights to every actor; see `Delivery.sync`."""
+        return self.delivery.sync(weights)
 
     def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:
         """Complete every prompt, spread over the actors; yield its index and its completion as they come."""
@@ -175,9 +173,9 @@ class RayLearner:
         """Learn from one batch."""
         return self._call("update", list(rows))
 
-    def weights(self) -> Any:
-        """Return a reference to the weights in the object store: they never pass through the driver."""
-        return self.actor.weights.remote()
+    def weights(self, canary: Canary | None = None) -> RayWeights:
+        """Return where the weights are: they never pass through the driver."""
+        return RayWeights([self.actor], canary)
 
     def save(self, folder: str) -> None:
         """Write the learner's part of a checkpoint."""

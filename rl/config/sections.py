@@ -233,6 +233,17 @@ class ClusterConfig(Section):
     update_timeout_s: float = Field(
         default=1800.0, gt=0, description="Longest wait for one learner update or checkpoint, in seconds."
     )
+    weight_sync: Literal["auto", "object_store", "collective", "shared_memory"] = Field(
+        default="auto",
+        description="How weights go to the rollout actors: through Ray's object store, by broadcast (NCCL, or gloo on a"
+        " CPU), or in memory that both sides share on one machine (CPU) or GPU; auto is the object store on a CPU, and"
+        " on GPUs shared_memory where learner and engines share them, else collective.",
+    )
+    sync_bucket_mib: float = Field(
+        default=512.0,
+        gt=0,
+        description="Weights that travel at a time, in MiB; sender and receivers have memory for two such buckets.",
+    )
     sync_timeout_s: float = Field(default=300.0, gt=0, description="Longest wait for one weight sync, in seconds.")
     max_restarts: int = Field(default=3, ge=0, description="Replacements of dead actors in a row before the run fails.")
 

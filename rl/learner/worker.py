@@ -13,12 +13,14 @@ from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.build import load_network
 from redraft.rl.learner.learner import Learner
 from redraft.rl.learner.state import load_state, save_state
-from redraft.rl.models.registry import resolve_device, resolve_dtype, resolve_rollout_dtype, save_policy
+from redraft.rl.models.registry import resolve_device, save_policy
 from redraft.rl.parallel.verdict import check_shared_folder
-from redraft.rl.protocols import Experience
+from redraft.rl.protocols import Canary, Experience
+from redraft.rl.weight_sync.outbox import Outbox
 from redraft.rollout.precision import set_precision
 from redraft.rollout.trajectory import SpecialTokens
-from redraft.rollout.weights import WeightUpdate, snapshot
+from redraft.rollout.weights.carry import Carrier, Meeting
+from redraft.rollout.weights.manifest import Header, Wanted
 
 
 class LearnerWorker:
@@ -32,6 +34,7 @@ class LearnerWorker:
         self.takes_turns = on_gpu and is_colocated(config, on_gpu)
         # The reference policy of the KL term is the policy in `path`, even if a checkpoint is loaded afterwards.
         self.learner = Learner(load_network(path, config), config, tokens)
+        self.outbox = Outbox(self.learner.model, int(config.cluster.sync_bucket_mib * 2**20))
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch and return metrics; see `Learner.update`."""
@@ -40,14 +43,35 @@ class LearnerWorker:
             torch.cuda.empty_cache()  # what torch keeps for later, an engine on the same GPU could not use
         return metrics
 
-    def weights(self) -> WeightUpdate:
-        """Copy the current weights in the engine's type, with their version and fingerprint."""
-        dtype = resolve_dtype(resolve_rollout_dtype(self.learner.config))
-        return snapshot(self.learner.model, self.learner.policy_version, dtype)
-
     def check_folder(self, folder: str) -> None:
         """Refuse a run folder that the ranks do not share, before the first step; see `check_shared_folder`."""
         check_shared_folder(Path(folder), self.learner.lockstep)
+
+    def weights(self, canary: Canary | None = None, complete: bool = False) -> Outbox:
+        """Return a sender of the current weights; see `Outbox.of_version`."""
+        return self.outbox.of_version(self.learner.policy_version, canary, complete)
+
+    def open_weights(
+        self, wanted: Sequence[Wanted], carrier: Carrier, canary: Canary | None = None, complete: bool = False
+    ) -> Header:
+        """Begin to send the current weights to receivers in other processes; see `Outbox.open`."""
+        return self.weights(canary, complete).open(wanted, carrier)
+
+    def send_bucket(self, number: int) -> Any:
+        """Send a bucket of the weights that were opened; see `Outbox.send`."""
+        return self.outbox.send(number)
+
+    def close_weights(self) -> None:
+        """Give the memory of the last buckets back."""
+        self.outbox.close()
+
+    def meet_receivers(self, host: str, timeout_s: float) -> tuple[str, int]:
+        """Open a place where receivers find this learner; see `Outbox.meet`."""
+        return self.outbox.meet(host, timeout_s)
+
+    def join_receivers(self, meeting: Meeting) -> None:
+        """Join a group that broadcasts buckets; see `Outbox.join`."""
+        self.outbox.join(meeting)
 
     def save(self, folder: str) -> None:
         """Write `hf/` (published layout) and `state/` (optimizer, version) into a checkpoint folder; all ranks call.

@@ -8,7 +8,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from itertools import count
@@ -22,7 +22,9 @@ from redraft.rollout.request import Request, make_requests, name_requests
 from redraft.rollout.trajectory import Completion, Prompt
 from redraft.rollout.vllm.options import WorkerOptions, check_window
 from redraft.rollout.watchdog import Watchdog
-from redraft.rollout.weights import WeightUpdate, weights_file
+from redraft.rollout.weights.carry import Meeting, joined
+from redraft.rollout.weights.incoming import Sender, transfer
+from redraft.rollout.weights.manifest import Header, Wanted
 
 INSTALL = (
     "rollout.engine: vllm needs vLLM, which is not installed: pip install 'redraft[vllm]'; on a machine without a GPU "
@@ -142,6 +144,7 @@ class VLLMEngine:
         self._ids = count()
         self._streaming = False
         self._failure: BaseException | None = None
+        self._updating = False
 
     def stream(
         self, prompts: Sequence[Prompt], config: DecodeConfig | Sequence[DecodeConfig]
@@ -157,7 +160,8 @@ class VLLMEngine:
 
         Raises:
             ValueError: A request does not fit the engine.
-            RuntimeError: The engine is asleep or failed before, or another stream of it has not ended.
+            RuntimeError: The engine is asleep or failed before, its last weight update did, or another stream of it has
+                not ended.
             StepTimeout: A step does not end.
         """
         requests = self._requests(prompts, config)
@@ -165,6 +169,8 @@ class VLLMEngine:
             raise RuntimeError(f"the vLLM engine failed before and cannot go on: {self._failure}") from self._failure
         if self._streaming:
             raise RuntimeError("another stream of this vLLM engine has not ended; read it to its end or close it")
+        if self._updating:
+            raise RuntimeError("the last weight update of this vLLM engine did not end; sync complete weights first")
         if self.llm.llm_engine.is_sleeping():
             raise RuntimeError("the vLLM engine is asleep; llm.wake_up() first")
         self._streaming = True
@@ -180,22 +186,48 @@ class VLLMEngine:
             if running and self._failure is None:
                 self.llm.llm_engine.abort_request([one.internal_id for one in running.values()], internal=True)
 
-    def sync(self, weights: WeightUpdate) -> int:
+    def sync(self, weights: Sender) -> int:
         """Take over new weights; nothing that older ones computed is used any more.
 
         Returns:
             The version that is now in place.
 
         Raises:
-            Exception: What `RolloutPolicy.install` raises if what arrives is not what was sent.
+            WeightSyncError: What arrives is not what was sent.
         """
+        return transfer(weights, self, "shared_memory" if self.multiprocess else "direct")
+
+    def wanted(self) -> list[Wanted]:
+        """See `Receiver.wanted`."""
+        return pickle.loads(self.llm.collective_rpc("wanted_weights")[0])
+
+    def join(self, meeting: Meeting | None, place: int = 0) -> None:
+        """See `RolloutPolicy.join`."""
+        info = {} if meeting is None else {"meeting": meeting, "place": place}
+        self.llm.init_weight_transfer_engine({"init_info": info})
+
+    def start_update(self, header: Header) -> None:
+        """See `Receiver.start_update`."""
+        if self._updating:  # the last update failed: end it, unless the worker has done so
+            with suppress(RuntimeError):
+                self.llm.finish_weight_update()
+        self._updating = True
         self.llm.start_weight_update()
-        with weights_file(weights) if self.multiprocess else nullcontext() as path:
-            info = {"update": weights} if path is None else {"path": path}
-            self.llm.update_weights({"update_info": info})
-            self.llm.finish_weight_update(str(weights.version))
+        sent = pickle.dumps(header) if self.multiprocess else header
+        self.llm.update_weights({"update_info": {"header": sent}})
+
+    def take(self, number: int, *payloads: Any) -> None:
+        """See `Receiver.take`."""
+        self.llm.update_weights({"update_info": {"number": number, "bucket": joined(payloads)}})
+
+    def finish_update(self) -> int:
+        """See `Receiver.finish_update`."""
+        self.llm.finish_weight_update()
+        version = self.llm.collective_rpc("policy_version")[0]
+        self.llm.llm_engine.set_weight_version(str(version))
         self.llm.reset_prefix_cache()
-        return self.llm.collective_rpc("policy_version")[0]
+        self._updating = False
+        return version
 
     def sleep(self) -> None:
         """Give back pages and weights."""
@@ -264,10 +296,31 @@ class VLLMRolloutWorker:
         self.engine = VLLMEngine(make_options(), limits)
         self.version, self.asleep = -1, False
 
-    def sync(self, weights: WeightUpdate) -> int:
-        """Take over new weights; return the version that is now in place."""
+    def sync(self, weights: Sender) -> int:
+        """Take over new weights from a sender in this process; return the version that is now in place."""
+        return transfer(weights, self)
+
+    def wanted(self) -> list[Wanted]:
+        """See `Receiver.wanted`."""
+        return self.engine.wanted()
+
+    def join(self, meeting: Meeting | None, place: int = 0) -> None:
+        """See `RolloutPolicy.join`."""
+        self.engine.join(meeting, place)
+
+    def start_update(self, header: Header) -> None:
+        """See `Receiver.start_update`."""
         self._check_awake("weights were sent to")
-        self.version = self.engine.sync(weights)
+        self.version = -1
+        self.engine.start_update(header)
+
+    def take(self, number: int, *payloads: Any) -> None:
+        """See `Receiver.take`."""
+        self.engine.take(number, *payloads)
+
+    def finish_update(self) -> int:
+        """See `Receiver.finish_update`."""
+        self.version = self.engine.finish_update()
         return self.version
 
     def stream(self, prompts: Sequence[Prompt], config: DecodeConfig) -> Generator[tuple[int, Completion], None, None]:

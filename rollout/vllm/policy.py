@@ -1,6 +1,7 @@
 """The policy inside our vLLM worker: loaded by name, put to sleep and woken, given new weights. Imports no vLLM."""
 
 import gc
+import pickle
 from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any, NoReturn
@@ -12,7 +13,7 @@ from redraft.rollout.engine.protocol import DecodeSession, DiffusionModel, Outco
 from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.precision import set_precision
 from redraft.rollout.vllm.options import WorkerOptions
-from redraft.rollout.weights import PendingWeights
+from redraft.rollout.weights.manifest import Wanted
 from redraft.rollout.worker import RolloutPolicy, load_rollout_policy
 
 
@@ -49,7 +50,7 @@ class ResidentPolicy:
         self.options = options
         self.policy: RolloutPolicy | None = None
         self._engine: TorchEngine | None = None
-        self._incoming: PendingWeights | None = None
+        self._begun = False
         self.wake_weights()
         self.device = self._awake_engine().device
 
@@ -111,10 +112,29 @@ class ResidentPolicy:
             load_model = resolve_name(options.load_model)
             self.policy = load_rollout_policy(load_model, options.path, options.dtype, options.device)
         elif next(self.policy.model.parameters()).is_meta:
-            self.policy.take(self.device)
+            self.policy.refill(self.device)
         else:
             self.policy.model.to(self.device)
         self._engine = TorchEngine(self._present().model, logits_bytes=options.logits_bytes)
+
+    def wanted(self) -> list[Wanted]:
+        """List the policy's tensors; see `Receiver.wanted`."""
+        return self._present().wanted()
+
+    def join(self, info: Mapping[str, Any]) -> None:
+        """Prepare for buckets that are broadcast.
+
+        Args:
+            info: Empty for buckets that come as objects or files; else `{"meeting": Meeting, "place": number}`.
+
+        Raises:
+            ValueError: It is neither.
+        """
+        if info and info.keys() != {"meeting", "place"}:
+            raise ValueError(
+                f"init_info must be empty or {{'meeting': Meeting, 'place': number}}; got the keys {sorted(info)}"
+            )
+        self._present().join(info.get("meeting"), info.get("place", 0))
 
     def start_update(self) -> None:
         """Begin an update.
@@ -123,34 +143,48 @@ class ResidentPolicy:
             RuntimeError: The weights are asleep, or an update has begun.
         """
         self._awake_engine()
-        if self._incoming is not None:
+        if self._begun:
             raise RuntimeError("start_weight_update: an update has begun already; call finish_weight_update first")
-        self._incoming = PendingWeights()
+        self._begun = True
 
     def add_weights(self, info: Mapping[str, Any]) -> None:
-        """Take weights, all or a part, see `PendingWeights.add`; a part that cannot be read ends the update.
+        """Take a part of the update that has begun; one that is not what was sent ends it.
+
+        Args:
+            info: First `{"header": Header}`, or its pickled bytes; then for each bucket `{"number": number, "bucket":
+                what brings its bytes}`.
 
         Raises:
             RuntimeError: No update has begun.
+            ValueError: `info` is neither.
+            WeightSyncError: These are not the weights that were sent; the weights in place are then of no version.
         """
-        incoming = self._taken("update_weights")
-        incoming.add(info)
-        self._incoming = incoming
+        if not self._begun:
+            raise RuntimeError("update_weights: call start_weight_update first")
+        self._begun = False
+        if info.keys() == {"header"}:
+            header = info["header"]
+            self._present().start_update(pickle.loads(header) if isinstance(header, bytes) else header)
+        elif info.keys() == {"number", "bucket"}:
+            self._present().take(info["number"], info["bucket"])
+        else:
+            raise ValueError(
+                "update_info must be {'header': ...} and then {'number': ..., 'bucket': ...} for each bucket; got the"
+                f" keys {sorted(info)}"
+            )
+        self._begun = True
 
     def finish_update(self) -> None:
-        """Install the weights that came.
+        """End the update.
 
         Raises:
-            RuntimeError: No update has begun, or no weights came.
-            Exception: What `RolloutPolicy.install` raises if these are not the weights that were sent.
+            RuntimeError: No update has begun, or no header came.
+            WeightSyncError: A bucket never came.
         """
-        self._present().install(self._taken("finish_weight_update").update())
-
-    def _taken(self, verb: str) -> PendingWeights:
-        incoming, self._incoming = self._incoming, None
-        if incoming is None:
-            raise RuntimeError(f"{verb}: call start_weight_update first")
-        return incoming
+        if not self._begun:
+            raise RuntimeError("finish_weight_update: call start_weight_update first")
+        self._begun = False
+        self._present().finish_update()
 
     def _present(self) -> RolloutPolicy:
         if self.policy is None:

@@ -158,25 +158,27 @@ class DiffusionWorker(WorkerBase):
 
     # --- weights ---------------------------------------------------------------------------------------------------
 
-    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
-        """Do nothing: weights come as an object or in a file, which needs no preparation.
+    def wanted_weights(self) -> bytes:
+        """List the policy's tensors, pickled; see `Receiver.wanted`."""
+        return pickle.dumps(self.resident.wanted())
 
-        Raises:
-            ValueError: `init_info` is not empty.
-        """
-        if init_info:
-            raise ValueError(f"init_info must be empty, got {dict(init_info)}; weights come with update_weights")
+    def init_weight_transfer_engine(self, init_info: Mapping[str, Any]) -> None:
+        """Prepare for buckets that are broadcast; see `ResidentPolicy.join`."""
+        self.resident.join(init_info)
 
     def start_weight_update(self) -> None:
         """Begin an update; see `ResidentPolicy.start_update`."""
         self.resident.start_update()
 
     def update_weights(self, update_info: Mapping[str, Any]) -> None:
-        """Take weights, all or a part; see `PendingWeights.add`."""
-        self.resident.add_weights(update_info)
+        """Install a bucket, or read the header; see `ResidentPolicy.add_weights`."""
+        try:
+            self.resident.add_weights(update_info)
+        finally:  # the weights are of no version until the update ends
+            self.running.version = self.resident.version
 
     def finish_weight_update(self) -> None:
-        """Install the weights that came; keys of the old ones are not read again, whatever vLLM's cache remembers."""
+        """End the update; keys of the old weights are not read again, whatever vLLM's cache remembers."""
         try:
             self.resident.finish_update()
         finally:  # after a failed update the weights are not the old ones either

@@ -5,8 +5,10 @@ from torch import nn
 
 from oracles.tiny_policy import tiny_model
 from redraft.rl.models.registry import load_policy, save_policy
+from redraft.rl.weight_sync.outbox import Outbox
 from redraft.rollout.engine.torch_engine import store_by_input
-from redraft.rollout.weights import fingerprint, snapshot
+from redraft.rollout.weights.checksum import fingerprint
+from redraft.rollout.weights.incoming import transfer
 from redraft.rollout.worker import load_rollout_policy
 from tiny import make_policy
 
@@ -33,7 +35,7 @@ def test_new_weights_keep_the_layout_of_a_rollout_policy(tmp_path):
     policy = load_rollout_policy(load_policy, str(make_policy(tmp_path / "policy")), "float32", "cpu")
     strides = [parameter.stride() for parameter in policy.model.parameters()]
     newer = load_rollout_policy(load_policy, str(make_policy(tmp_path / "newer", seed=1)), "float32", "cpu")
-    policy.install(snapshot(newer.model, version=3))
+    transfer(Outbox(newer.model, 4096).of_version(3), policy)
     assert [parameter.stride() for parameter in policy.model.parameters()] == strides
     assert policy.model.lm_head.weight.stride(0) == 1
     assert fingerprint(policy.model.state_dict()) == fingerprint(newer.model.state_dict())

@@ -9,12 +9,13 @@ import torch
 
 from alike import assert_alike
 from redraft.rl.models.registry import load_policy
+from redraft.rl.weight_sync.outbox import Outbox
 from redraft.rollout.config import DecodeConfig, Limits
 from redraft.rollout.request import Request
 from redraft.rollout.trajectory import Completion, Prompt
 from redraft.rollout.vllm.engine import VLLMEngine, VLLMRolloutWorker, fetch_traces
 from redraft.rollout.watchdog import StepTimeout
-from redraft.rollout.weights import WeightSyncError, WeightUpdate, snapshot
+from redraft.rollout.weights.manifest import WeightSyncError
 from redraft.rollout.worker import RolloutWorker, load_rollout_policy
 from tiny import build_bare_policy
 from vllm_setup import (
@@ -55,8 +56,8 @@ def engine(path):
     engine.close()
 
 
-def update_of(seed: int, version: int) -> WeightUpdate:
-    return snapshot(build_bare_policy(SHAPE, "float64", "cpu", seed), version)
+def update_of(seed: int, version: int) -> Outbox:
+    return Outbox(build_bare_policy(SHAPE, "float64", "cpu", seed), 2**14).of_version(version)
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -143,21 +144,37 @@ def test_an_update_changes_the_next_output_and_its_version_reaches_the_traces(en
 
 def test_the_four_verbs_of_vllm_alone_leave_no_key_of_older_weights_in_use(engine, newer_path):
     by_vllm(engine, PROMPTS, SAMPLED)  # fills vLLM's prefix cache, which the verbs of vLLM do not empty
-    update = update_of(seed=5, version=3)
+    sender = update_of(seed=5, version=3)
+    header = sender.open(engine.wanted(), "shared_memory")
     engine.llm.init_weight_transfer_engine({"init_info": {}})
     engine.llm.start_weight_update()
-    engine.llm.update_weights({"update_info": {"update": update}})
+    engine.llm.update_weights({"update_info": {"header": header}})
+    for number in header.numbers:
+        engine.llm.update_weights({"update_info": {"number": number, "bucket": sender.send(number)}})
     engine.llm.finish_weight_update("3")
+    sender.close()
     assert_alike(unversioned(by_vllm(engine, PROMPTS, SAMPLED)), by_torch(newer_path, PROMPTS, SAMPLED))
+
+
+class Corrupting(Outbox):
+    """Changes a bit of the second bucket on its way."""
+
+    def send(self, number):
+        sent = super().send(number)
+        sent[0] ^= number == 1
+        return sent
 
 
 def test_wrong_weights_raise_and_right_ones_can_follow(engine, newer_path):
     update = update_of(seed=5, version=3)
-    with pytest.raises(WeightSyncError, match="sent 0000"):
-        engine.sync(replace(update, fingerprint="0" * 32))
+    with pytest.raises(WeightSyncError, match=r"bucket 1 .*installed"):
+        engine.sync(Corrupting(update._model, 2**14).of_version(3))
+    with pytest.raises(RuntimeError, match="the last weight update of this vLLM engine did not end"):
+        by_vllm(engine, PROMPTS, SAMPLED)
+    assert worker_of(engine).policy_version() == -1
     assert engine.sync(update) == 3
     assert_alike(unversioned(by_vllm(engine, PROMPTS, SAMPLED)), by_torch(newer_path, PROMPTS, SAMPLED))
-    with pytest.raises(ValueError, match="init_info must be empty"):
+    with pytest.raises(ValueError, match="init_info must be empty or"):
         engine.llm.init_weight_transfer_engine({"init_info": {"port": 1}})
 
 
@@ -189,11 +206,11 @@ def spoil_keys(engine: VLLMEngine) -> None:
 
 def test_requests_that_run_through_an_update_get_all_keys_anew_and_bear_the_older_version(engine, path):
     same = update_of(seed=0, version=4)
-    engine.sync(replace(same, version=3))
+    engine.sync(same.of_version(3))
     ids = begin(engine, steps=9)
     assert 0 < len(worker_of(engine).running._unfinished) <= len(PROMPTS)
     assert any(row.final > 2 for row in worker_of(engine).running._unfinished.values())
-    engine.sync(same)
+    engine.sync(same.of_version(4))
     spoil_keys(engine)  # the weights are the same again, so what follows can be told in advance
     completions = finish(engine, ids)
     assert_alike(unversioned(completions), by_torch(path, PROMPTS, SAMPLED))
@@ -263,8 +280,9 @@ def test_the_rollout_worker_does_what_the_torch_one_does(path):
     theirs = RolloutWorker(lambda: load_rollout_policy(load_policy, path, "float64", "cpu"), TOKENS, limits)
     with pytest.raises(RuntimeError, match="asked for completions before any weights arrived: sync first"):
         next(ours.stream(PROMPTS, SAMPLED))
-    for update in (update_of(seed=5, version=0), update_of(seed=6, version=1)):
-        assert ours.sync(update) == theirs.sync(update) == update.version
+    for version, seed in enumerate([5, 6]):
+        update = update_of(seed, version)
+        assert ours.sync(update) == theirs.sync(update) == version
         for config in (SAMPLED, SAMPLED.model_copy(update={"temperature": 0.0, "edit_sampling": "argmax"})):
             ours_now = [completion for _, completion in sorted(ours.stream(PROMPTS, config), key=lambda pair: pair[0])]
             theirs_now = [pair[1] for pair in sorted(theirs.stream(PROMPTS, config), key=lambda pair: pair[0])]

@@ -1,14 +1,13 @@
 """What of the vLLM engine works without vLLM: its arguments, its errors, the policy that comes and goes."""
 
-import dataclasses
 import importlib.util
-import os
+import pickle
 import weakref
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
+from redraft.rl.weight_sync.outbox import Outbox
 from redraft.rollout.config import DecodeConfig, Limits
 from redraft.rollout.decoding.slots import Slots
 from redraft.rollout.engine.torch_engine import TorchEngine
@@ -17,7 +16,8 @@ from redraft.rollout.trajectory import Prompt
 from redraft.rollout.vllm.engine import VLLMEngine, VLLMRolloutWorker, engine_arguments
 from redraft.rollout.vllm.options import WorkerOptions
 from redraft.rollout.vllm.policy import Asleep, ResidentPolicy
-from redraft.rollout.weights import PendingWeights, WeightSyncError, WeightUpdate, snapshot, weights_file
+from redraft.rollout.weights.checksum import fingerprint
+from redraft.rollout.weights.manifest import Header, Manifest, WeightSyncError
 from tiny import build_bare_policy
 from vllm_setup import LIMITS, SAMPLED, SHAPE, TOKENS, make_policy, options_for
 
@@ -27,8 +27,17 @@ def path(tmp_path_factory) -> str:
     return make_policy(tmp_path_factory.mktemp("policy"))
 
 
-def newer(version: int = 7) -> WeightUpdate:
-    return snapshot(build_bare_policy(SHAPE, "float64", "cpu", seed=5), version)
+def newer(version: int = 7) -> Outbox:
+    return Outbox(build_bare_policy(SHAPE, "float64", "cpu", seed=5), 2**14).of_version(version)
+
+
+def send(sender: Outbox, resident: ResidentPolicy) -> None:
+    header = sender.open(resident.wanted(), "direct")
+    resident.start_update()
+    resident.add_weights({"header": header})
+    for number in header.numbers:
+        resident.add_weights({"number": number, "bucket": sender.send(number)})
+    resident.finish_update()
 
 
 # --- arguments and errors -------------------------------------------------------------------------------------------
@@ -97,7 +106,7 @@ def test_memory_for_pages_is_what_is_wanted_as_far_as_there_is_some(path, monkey
 @pytest.mark.parametrize(("level", "gone"), [(1, False), (2, True)])
 def test_asleep_the_weights_are_moved_or_dropped_and_come_back(path, level, gone):
     resident = ResidentPolicy(options_for(path))
-    before = snapshot(resident.policy.model, 0)
+    before = fingerprint(resident.policy.model.state_dict())
     weights = [weakref.ref(parameter) for parameter in resident.policy.model.parameters()]
     resident.sleep(level)
     assert all((weight() is None) == gone for weight in weights)
@@ -109,7 +118,7 @@ def test_asleep_the_weights_are_moved_or_dropped_and_come_back(path, level, gone
         resident.start_update()
     resident.wake_weights()
     resident.open(3)
-    assert snapshot(resident.policy.model, 0).fingerprint == before.fingerprint
+    assert fingerprint(resident.policy.model.state_dict()) == before
 
 
 def test_weights_that_a_sync_will_bring_are_not_read_from_the_folder_again(path, monkeypatch):
@@ -119,11 +128,9 @@ def test_weights_that_a_sync_will_bring_are_not_read_from_the_folder_again(path,
     resident.sleep(2)
     assert {weight() for weight in weights} == {None}
     resident.wake_weights()
-    update = newer()
-    resident.start_update()
-    resident.add_weights({"update": update})
-    resident.finish_update()
-    assert (resident.version, snapshot(resident.policy.model, 7).fingerprint) == (7, update.fingerprint)
+    send(newer(), resident)
+    assert resident.version == 7
+    assert fingerprint(resident.policy.model.state_dict()) == fingerprint(newer()._model.state_dict())
 
 
 def test_a_session_that_was_given_back_says_so():
@@ -136,80 +143,61 @@ def test_a_session_that_was_given_back_says_so():
 # --- weights --------------------------------------------------------------------------------------------------------
 
 
-def test_weights_are_installed_from_an_object(path):
-    resident, update = ResidentPolicy(options_for(path)), newer()
+@pytest.mark.parametrize("carrier", ["direct", "shared_memory"])
+def test_weights_are_installed_bucket_by_bucket(path, carrier):
+    resident, sender = ResidentPolicy(options_for(path)), newer()
+    header = sender.open(resident.wanted(), carrier)
+    assert len(header.numbers) > 3
+    resident.join({})
     resident.start_update()
-    resident.add_weights({"update": update})
+    resident.add_weights({"header": header if carrier == "direct" else pickle.dumps(header)})
+    for number in header.numbers:
+        resident.add_weights({"number": number, "bucket": sender.send(number)})
+        assert resident.version == -1
     resident.finish_update()
+    sender.close()
     assert resident.version == 7
-    assert snapshot(resident.policy.model, 7).fingerprint == update.fingerprint
+    assert fingerprint(resident.policy.model.state_dict()) == fingerprint(sender._model.state_dict())
 
 
-def test_weights_are_installed_from_files_in_parts(path, tmp_path):
-    resident, update = ResidentPolicy(options_for(path)), newer()
-    names = sorted(update.tensors)
-    parts = [{name: update.tensors[name] for name in names[:9]}, {name: update.tensors[name] for name in names[9:]}]
-    resident.start_update()
-    for part in parts:
-        with weights_file(dataclasses.replace(update, tensors=part)) as file:
-            resident.add_weights({"path": file})
-    resident.finish_update()
-    assert (resident.version, snapshot(resident.policy.model, 7).fingerprint) == (7, update.fingerprint)
-
-
-def test_a_file_of_weights_lasts_as_long_as_its_context():
-    with weights_file(newer()) as file:
-        assert os.path.getsize(file) > 8 * sum(tensor.numel() for tensor in newer().tensors.values())
-    assert not os.path.exists(file)
-
-
-def test_weights_with_another_fingerprint_are_refused(path):
-    resident = ResidentPolicy(options_for(path))
-    resident.start_update()
-    resident.add_weights({"update": dataclasses.replace(newer(), fingerprint="0" * 32)})
-    with pytest.raises(WeightSyncError, match="weights of version 7: sent 0000"):
-        resident.finish_update()
-    assert resident.version == -1
+def test_wrong_bytes_end_an_update_and_another_one_can_begin(path):
+    resident, sender = ResidentPolicy(options_for(path)), newer()
+    header = sender.open(resident.wanted(), "direct")
+    for _ in range(2):
+        resident.start_update()
+        resident.add_weights({"header": header})
+        wrong = sender.send(0)
+        wrong[0] ^= 1
+        with pytest.raises(WeightSyncError, match="installed"):
+            resident.add_weights({"number": 0, "bucket": wrong})
+        assert resident.version == -1
+        with pytest.raises(RuntimeError, match="finish_weight_update: call start_weight_update first"):
+            resident.finish_update()
 
 
 def test_the_verbs_of_an_update_come_in_order(path):
-    resident = ResidentPolicy(options_for(path))
+    resident, header = ResidentPolicy(options_for(path)), Header(7, Manifest((), ()), ())
     with pytest.raises(RuntimeError, match="update_weights: call start_weight_update first"):
-        resident.add_weights({"update": newer()})
+        resident.add_weights({"header": header})
     with pytest.raises(RuntimeError, match="finish_weight_update: call start_weight_update first"):
         resident.finish_update()
     resident.start_update()
     with pytest.raises(RuntimeError, match="an update has begun already; call finish_weight_update first"):
         resident.start_update()
-    with pytest.raises(RuntimeError, match="no weights came; call update_weights first"):
+    with pytest.raises(RuntimeError, match="finish_weight_update: no update has begun, or it failed"):
         resident.finish_update()
     resident.start_update()  # a failed update is over
 
 
 @pytest.mark.parametrize(
-    ("infos", "message"),
+    ("verb", "info", "message"),
     [
-        ([{"weights": 1}], r"update_info must be .* got the keys \['weights'\]"),
-        ([{"update": newer()}, {"update": newer()}], "once"),
-        ([{"update": newer()}, {"path": "x"}], "once"),
+        ("add_weights", {"weights": 1}, r"update_info must be .* got the keys \['weights'\]"),
+        ("join", {"port": 1}, r"init_info must be empty or .* got the keys \['port'\]"),
     ],
 )
-def test_weights_that_come_in_no_known_way_are_refused(infos, message):
-    pending = PendingWeights()
-    for info in infos[:-1]:
-        pending.add(info)
+def test_weights_that_come_in_no_known_way_are_refused(path, verb, info, message):
+    resident = ResidentPolicy(options_for(path))
+    resident.start_update()
     with pytest.raises(ValueError, match=message):
-        pending.add(infos[-1])
-
-
-def test_parts_of_different_updates_are_not_mixed(tmp_path):
-    pending = PendingWeights()
-    for index, metadata in enumerate(
-        [{"version": "1", "fingerprint": "a"}, {"version": "2", "fingerprint": "a"}, None]
-    ):
-        save_file({"w": torch.zeros(2)}, tmp_path / f"{index}.safetensors", metadata=metadata)
-    pending.add({"path": str(tmp_path / "0.safetensors")})
-    with pytest.raises(ValueError, match=r"is of \(2, 'a'\), but what came before is of \(1, 'a'\)"):
-        pending.add({"path": str(tmp_path / "1.safetensors")})
-    with pytest.raises(ValueError, match="metadata must hold version and fingerprint"):
-        pending.add({"path": str(tmp_path / "2.safetensors")})
+        getattr(resident, verb)(info)

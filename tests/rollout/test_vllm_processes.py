@@ -31,13 +31,13 @@ def test_a_core_in_a_process_of_its_own_decodes_alike_and_takes_weights_from_a_f
     script = f"""
 import pickle, sys
 from vllm_setup import *
-from redraft.rollout.weights import snapshot
+from redraft.rl.weight_sync.outbox import Outbox
 if __name__ == "__main__":
     import_vllm()
     engine = VLLMEngine(options_for({path!r}), LIMITS, multiprocess=True)
     first = by_vllm(engine, ragged_prompts(), SAMPLED)
     from redraft.rl.models.registry import load_policy
-    version = engine.sync(snapshot(load_policy({newer_path!r}, "float64", "cpu"), 6))
+    version = engine.sync(Outbox(load_policy({newer_path!r}, "float64", "cpu"), 2**14).of_version(6))
     second = by_vllm(engine, ragged_prompts(), SAMPLED)
     engine.close()
     sys.stdout.buffer.write(b"RESULT" + pickle.dumps((first, version, second)))

@@ -9,10 +9,11 @@ import torch
 from benchmarks.common.policies import in_order
 from oracles.tiny_policy import DECODE, TOKENS, tiny_model
 from redraft.rl.models.llada2 import init_weights
+from redraft.rl.weight_sync.outbox import Outbox
 from redraft.rollout.config import Limits
 from redraft.rollout.engine.torch_engine import store_by_input
 from redraft.rollout.trajectory import Completion, Prompt
-from redraft.rollout.weights import WeightUpdate, snapshot
+from redraft.rollout.weights.manifest import Header, Manifest, WeightSyncError
 from redraft.rollout.worker import RolloutPolicy, RolloutWorker
 
 
@@ -30,13 +31,28 @@ class SeededPolicy(RolloutPolicy):
 
         self.model.hidden_states = counted
 
-    def install(self, update: WeightUpdate) -> None:
-        init_weights(self.model, torch.Generator().manual_seed(update.version))
-        self.version = update.version
+    def start_update(self, header: Header) -> None:
+        init_weights(self.model, torch.Generator().manual_seed(header.version))
+        self.version = header.version
+
+    def finish_update(self) -> int:
+        return self.version
 
 
-def version_of(number: int) -> WeightUpdate:
-    return WeightUpdate(number, fingerprint="", tensors={})
+class version_of:
+    """A sender of a version without buckets."""
+
+    def __init__(self, number: int) -> None:
+        self.header = Header(number, Manifest((), ()), ())
+
+    def open(self, wanted, carrier):
+        return self.header
+
+    def send(self, number):
+        raise AssertionError("there is no bucket")
+
+    def close(self):
+        pass
 
 
 PROMPTS = [Prompt(f"p{index}", (2, 3, 4, 5, 6, 2, 3, 4, 5), seed=index) for index in range(6)]  # two whole blocks
@@ -55,6 +71,21 @@ def worker_with(version: int) -> RolloutWorker:
 def test_no_completion_is_written_before_weights_arrived():
     with pytest.raises(RuntimeError, match="before any weights arrived: sync first"):
         next(RolloutWorker(SeededPolicy, TOKENS, Limits()).stream(PROMPTS, DECODE))
+
+
+def test_after_an_update_that_failed_nothing_is_written_until_a_complete_one_came():
+    worker = RolloutWorker(lambda: RolloutPolicy(tiny_model()), TOKENS, Limits())
+    sender = Outbox(tiny_model(seed=1), 4096).of_version(3)
+    worker.sync(sender)
+    header = sender.open(worker.wanted(), "direct")
+    worker.start_update(header)
+    worker.take(0, sender.send(0))
+    with pytest.raises(WeightSyncError, match="never came"):
+        worker.finish_update()
+    with pytest.raises(RuntimeError, match="sync first"):
+        next(worker.stream(PROMPTS, DECODE))
+    worker.sync(sender)
+    assert {completion.policy_version for completion in run(worker)} == {3}
 
 
 def test_after_a_weight_update_everything_is_as_the_new_weights_say():
@@ -89,7 +120,7 @@ def sleeper(vocab_size: int = 8) -> RolloutWorker:
     """A worker that was synced with the weights of `tiny_model(seed=3)`."""
     model = store_by_input(tiny_model(vocab_size))
     worker = RolloutWorker(lambda: RolloutPolicy(model), TOKENS, Limits(slots=3))
-    worker.sync(snapshot(tiny_model(vocab_size, seed=3), 1))
+    worker.sync(Outbox(tiny_model(vocab_size, seed=3), 4096).of_version(1))
     return worker
 
 
@@ -103,7 +134,7 @@ def test_an_engine_writes_the_same_before_and_after_its_sleep():
     worker.wake()
     with pytest.raises(RuntimeError, match="before any weights arrived: sync first"):
         run(worker)
-    worker.sync(snapshot(tiny_model(seed=3), 1))
+    worker.sync(Outbox(tiny_model(seed=3), 4096).of_version(1))
     assert run(worker) == before
     assert [parameter.stride() for parameter in worker.policy.model.parameters()] == strides
 
@@ -114,7 +145,7 @@ def test_an_engine_that_is_asleep_neither_decodes_nor_takes_weights():
     with pytest.raises(RuntimeError, match="completions were asked of a rollout engine that is asleep: wake it first"):
         run(worker)
     with pytest.raises(RuntimeError, match="weights were sent to a rollout engine that is asleep: wake it first"):
-        worker.sync(snapshot(tiny_model(seed=3), 1))
+        worker.sync(Outbox(tiny_model(seed=3), 4096).of_version(1))
 
 
 def test_an_engine_does_not_sleep_while_it_decodes():

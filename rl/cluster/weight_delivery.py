@@ -1,0 +1,199 @@
+"""Weights from the learner's actors to the rollout actors, bucket by bucket. The driver sees references only.
+
+**Guarantees**
+    * At most two buckets are on their way: bucket n + 2 is asked for when every receiver has installed bucket n.
+    * A rollout actor that dies during a sync is replaced, and the sync begins again with all buckets.
+    * An actor that replaces a dead one later gets the current weights, from the learner, before it decodes.
+
+**Assumes**
+    * No update of the learner runs during a sync, nor while an actor is replaced.
+
+**Rejected alternatives**
+    * Keep the buckets in the object store until the next sync, for actors that are replaced: a whole copy of the
+      policy in the memory of a host. The learner still has the weights, so it sends them again.
+"""
+
+import itertools
+import time
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import ray
+
+from redraft.rl.cluster.actor_pool import DEATHS, ActorPool, Call, ClusterError, get
+from redraft.rl.config.schema import RunConfig
+from redraft.rl.protocols import Canary
+from redraft.rl.weight_sync.senders import asks_every_rank
+from redraft.rollout.weights.carry import Carrier, Meeting
+from redraft.rollout.weights.manifest import Header
+
+_GROUPS = itertools.count()
+
+
+def choose_carrier(config: RunConfig) -> tuple[Carrier, bool]:
+    """Return what brings weights to the rollout actors, and whether both ends are on GPUs."""
+    c = config.cluster
+    on_gpu = c.learner_gpus > 0 and c.rollout_gpus > 0
+    if c.weight_sync != "auto":
+        return c.weight_sync, on_gpu
+    if not on_gpu:
+        return "object_store", False
+    whole = c.learner_gpus >= 1 and c.rollout_gpus >= 1
+    colocated = c.placement == "colocated" or (c.placement == "auto" and not whole)
+    return ("shared_memory" if colocated else "collective"), True
+
+
+class RayWeights:
+    """The weights that the learner's actors hold now.
+
+    Args:
+        ranks: The actors.
+        canary: See `Outbox.of_version`.
+    """
+
+    def __init__(self, ranks: Sequence[Any], canary: Canary | None) -> None:
+        self.ranks, self.canary = list(ranks), canary
+
+    def ask(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every rank; return the references."""
+        return [getattr(rank, method).remote(*arguments) for rank in self.ranks]
+
+
+class Delivery:
+    """Brings weights to the actors of a pool."""
+
+    def __init__(self, pool: ActorPool, config: RunConfig) -> None:
+        self._pool, self._timeout_s = pool, config.cluster.sync_timeout_s
+        self._carrier, self._on_gpu = choose_carrier(config)
+        self._weights: RayWeights | None = None
+        self._joined: list[Any] = []  # the members of the present broadcast group
+        pool.prepare = self._bring_up
+
+    def sync(self, weights: RayWeights) -> int:
+        """Bring the weights to all actors; return the version that is in place.
+
+        Raises:
+            ClusterError: The deadline passed, actors keep dying, or they hold different versions.
+            WeightSyncError: What an actor installed is not what was sent.
+        """
+        self._weights, deadline = weights, time.monotonic() + self._timeout_s
+        everyone = range(len(self._pool.actors))
+        for restart in range(self._pool.max_restarts + 1):
+            try:
+                return self._deliver(everyone, deadline, complete=restart > 0)
+            except DEATHS as death:
+                self._replace_dead(restart, death, deadline)
+        raise AssertionError("unreachable")
+
+    def _replace_dead(self, restart: int, death: Exception, deadline: float) -> None:
+        """Start new actors for those that do not answer; their weights come when the sync is repeated."""
+        self._joined = []
+        for index in range(len(self._pool.actors)):
+            try:
+                get(self._pool.actors[index].__ray_ready__.remote(), deadline, f"rollout actor {index}")
+            except DEATHS:
+                self._pool.prepare = None
+                try:
+                    self._pool.replace(index, Call("start_update", (), "installing weights"), restart, death, deadline)
+                finally:
+                    self._pool.prepare = self._bring_up
+
+    def _bring_up(self, index: int, deadline: float) -> None:
+        """Bring the current weights to an actor that replaces a dead one."""
+        if self._weights is not None:
+            self._deliver([index], deadline, complete=True)
+
+    def _deliver(self, indices: Sequence[int], deadline: float, complete: bool) -> int:
+        assert self._weights is not None
+        weights = self._weights
+        wait, learner = partial(_wait, deadline=deadline), partial(_wait_for_learner, deadline=deadline)
+        wanted = wait("wanted", self._ask(indices, "wanted"))
+        if any(one != wanted[0] for one in wanted):
+            raise ClusterError("rollout actors want different tensors; all must have one type (rollout.dtype)")
+        if self._carrier == "collective":
+            self._join(indices, deadline)
+        headers = weights.ask("open_weights", wanted[0], self._carrier, weights.canary, complete)
+        header = learner("opening weights", headers)[0]
+        try:
+            shared = ray.put(header)
+            wait("start", self._ask(indices, "start_update", shared))
+            self._send(indices, header, deadline)
+            versions = set(wait("end", self._ask(indices, "finish_update")))
+        finally:
+            closed = weights.ask("close_weights")
+        learner("closing weights", closed)
+        if len(versions) != 1:
+            raise ClusterError(f"rollout actors hold different policy versions after a sync: {sorted(versions)}")
+        return versions.pop()
+
+    def _send(self, indices: Sequence[int], header: Header, deadline: float) -> None:
+        """Send the buckets, of which at most two are on their way."""
+        on_the_way: list[_Sent] = []
+        for number in header.numbers:
+            on_the_way.append(self._dispatch(indices, header, number))
+            if len(on_the_way) == 2:
+                on_the_way.pop(0).wait(deadline)
+        for one in on_the_way:
+            one.wait(deadline)
+
+    def _dispatch(self, indices: Sequence[int], header: Header, number: int) -> "_Sent":
+        """Ask the learner for a bucket and the actors to install it."""
+        assert self._weights is not None
+        ranks, owner = self._weights.ranks, header.manifest.buckets[number].owner
+        asked = ranks if asks_every_rank(self._carrier, self._on_gpu) else [ranks[owner]]
+        sent = [rank.send_bucket.remote(number) for rank in asked]
+        # A broadcast ends on all sides together, so its receivers must not wait for what the sender returns.
+        payloads = [] if self._carrier == "collective" else sent
+        what = f"bucket {number} of {len(header.manifest.buckets)}"
+        return _Sent(what, sent, self._ask(indices, "take", number, *payloads))
+
+    def _join(self, indices: Sequence[int], deadline: float) -> None:
+        """Make a broadcast group of the learner's ranks and some actors, unless the present one is of them."""
+        assert self._weights is not None
+        ranks, actors = self._weights.ranks, [self._pool.actors[index] for index in indices]
+        if self._joined == [*ranks, *actors]:
+            return
+        self._joined = []
+        (host,) = _wait_for_learner("address", [ranks[0].__ray_call__.remote(_address)], deadline)
+        meeting_place = [ranks[0].meet_receivers.remote(host, self._timeout_s)]
+        ((host, port),) = _wait_for_learner("opening a store", meeting_place, deadline)
+        world = len(ranks) + len(actors)
+        meeting = Meeting(host, port, world, f"weights-{next(_GROUPS)}", self._timeout_s)
+        joining = self._weights.ask("join_receivers", meeting)
+        joined = [actor.join.remote(meeting, place) for place, actor in enumerate(actors, start=len(ranks))]
+        _wait("joining the broadcast group", joined, deadline)
+        _wait_for_learner("joining the broadcast group", joining, deadline)
+        self._joined = [*ranks, *actors]
+
+    def _ask(self, indices: Sequence[int], method: str, *arguments: Any) -> list[Any]:
+        return [self._pool.issue(index, Call(method, arguments, "installing weights")) for index in indices]
+
+
+class _Sent(NamedTuple):
+    """A bucket on its way: what the ranks that send it and the actors that install it will answer."""
+
+    what: str
+    sent: list[Any]
+    taken: list[Any]
+
+    def wait(self, deadline: float) -> None:
+        """Wait until it is in place everywhere."""
+        _wait(self.what, self.taken, deadline)
+        _wait_for_learner(self.what, self.sent, deadline)
+
+
+def _address(actor: Any) -> str:
+    """Return the address of the machine that an actor runs on."""
+    return ray.util.get_node_ip_address()
+
+
+def _wait(what: str, pending: Sequence[Any], deadline: float) -> list[Any]:
+    return [get(one, deadline, f"weight sync: {what}") for one in pending]
+
+
+def _wait_for_learner(what: str, pending: Sequence[Any], deadline: float) -> list[Any]:
+    try:
+        return _wait(what, pending, deadline)
+    except DEATHS as death:
+        raise ClusterError(f"weight sync: {what}: the learner, which its input comes from, died: {death}") from None
