@@ -29,6 +29,7 @@ from redraft.rl.run_folder.checkpoint import complete_checkpoints, save_checkpoi
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.recorder import Recorder
 from redraft.rl.stages.evaluate import evaluate_rows
+from redraft.rl.weight_sync.canary import first_sync
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,9 @@ def train(run: Training, stopping: Callable[[], bool]) -> int:
 
 def _all_batches(run: Training, stopping: Callable[[], bool]) -> int:
     trainer, progress = run.config.trainer, run.progress
-    _hand_over(run)
+    run.rollouts.restore()  # a learner that was lost left them asleep
+    probe = run.codec.prompts(run.train[:1], 1, "probe", 0)
+    first_sync(run.rollouts, run.learner, probe[0], run.config.rollout.decode)
     while progress.step < trainer.total_steps:
         if run.config.evaluation and progress.step % run.config.evaluation.eval_steps == 0:
             _evaluate(run)

@@ -1,0 +1,118 @@
+"""A run's first sync proves that the engine decodes with what it is sent; carriers follow the recipe."""
+
+import copy
+
+import pytest
+
+from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, tiny_model
+from redraft.rl.cluster.weight_delivery import choose_carrier
+from redraft.rl.config.recipe import load_recipe
+from redraft.rl.weight_sync.canary import first_sync
+from redraft.rl.weight_sync.outbox import Outbox
+from redraft.rollout.config import Limits
+from redraft.rollout.weights.checksum import fingerprint
+from redraft.rollout.weights.manifest import WeightSyncError
+from redraft.rollout.worker import RolloutPolicy, RolloutWorker
+from tiny import write_recipe
+
+PROMPT = ragged_prompts([9])[0]  # two whole blocks, whose keys are kept
+
+
+class HandsOutWeights:
+    """A learner of which only the weights are asked."""
+
+    def __init__(self) -> None:
+        self.model = tiny_model(seed=1)
+        self.outbox, self.buckets = Outbox(self.model, 4096), []
+
+    def weights(self, canary=None):
+        self.outbox.of_version(5, canary)
+        return self
+
+    def open(self, wanted, carrier):
+        header = self.outbox.open(wanted, carrier)
+        self.buckets.append(len(header.numbers))
+        return header
+
+    def send(self, number):
+        return self.outbox.send(number)
+
+    def close(self):
+        self.outbox.close()
+
+
+def worker(policy: RolloutPolicy) -> RolloutWorker:
+    return RolloutWorker(lambda: policy, TOKENS, Limits())
+
+
+def test_the_first_sync_leaves_the_weights_and_costs_two_buckets_more():
+    learner, rollouts = HandsOutWeights(), worker(RolloutPolicy(tiny_model(seed=2)))
+    before = fingerprint(learner.model.state_dict())
+    assert first_sync(rollouts, learner, PROMPT, DECODE) == rollouts.policy.version == 5
+    assert fingerprint(learner.model.state_dict()) == fingerprint(rollouts.policy.model.state_dict()) == before
+    assert learner.buckets == [learner.buckets[0], 1, 1, 0]
+    assert learner.buckets[0] > 3
+
+
+def tokens_run(rollouts: RolloutWorker) -> int:
+    """Decode the probe's prompt; return how many tokens the network runs for it."""
+    seen, hidden_states = [], rollouts.policy.model.hidden_states
+
+    def counted(ids, *rest):
+        seen.append(ids.numel())
+        return hidden_states(ids, *rest)
+
+    rollouts.policy.model.hidden_states = counted
+    list(rollouts.stream([PROMPT], DECODE))
+    return sum(seen)
+
+
+def test_no_key_of_the_probe_serves_the_run():
+    learner = HandsOutWeights()
+    probed, fresh = (worker(RolloutPolicy(tiny_model(seed=2))) for _ in range(2))
+    first_sync(probed, learner, PROMPT, DECODE)
+    fresh.sync(learner.weights())
+    assert tokens_run(probed) == tokens_run(fresh)
+
+
+class Elsewhere(RolloutPolicy):
+    """Installs updates in a copy, and reports them as installed."""
+
+    def __init__(self, model, ignored):
+        super().__init__(model)
+        self.ignored = ignored
+
+    def start_update(self, header):
+        used = self.model
+        if header.version >> 40 in self.ignored:
+            self.model = copy.deepcopy(used)
+        super().start_update(header)
+        self.model = used
+
+
+def test_an_engine_that_ignores_what_it_is_sent_is_found_out():
+    with pytest.raises(WeightSyncError, match="does not decode with the weights that it is sent"):
+        first_sync(worker(Elsewhere(tiny_model(seed=1), {0, 1, 2})), HandsOutWeights(), PROMPT, DECODE)
+
+
+def test_an_engine_that_keeps_something_of_earlier_weights_is_found_out():
+    with pytest.raises(WeightSyncError, match="keeps something of earlier weights"):
+        first_sync(worker(Elsewhere(tiny_model(seed=1), {2})), HandsOutWeights(), PROMPT, DECODE)
+
+
+GPUS = ["cluster.learner_gpus=1", "cluster.rollout_gpus=1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "carrier"),
+    [
+        ([], ("object_store", False)),
+        (["cluster.weight_sync=shared_memory"], ("shared_memory", False)),
+        (GPUS, ("collective", True)),
+        (["cluster.learner_gpus=0.5", "cluster.rollout_gpus=0.5"], ("shared_memory", True)),
+        ([*GPUS, "cluster.placement=colocated"], ("shared_memory", True)),
+        ([*GPUS, "cluster.weight_sync=object_store"], ("object_store", True)),
+    ],
+)
+def test_weights_go_the_way_that_fits_the_machine(tmp_path, words, carrier):
+    assert choose_carrier(load_recipe([write_recipe(tmp_path)], words)) == carrier
