@@ -65,8 +65,9 @@ def cards(setup: Setup) -> list[Card]:
     learner, each = learner_lines(setup), setup.machine.card_bytes
     if not setup.on_gpu:
         engines = [replace(line, size=line.size * setup.engines) for line in rollout_lines(setup, cache_wanted(setup))]
+        ranks = [replace(line, size=line.size * setup.layout.world) for line in learner]
         # Processes of a host keep what they have taken: nothing is given back between phases.
-        return [Card("host", 1, tuple(replace(line, phase="always") for line in [*learner, *engines]), each)]
+        return [Card("host", 1, tuple(replace(line, phase="always") for line in [*ranks, *engines]), each)]
     room = setup.machine.usable_bytes - sum(line.size for line in rollout_lines(setup, 0.0) if line.name != "cache")
     if setup.colocated:
         room -= sum(line.size for line in learner if line.phase == "always")

@@ -124,12 +124,9 @@ def _not_built(setup: Setup) -> list[str]:
 
 def _warnings(setup: Setup, batch: Batch, traffic: Traffic | None) -> list[str]:
     found = []
-    idle, tokens = setup.machine.gpus - setup.used_gpus, setup.microbatch_tokens
-    if idle:
-        found.append(
-            f"{idle} of {setup.machine.gpus} GPUs have no work: {setup.shape.experts} experts are shared equally by"
-            f" {setup.layout.world} ranks, or the recipe asks for no more"
-        )
+    tokens = setup.microbatch_tokens
+    if idle := setup.placement.idle_text(setup.shape.experts):
+        found.append(idle)
     if batch.sequence_tokens > setup.shape.max_positions:
         found.append(
             f"prompt and completion have {batch.sequence_tokens} tokens, and the policy addresses"

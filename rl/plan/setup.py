@@ -1,13 +1,13 @@
 """Settle what a recipe leaves open on a given machine: ranks, placement, types. The formulas then only calculate."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
-from redraft.rl.config.by_device import Precision, compute_dtype, is_colocated, rollout_dtype
+from redraft.rl.cluster.placement import Machines, Placement, place_parts
+from redraft.rl.config.by_device import Precision, compute_dtype, rollout_dtype
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.models.shape import Shape
-from redraft.rl.parallel.layout import RankLayout, widest_ep
+from redraft.rl.parallel.layout import RankLayout
 from redraft.rl.plan.machine import Machine
 
 BYTES: dict[str, int] = {"float64": 8, "float32": 4, "bfloat16": 2}
@@ -40,20 +40,14 @@ class Setup:
         shape: Of its policy.
         machine: What it runs on.
         assumptions: What only a run can measure.
-        layout: The learner's ranks.
-        colocated: Learner and rollout engines take turns on the same GPUs.
-        engines: Rollout engines, each with a whole policy.
-        gpus_per_engine: GPUs that hold the policy of one engine together.
+        placement: Which part lies where; each rollout engine has a whole policy.
     """
 
     config: RunConfig
     shape: Shape
     machine: Machine
     assumptions: Assumptions
-    layout: RankLayout
-    colocated: bool
-    engines: int
-    gpus_per_engine: int
+    placement: Placement
 
     @property
     def on_gpu(self) -> bool:
@@ -61,12 +55,29 @@ class Setup:
         return self.machine.gpus > 0
 
     @property
+    def layout(self) -> RankLayout:
+        """The learner's ranks."""
+        return self.placement.layout
+
+    @property
+    def colocated(self) -> bool:
+        """Tell whether learner and rollout engines take turns on the same GPUs."""
+        return self.placement.colocated
+
+    @property
+    def engines(self) -> int:
+        """Count the rollout engines."""
+        return self.placement.engines
+
+    @property
+    def gpus_per_engine(self) -> int:
+        """GPUs, or the host, that hold the policy of one engine together."""
+        return max(1, self.placement.gpus_per_engine)
+
+    @property
     def used_gpus(self) -> int:
         """Count the GPUs that have work."""
-        if not self.on_gpu:
-            return 0
-        rollout = self.engines * self.gpus_per_engine
-        return max(self.layout.world, rollout) if self.colocated else self.layout.world + rollout
+        return self.placement.used_gpus
 
     @property
     def weight_bytes(self) -> int:
@@ -164,47 +175,13 @@ def settle_setup(config: RunConfig, shape: Shape, machine: Machine, assumptions:
     Raises:
         ValueError: Sizes of the recipe do not fit each other, the network or the machine.
     """
+    node = machine.gpus_per_node if machine.gpus else config.trainer.parallel.ranks or 1
     per_engine = _gpus_per_engine(shape, machine)
-    if not machine.gpus:
-        asked = config.trainer.parallel.ranks or 1
-        if asked > 1:
-            raise ValueError(f"trainer.parallel.ranks={asked} needs {asked} GPUs and this machine has none; use 1")
-        return Setup(config, shape, machine, assumptions, RankLayout(1), False, config.rollout.num_actors, per_engine)
-    colocated = is_colocated(config, on_gpu=True)
-    engines = config.rollout.num_actors
-    left = machine.gpus if colocated else machine.gpus - engines * per_engine
-    if left < 1:
-        raise ValueError(
-            f"rollout.num_actors={engines} with {per_engine} GPUs each leaves no GPU of {machine.gpus} for the learner;"
-            " lower it, or use cluster.placement: colocated"
-        )
-    layout = _layout(config, shape, machine, left)
-    if colocated:
-        engines = max(1, layout.world // per_engine)
-    return Setup(config, shape, machine, assumptions, layout, colocated, engines, per_engine)
+    placement = place_parts(config, shape.experts, Machines(machine.gpus, node), per_engine)
+    return Setup(config, shape, machine, assumptions, placement)
 
 
 def _gpus_per_engine(shape: Shape, machine: Machine) -> int:
     """Choose one GPU where a whole policy in bf16 leaves room for anything, else the GPUs of a node."""
     fits = 2 * shape.parameters < machine.usable_bytes
     return 1 if not machine.gpus or fits else min(machine.gpus, machine.gpus_per_node)
-
-
-def _layout(config: RunConfig, shape: Shape, machine: Machine, left: int) -> RankLayout:
-    """Lay out the learner's ranks on the GPUs that are left for them."""
-    parallel, reserved = config.trainer.parallel, int(config.cluster.learner_gpus)
-    ranks = parallel.ranks or reserved or _most_ranks(left, shape.experts)
-    if ranks > left:
-        raise ValueError(f"the learner asks for {ranks} GPUs and {left} are left for it; lower trainer.parallel.ranks")
-    ep = parallel.expert_parallel or widest_ep(ranks, shape.experts, machine.gpus_per_node)
-    layout = RankLayout(ranks, ep)
-    layout.check_experts(shape.experts)
-    layout.check_node(machine.gpus_per_node)
-    return layout
-
-
-def _most_ranks(left: int, experts: int) -> int:
-    """Return the largest number of ranks that can share the experts equally."""
-    if not experts:
-        return left
-    return next(ranks for ranks in range(min(left, experts), 0, -1) if math.gcd(ranks, experts) == ranks)

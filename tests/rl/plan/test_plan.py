@@ -35,7 +35,7 @@ def test_what_a_recipe_leaves_open_is_settled():
 @pytest.mark.parametrize(
     ("gpus", "words", "message"),
     [
-        (0, ["trainer.parallel.ranks=2"], "trainer.parallel.ranks=2 needs 2 GPUs and this machine has none; use 1"),
+        (0, ["cluster.learner_gpus=2"], "ask for 2 GPUs, but there are 0"),
         (8, ["trainer.parallel.ranks=16"], "the learner asks for 16 GPUs and 8 are left for it"),
         (8, ["trainer.parallel.ranks=6"], "256 experts per layer cannot be shared equally by 6 ranks"),
         (16, ["trainer.parallel.expert_parallel=16"], "expert_parallel=16 does not fit into nodes of 8 GPUs"),
@@ -46,6 +46,13 @@ def test_what_a_recipe_leaves_open_is_settled():
 def test_sizes_that_do_not_fit_each_other_are_refused(gpus, words, message):
     with pytest.raises(ValueError, match=message):
         settle_setup(plan_config(*words), MINI, cards_of(gpus), ASSUMED)
+
+
+def test_ranks_on_a_host_without_gpus_share_its_memory():
+    one, two = (planned(TINY, 0, f"trainer.parallel.ranks={ranks}") for ranks in (1, 2))
+    assert (two.setup.layout.world, two.setup.layout.ep, two.setup.colocated) == (2, 2, False)
+    state = [next(line.size for line in plan.cards[0].lines if line.name == "state") for plan in (one, two)]
+    assert state[0] == state[1]
 
 
 def test_a_recipe_that_fits_is_offered_nothing():
