@@ -47,6 +47,7 @@ from redraft.rl.objective.terms import Normaliser, Policies
 from redraft.rl.parallel.load import rank_load
 from redraft.rl.parallel.lockstep import Alone, Lockstep
 from redraft.rl.parallel.norm import clip_grad_norm
+from redraft.rl.parallel.whereabouts import Whereabouts
 from redraft.rl.protocols import Experience
 from redraft.rl.views import View, draft_view, make_views
 from redraft.rl.views.canvas import CanvasBatch, collate, redrawn
@@ -64,6 +65,7 @@ class Learner:
         tokens: Special ids.
         reference: The starting policy, frozen; None takes a copy of `model` if the loss needs one.
         lockstep: The other ranks, which are given the same rows.
+        whereabouts: Where the learner notes what it is doing.
     """
 
     def __init__(
@@ -73,13 +75,14 @@ class Learner:
         tokens: SpecialTokens,
         reference: nn.Module | None = None,
         lockstep: Lockstep | None = None,
+        whereabouts: Whereabouts | None = None,
     ) -> None:
         model.eval()  # dropout would give the current, the old and the reference policy different masks in each pass
         self.model, self.config, self.tokens, self.reference = model, config, tokens, reference
         if reference is None and config.algorithm.needs_reference:
             self.reference = copy.deepcopy(model).requires_grad_(False)
         self.lockstep = lockstep or Alone()
-        self.scorer = Scorer(config, tokens, self.lockstep)
+        self.scorer = Scorer(config, tokens, self.lockstep, whereabouts)
         if config.trainer.freeze_router:
             freeze_router(model)
         self.optimizer = make_optimizer(model, config.trainer)

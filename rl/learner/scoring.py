@@ -14,6 +14,7 @@ from redraft.rl.likelihood.routes import earlier_routes
 from redraft.rl.likelihood.score import ViewScores, draft_tokens, path_mismatch, score_view
 from redraft.rl.objective.terms import LogProbs
 from redraft.rl.parallel.lockstep import Lockstep
+from redraft.rl.parallel.whereabouts import Whereabouts
 from redraft.rl.views import View
 from redraft.rl.views.canvas import CanvasBatch
 from redraft.rollout.engine.protocol import as_routed_model
@@ -24,8 +25,11 @@ from redraft.rollout.trajectory import SpecialTokens
 class Scorer:
     """Scores the views of micro-batches by the policy or the reference policy."""
 
-    def __init__(self, config: RunConfig, tokens: SpecialTokens, lockstep: Lockstep) -> None:
+    def __init__(
+        self, config: RunConfig, tokens: SpecialTokens, lockstep: Lockstep, whereabouts: Whereabouts | None = None
+    ) -> None:
         self.config, self.tokens, self.lockstep = config, tokens, lockstep
+        self.whereabouts = whereabouts or Whereabouts()
 
     def score(
         self, model: nn.Module, micro: MicroBatch, number: int, routes: bool
@@ -69,7 +73,8 @@ class Scorer:
                 micro.routes[number] = earlier_routes(micro.batch, micro.views[number], tape.routes)
             return scores.log_prob.double()
 
-        values = iter(self._phase(model, [partial(score, *place) for place in _places(micros)]))
+        phase = "scoring by the reference" if not routes else "scoring"
+        values = iter(self._phase(model, phase, [partial(score, *place) for place in _places(micros)]))
         return [LogProbs(torch.cat([next(values) for _ in micro.views]), micro.mark) for micro in micros]
 
     @torch.no_grad()
@@ -77,6 +82,7 @@ class Scorer:
         """Draw what the policy would write at the scored positions of some views of every batch."""
         return self._phase(
             model,
+            "drafts",
             [
                 partial(draft_tokens, model, batch, view, number, self.tokens.mask)
                 for batch, some in zip(batches, views, strict=True)
@@ -92,6 +98,7 @@ class Scorer:
         decode = self.config.rollout.decode
         return self._phase(
             model,
+            "path check",
             [
                 partial(path_mismatch, model, batch, view, decode, self.tokens.mask)
                 for batch, some in zip(batches, views, strict=True)
@@ -118,11 +125,17 @@ class Scorer:
                 add_sums(totals, mismatch_sums(scores.log_prob, view))
             return scores.log_prob.detach().double()
 
-        values = self._phase(model, [partial(backward, *place) for place in _places(micros)], backward=True)
+        values = self._phase(model, "backward", [partial(backward, *place) for place in _places(micros)], backward=True)
         return totals, torch.cat(values)
 
-    def _phase(self, model: nn.Module, calls: Sequence[Callable[[], Tensor]], backward: bool = False) -> list[Tensor]:
-        return self.lockstep.run(calls, partial(self._idle, model), backward)
+    def _phase(
+        self, model: nn.Module, name: str, calls: Sequence[Callable[[], Tensor]], backward: bool = False
+    ) -> list[Tensor]:
+        noted = self.whereabouts.noted(name, calls)
+        (idle,) = self.whereabouts.noted(f"{name}, idle beside the other ranks", [partial(self._idle, model)])
+        results = self.lockstep.run(noted, idle, backward)
+        self.whereabouts.enter(f"after {name}")
+        return results
 
     def _idle(self, model: nn.Module) -> None:
         """Run a forward that scores nothing, with its backward pass in a phase that has one: every gradient is 0."""
