@@ -44,7 +44,7 @@ LAYERS = {"redraft": {"rl", "rollout", "rewards"}, "rl": {"rollout", "rewards"},
 # For the folder of the installed package, and for its version.
 READ_THE_TOP = {"rl/config/places.py", "rl/cli/main.py"}
 OWNERS = {
-    "ray": {f"rl/cluster/{part}.py" for part in ("actor_pool", "ray_parts", "weight_delivery")},
+    "ray": {f"rl/cluster/{part}.py" for part in ("actor_pool", "gang", "ray_parts", "weight_delivery")},
     "vllm": {f"rollout/vllm/{part}.py" for part in ("engine", "plugin", "request", "running", "scheduler", "worker")},
     "accelerate": {"rl/monitor/trackers.py", "rl/stages/sft.py"},
     "trl": {"rewards/adapters/trl.py", "rl/stages/sft.py"},

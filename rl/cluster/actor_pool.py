@@ -9,14 +9,12 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
+from redraft.rl.cluster.errors import ClusterError, LearnerLostError
+
 logger = logging.getLogger(__name__)
 
 DEATHS = (RayActorError, ObjectLostError)
 """Errors of a dead actor; the second where its machine is gone, and a result with it."""
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot do what the recipe asks, or stopped doing it."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,19 @@ class ActorPool:
     """Stateless actors of one kind; a dead one is replaced and its call issued again.
 
     Threads may use it side by side as long as each keeps to actors of its own.
+
+    Args:
+        kind: For errors.
+        start: Starts the actor of a number; also called for a replacement.
+        size: Number of actors.
+        max_restarts: Replacements of one actor in a row.
     """
 
-    def __init__(self, kind: str, start: Callable[[], Any], size: int, max_restarts: int) -> None:
+    def __init__(self, kind: str, start: Callable[[int], Any], size: int, max_restarts: int) -> None:
         self.kind, self.start, self.max_restarts = kind, start, max_restarts
         self.prepare: Callable[[int, float], None] | None = None  # brings a replacement to the state of the others
         self.closed = False
-        self.actors = [start() for _ in range(size)]
+        self.actors = [start(index) for index in range(size)]
 
     def wait_until_ready(self, timeout_s: float) -> None:
         """Wait until every actor is up, so that what cannot start is known before the first step."""
@@ -106,7 +110,7 @@ class ActorPool:
         if restart == self.max_restarts:
             raise ClusterError(f"{self.kind} {index} died {restart + 1} times in a row: {death}") from death
         logger.warning("%s %d died; replacing it and issuing %s again", self.kind, index, call.what)
-        self.actors[index] = self.start()
+        self.actors[index] = self.start(index)
         if self.prepare is not None:
             # Waits, because an actor that could not take the current weights must not work with others.
             self.prepare(index, deadline)
@@ -181,6 +185,7 @@ def get(pending: Any, deadline: float, what: str) -> Any:
 
     Raises:
         ClusterError: The deadline passed, or the actor could not even start.
+        LearnerLostError: The call's input comes from the learner, and is gone with it.
         RayActorError: The actor died; the caller decides what that means.
         Exception: What the actor's method raised, as it raised it.
     """
@@ -192,7 +197,7 @@ def get(pending: Any, deadline: float, what: str) -> Any:
         cause = error.cause
         # It is not this actor that died, but the one that its argument comes from.
         if isinstance(cause, RayActorError):
-            raise ClusterError(f"{what}: the learner, which its input comes from, died: {cause}") from None
+            raise LearnerLostError(f"{what}: the learner, which its input comes from, died: {cause}") from None
         raise cause if isinstance(cause, Exception) else error from None
     except RayActorError as death:
         if death.actor_init_failed:

@@ -25,6 +25,10 @@ from redraft.rl.config.schema import RunConfig
 from redraft.rl.parallel.layout import RankLayout, widest_ep
 
 
+class TooFewMachinesError(ValueError):
+    """There are fewer GPUs than the recipe asks for; more may be on their way."""
+
+
 @dataclass(frozen=True)
 class Machines:
     """What there is to place parts on.
@@ -143,20 +147,23 @@ def place_parts(config: RunConfig, experts: int, machines: Machines, gpus_per_en
         gpus_per_engine: GPUs that hold the policy of one engine together.
 
     Raises:
-        ValueError: The machine cannot hold what the recipe asks for, or the network cannot be cut that way.
+        TooFewMachinesError: The machine cannot hold what the recipe asks for.
+        ValueError: The network cannot be cut that way.
     """
     if not machines.gpus:
         return _on_cpus(config, experts, machines)
     colocated, engines = is_colocated(config, on_gpu=True), config.rollout.num_actors
     left = machines.gpus if colocated else machines.gpus - engines * gpus_per_engine
     if left < 1:
-        raise ValueError(
+        raise TooFewMachinesError(
             f"rollout.num_actors={engines} with {gpus_per_engine} GPUs each leaves no GPU of {machines.gpus} for the"
             " learner; lower it, or use cluster.placement: colocated"
         )
     ranks = config.trainer.parallel.ranks or int(config.cluster.learner_gpus) or _most_ranks(left, experts)
     if ranks > left:
-        raise ValueError(f"the learner asks for {ranks} GPUs and {left} are left for it; lower trainer.parallel.ranks")
+        raise TooFewMachinesError(
+            f"the learner asks for {ranks} GPUs and {left} are left for it; lower trainer.parallel.ranks"
+        )
     layout = _layout(config, experts, ranks, machines)
     if colocated:
         engines = max(1, ranks // gpus_per_engine)
@@ -167,7 +174,7 @@ def _on_cpus(config: RunConfig, experts: int, machines: Machines) -> Placement:
     c = config.cluster
     asked = c.learner_gpus + config.rollout.num_actors * c.rollout_gpus
     if asked:
-        raise ValueError(
+        raise TooFewMachinesError(
             f"cluster.learner_gpus and rollout.num_actors * cluster.rollout_gpus ask for {asked:g} GPUs, but there are"
             " 0 for the parts of this recipe; lower them, or add nodes"
         )

@@ -1,76 +1,104 @@
 """Ray: the cluster of a run, and its actors behind the loop's protocols.
 
-Only placing happens here: what the actors do is in the `worker.py` files, how they are waited for and replaced in
-`rl.cluster.actor_pool`. Every wait has a deadline from the recipe.
+What the actors do is in the `worker.py` files. How rollouts and rewards are waited for and replaced is in
+`rl.cluster.actor_pool`; what lies where, in `rl.cluster.placement`; the learner's ranks, in `rl.cluster.gang`. Every
+wait has a deadline from the recipe.
 """
 
 import contextlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+import torch
 
 from redraft.rewards.result import SampleScore
 from redraft.rewards.scoring.dispatch import Dispatcher
 from redraft.rewards.scoring.mixture import Sample
 from redraft.rewards.worker import RewardWorker
-from redraft.rl.cluster.actor_pool import ActorPool, Call, ClusterError, await_ready, get
+from redraft.rl.cluster.actor_pool import ActorPool, Call
+from redraft.rl.cluster.errors import ClusterError
+from redraft.rl.cluster.gang import Gang, spot_in
+from redraft.rl.cluster.placement import Placement, TooFewMachinesError, count_machines, place_parts
 from redraft.rl.cluster.rollout_worker import rollout_worker
 from redraft.rl.cluster.weight_delivery import Delivery, RayWeights
 from redraft.rl.config.by_device import is_colocated
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.learner.worker import LearnerWorker
+from redraft.rl.models.shape import find_shape
 from redraft.rl.protocols import Canary, Experience
 from redraft.rollout.config import DecodeConfig
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def cluster(config: RunConfig) -> Iterator[None]:
     """Join the Ray cluster at RAY_ADDRESS, or start a local one for this run and stop it at the end."""
-    joined = os.environ.get("RAY_ADDRESS", "") not in {"", "local"}
-    asked_cpus, asked_gpus = _resources(config)
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if not joined:
+    if not _is_joined():
         # Logical CPUs only place actors. Phases alternate, so a laptop may hold more actors than it has cores.
-        cpus = max(os.cpu_count() or 1, asked_cpus)
+        cpus = max(os.cpu_count() or 1, _most_cpus(config))
         # Without "local", Ray would join any cluster that was left running on this machine.
         options |= {"address": "local", "num_cpus": cpus, "include_dashboard": False}
     # Otherwise Ray warns at every start that its defaults will change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     ray.init(**options)
     try:
-        _await_resources(asked_cpus, asked_gpus, config.cluster.start_timeout_s if joined else 0.0)
         yield
     finally:
         ray.shutdown()
 
 
-def _resources(config: RunConfig) -> tuple[float, float]:
-    c = config.cluster
-    actors = config.rollout.num_actors
-    cpus = c.learner_cpus + actors * c.rollout_cpus + c.reward_workers
-    return cpus, c.learner_gpus + actors * c.rollout_gpus
+def _is_joined() -> bool:
+    return os.environ.get("RAY_ADDRESS", "") not in {"", "local"}
 
 
-def _await_resources(cpus: float, gpus: float, timeout_s: float) -> None:
+def _most_cpus(config: RunConfig) -> float:
+    """CPUs that all parts of a run on this machine may ask for."""
+    c, gpus = config.cluster, torch.cuda.device_count()
+    ranks = config.trainer.parallel.ranks or max(1, gpus)
+    return ranks * c.learner_cpus + max(gpus, config.rollout.num_actors) * c.rollout_cpus + c.reward_workers
+
+
+def place_on_cluster(config: RunConfig, experts: int, timeout_s: float) -> Placement:
+    """Place the parts of a run on the cluster as it is; wait for nodes that are still to come.
+
+    Raises:
+        ClusterError: After `timeout_s` the cluster still cannot hold what the recipe asks for.
+    """
     deadline = time.monotonic() + timeout_s
     while True:
-        there = ray.cluster_resources()
-        if there.get("CPU", 0) >= cpus and there.get("GPU", 0) >= gpus:
-            return
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        there = [sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")]
+        try:
+            placement = place_parts(config, experts, count_machines(nodes, config))
+            asked = placement.asked(config)
+            if all(have >= need for have, need in zip(there, asked, strict=True)):
+                return placement
+            problem = f"the recipe asks for {asked[0]:g} and {asked[1]:g}: lower cluster.* or rollout.num_actors"
+        except TooFewMachinesError as error:
+            problem = str(error)
+        except ValueError as error:
+            raise ClusterError(f"learner: {error}") from error
         if time.monotonic() >= deadline:
             raise ClusterError(
-                f"the cluster has {there.get('CPU', 0):g} CPUs and {there.get('GPU', 0):g} GPUs after {timeout_s:g} s;"
-                f" the recipe asks for {cpus:g} and {gpus:g}: lower cluster.* or rollout.num_actors, or add nodes"
+                f"the cluster has {there[0]:g} CPUs and {there[1]:g} GPUs after {timeout_s:g} s; {problem}"
             )
         time.sleep(1)
+
+
+def _placed(path: str, config: RunConfig) -> Placement:
+    """Place the parts of a run that starts with the policy in a folder; nodes may still join a cluster."""
+    timeout_s = config.cluster.start_timeout_s if _is_joined() else 0.0
+    return place_on_cluster(config, find_shape(path, None).experts, timeout_s)
 
 
 def _spread(items: Sequence[Any], parts: int) -> list[Sequence[Any]]:
@@ -83,7 +111,8 @@ def start_parts(
     path: str, config: RunConfig, tokens: SpecialTokens
 ) -> tuple["RayRollouts", "RayRewards", "RayLearner"]:
     """Start all actors side by side and wait until they are up."""
-    rollouts, rewards, learner = RayRollouts(path, config, tokens), RayRewards(config), RayLearner(path, config, tokens)
+    learner = RayLearner(path, config, tokens)  # reserves its places first: the others take what is left
+    rollouts, rewards = RayRollouts(path, config, tokens, learner), RayRewards(config)
     learner.wait_until_ready()
     for part in (rollouts, rewards):
         part.pool.wait_until_ready(config.cluster.start_timeout_s)
@@ -91,18 +120,24 @@ def start_parts(
 
 
 class RayRollouts:
-    """Rollout actors behind the loop's protocol."""
+    """Rollout actors behind the loop's protocol; beside the ranks of the learner where these share their GPUs."""
 
-    def __init__(self, path: str, config: RunConfig, tokens: SpecialTokens) -> None:
+    def __init__(
+        self, path: str, config: RunConfig, tokens: SpecialTokens, learner: "RayLearner | None" = None
+    ) -> None:
         c = config.cluster
         worker = rollout_worker(path, config, tokens, c.rollout_threads)
-        actor = ray.remote(num_cpus=c.rollout_cpus, num_gpus=c.rollout_gpus)(worker.func)
-        start = partial(actor.remote, *worker.args)
-        self.pool = ActorPool("rollout actor", start, config.rollout.num_actors, c.max_restarts)
-        self.delivery = Delivery(self.pool, config)
+        placement = learner.placement if learner else _placed(path, config)
+        actor = ray.remote(num_cpus=c.rollout_cpus, num_gpus=placement.engine_gpus)(worker.func)
+
+        def start(index: int) -> Any:
+            spot = learner.spot_beside(index) if learner else "SPREAD"
+            return actor.options(scheduling_strategy=spot).remote(*worker.args)
+
+        self.pool = ActorPool("rollout actor", start, placement.engines, c.max_restarts)
+        self.delivery = Delivery(self.pool, config, placement)
         self.config = c
-        has_gpus = config.model.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-        self.takes_turns = is_colocated(config, has_gpus)
+        self.takes_turns = is_colocated(config, on_gpu=placement.gpus > 0)
 
     def sync(self, weights: RayWeights) -> int:
         """Bring the weights to every actor; see `Delivery.sync`."""
@@ -138,7 +173,11 @@ class RayRewards:
     def __init__(self, config: RunConfig) -> None:
         c = config.cluster
         actor = ray.remote(num_cpus=1)(RewardWorker)
-        start = partial(actor.remote, list(config.rewards))
+        actor = actor.options(scheduling_strategy="SPREAD")
+
+        def start(index: int) -> Any:
+            return actor.remote(list(config.rewards))
+
         self.pool = ActorPool("reward worker", start, c.reward_workers, c.max_restarts)
         self.timeout_s = c.reward_timeout_s
         self.dispatcher = Dispatcher([partial(self._score_on, index) for index in range(c.reward_workers)])
@@ -157,39 +196,60 @@ class RayRewards:
 
 
 class RayLearner:
-    """The learner actor behind the loop's protocol. It has state: its death ends the run, which can be resumed."""
+    """The learner's ranks behind the loop's protocol. They have state: if one is lost, all are, and `restart` helps."""
 
     def __init__(self, path: str, config: RunConfig, tokens: SpecialTokens) -> None:
-        c = config.cluster
-        actor = ray.remote(num_cpus=c.learner_cpus, num_gpus=c.learner_gpus)(LearnerWorker)
-        self.actor: Any = actor.remote(path, config, tokens, c.learner_threads)
-        self.timeout_s, self.start_timeout_s = c.update_timeout_s, c.start_timeout_s
+        self.path, self.config, self.tokens = path, config, tokens
+        self.placement = _placed(path, config)
+        logger.info("%s", self.placement.describe())
+        if idle := self.placement.idle_text(find_shape(path, None).experts):
+            logger.warning("%s", idle)
+        self.gang = Gang(config, self.placement)
 
     def wait_until_ready(self) -> None:
-        """Wait until the policy is loaded."""
-        await_ready(self.actor, time.monotonic() + self.start_timeout_s, "learner")
+        """Wait until every rank has its part of the policy, and check that all of them see the run folder."""
+        self.gang.open(self.path, self.tokens)
+        if len(set(self.gang.nodes)) > 1 or _is_joined():
+            self._check_shared(Path(self.config.output_dir).absolute())
+
+    def restart(self) -> None:
+        """Start new ranks with the run's first policy, in the place of those that were lost."""
+        self.gang.close()
+        self.gang = Gang(self.config, self.placement)
+        self.wait_until_ready()
+
+    def spot_beside(self, index: int) -> Any:
+        """Say where Ray places a rollout actor: in the bundle of a rank that it shares a GPU with, or anywhere."""
+        if not self.placement.colocated:
+            return "SPREAD"
+        return spot_in(self.gang.group, index)
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
-        """Learn from one batch."""
-        return self._call("update", list(rows))
+        """Learn from one batch; the rows lie in the object store once, and every rank reads them there."""
+        return ray.get(self.gang.call("update", ray.put(list(rows))))
 
     def weights(self, canary: Canary | None = None) -> RayWeights:
         """Return where the weights are: they never pass through the driver."""
-        return RayWeights([self.actor], canary)
+        return RayWeights(self.gang, canary)
 
     def save(self, folder: str) -> None:
         """Write the learner's part of a checkpoint."""
-        self._call("save", os.path.abspath(folder))
+        self.gang.call("save", os.path.abspath(folder))
 
     def load(self, folder: str) -> None:
         """Continue from a checkpoint."""
-        self._call("load", os.path.abspath(folder))
+        self.gang.call("load", os.path.abspath(folder))
 
-    def _call(self, method: str, *arguments: Any) -> Any:
+    def _check_shared(self, run: Path) -> None:
+        """Refuse a run folder that a rank does not see: its part of a checkpoint would be missing."""
+        folder = run / f".seen-{os.getpid()}"
         try:
-            deadline = time.monotonic() + self.timeout_s
-            return get(getattr(self.actor, method).remote(*arguments), deadline, f"learner: {method}")
-        except RayActorError as death:
-            raise ClusterError(
-                f"the learner died in {method}: {death}; continue with --resume (in Python resume=True)"
-            ) from death
+            names = self.gang.leave_marks(str(folder))
+            for name, node in zip(names, self.gang.nodes, strict=True):
+                if not (folder / name).is_file():
+                    raise ClusterError(
+                        f"output_dir {run} is not shared between the nodes: the learner's {name} on {node} wrote into"
+                        " another folder of this name; use one on a file system that all nodes mount"
+                    )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)

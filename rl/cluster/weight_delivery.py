@@ -15,13 +15,16 @@
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import ray
 
-from redraft.rl.cluster.actor_pool import DEATHS, ActorPool, Call, ClusterError, get
+from redraft.rl.cluster.actor_pool import DEATHS, ActorPool, Call, get
+from redraft.rl.cluster.errors import ClusterError
+from redraft.rl.cluster.gang import Gang
+from redraft.rl.cluster.placement import Placement
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.protocols import Canary
 from redraft.rl.weight_sync.senders import asks_every_rank
@@ -31,41 +34,37 @@ from redraft.rollout.weights.manifest import Header
 _GROUPS = itertools.count()
 
 
-def choose_carrier(config: RunConfig) -> tuple[Carrier, bool]:
-    """Return what brings weights to the rollout actors, and whether both ends are on GPUs."""
-    c = config.cluster
-    on_gpu = c.learner_gpus > 0 and c.rollout_gpus > 0
-    if c.weight_sync != "auto":
-        return c.weight_sync, on_gpu
-    if not on_gpu:
-        return "object_store", False
-    whole = c.learner_gpus >= 1 and c.rollout_gpus >= 1
-    colocated = c.placement == "colocated" or (c.placement == "auto" and not whole)
-    return ("shared_memory" if colocated else "collective"), True
+def choose_carrier(config: RunConfig, placement: Placement) -> Carrier:
+    """Choose what brings weights to the rollout actors: with `auto`, the fastest way between where both ends lie."""
+    if config.cluster.weight_sync != "auto":
+        return config.cluster.weight_sync
+    if not placement.gpus:
+        return "object_store"
+    return "shared_memory" if placement.colocated else "collective"
 
 
 class RayWeights:
-    """The weights that the learner's actors hold now.
+    """The weights that the learner's ranks hold now.
 
     Args:
-        ranks: The actors.
+        gang: The ranks.
         canary: See `Outbox.of_version`.
     """
 
-    def __init__(self, ranks: Sequence[Any], canary: Canary | None) -> None:
-        self.ranks, self.canary = list(ranks), canary
+    def __init__(self, gang: Gang, canary: Canary | None) -> None:
+        self.gang, self.canary = gang, canary
 
-    def ask(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method of every rank; return the references."""
-        return [getattr(rank, method).remote(*arguments) for rank in self.ranks]
+    def collect(self, what: str, asked: Mapping[int, Any], deadline: float) -> list[Any]:
+        """Wait for what ranks were asked; a rank that died or is late means that the learner is lost."""
+        return self.gang.collect(asked, f"weight sync: {what}", max(0.0, deadline - time.monotonic()))
 
 
 class Delivery:
     """Brings weights to the actors of a pool."""
 
-    def __init__(self, pool: ActorPool, config: RunConfig) -> None:
+    def __init__(self, pool: ActorPool, config: RunConfig, placement: Placement) -> None:
         self._pool, self._timeout_s = pool, config.cluster.sync_timeout_s
-        self._carrier, self._on_gpu = choose_carrier(config)
+        self._carrier, self._on_gpu = choose_carrier(config, placement), placement.gpus > 0
         self._weights: RayWeights | None = None
         self._joined: list[Any] = []  # the members of the present broadcast group
         pool.prepare = self._bring_up
@@ -107,13 +106,13 @@ class Delivery:
     def _deliver(self, indices: Sequence[int], deadline: float, complete: bool) -> int:
         assert self._weights is not None
         weights = self._weights
-        wait, learner = partial(_wait, deadline=deadline), partial(_wait_for_learner, deadline=deadline)
+        wait, learner = partial(_wait, deadline=deadline), partial(weights.collect, deadline=deadline)
         wanted = wait("wanted", self._ask(indices, "wanted"))
         if any(one != wanted[0] for one in wanted):
             raise ClusterError("rollout actors want different tensors; all must have one type (rollout.dtype)")
         if self._carrier == "collective":
             self._join(indices, deadline)
-        headers = weights.ask("open_weights", wanted[0], self._carrier, weights.canary, complete)
+        headers = weights.gang.ask("open_weights", wanted[0], self._carrier, weights.canary, complete)
         header = learner("opening weights", headers)[0]
         try:
             shared = ray.put(header)
@@ -121,7 +120,7 @@ class Delivery:
             self._send(indices, header, deadline)
             versions = set(wait("end", self._ask(indices, "finish_update")))
         finally:
-            closed = weights.ask("close_weights")
+            closed = weights.gang.ask("close_weights")
         learner("closing weights", closed)
         if len(versions) != 1:
             raise ClusterError(f"rollout actors hold different policy versions after a sync: {sorted(versions)}")
@@ -140,30 +139,30 @@ class Delivery:
     def _dispatch(self, indices: Sequence[int], header: Header, number: int) -> "_Sent":
         """Ask the learner for a bucket and the actors to install it."""
         assert self._weights is not None
-        ranks, owner = self._weights.ranks, header.manifest.buckets[number].owner
-        asked = ranks if asks_every_rank(self._carrier, self._on_gpu) else [ranks[owner]]
-        sent = [rank.send_bucket.remote(number) for rank in asked]
+        owner = header.manifest.buckets[number].owner
+        only = None if asks_every_rank(self._carrier, self._on_gpu) else owner
+        sent = self._weights.gang.ask("send_bucket", number, only=only)
         # A broadcast ends on all sides together, so its receivers must not wait for what the sender returns.
-        payloads = [] if self._carrier == "collective" else sent
+        payloads = () if self._carrier == "collective" else sent.values()
         what = f"bucket {number} of {len(header.manifest.buckets)}"
-        return _Sent(what, sent, self._ask(indices, "take", number, *payloads))
+        return _Sent(what, self._weights, sent, self._ask(indices, "take", number, *payloads))
 
     def _join(self, indices: Sequence[int], deadline: float) -> None:
         """Make a broadcast group of the learner's ranks and some actors, unless the present one is of them."""
         assert self._weights is not None
-        ranks, actors = self._weights.ranks, [self._pool.actors[index] for index in indices]
+        gang, learner = self._weights.gang, partial(self._weights.collect, deadline=deadline)
+        ranks, actors = gang.ranks, [self._pool.actors[index] for index in indices]
         if self._joined == [*ranks, *actors]:
             return
         self._joined = []
-        (host,) = _wait_for_learner("address", [ranks[0].__ray_call__.remote(_address)], deadline)
-        meeting_place = [ranks[0].meet_receivers.remote(host, self._timeout_s)]
-        ((host, port),) = _wait_for_learner("opening a store", meeting_place, deadline)
+        place = gang.ask("meet_receivers", gang.nodes[0], self._timeout_s, only=0)
+        ((host, port),) = learner("opening a store", place)
         world = len(ranks) + len(actors)
         meeting = Meeting(host, port, world, f"weights-{next(_GROUPS)}", self._timeout_s)
-        joining = self._weights.ask("join_receivers", meeting)
+        joining = gang.ask("join_receivers", meeting)
         joined = [actor.join.remote(meeting, place) for place, actor in enumerate(actors, start=len(ranks))]
         _wait("joining the broadcast group", joined, deadline)
-        _wait_for_learner("joining the broadcast group", joining, deadline)
+        learner("joining the broadcast group", joining)
         self._joined = [*ranks, *actors]
 
     def _ask(self, indices: Sequence[int], method: str, *arguments: Any) -> list[Any]:
@@ -174,26 +173,15 @@ class _Sent(NamedTuple):
     """A bucket on its way: what the ranks that send it and the actors that install it will answer."""
 
     what: str
-    sent: list[Any]
+    weights: RayWeights
+    sent: dict[int, Any]
     taken: list[Any]
 
     def wait(self, deadline: float) -> None:
         """Wait until it is in place everywhere."""
         _wait(self.what, self.taken, deadline)
-        _wait_for_learner(self.what, self.sent, deadline)
-
-
-def _address(actor: Any) -> str:
-    """Return the address of the machine that an actor runs on."""
-    return ray.util.get_node_ip_address()
+        self.weights.collect(self.what, self.sent, deadline)
 
 
 def _wait(what: str, pending: Sequence[Any], deadline: float) -> list[Any]:
     return [get(one, deadline, f"weight sync: {what}") for one in pending]
-
-
-def _wait_for_learner(what: str, pending: Sequence[Any], deadline: float) -> list[Any]:
-    try:
-        return _wait(what, pending, deadline)
-    except DEATHS as death:
-        raise ClusterError(f"weight sync: {what}: the learner, which its input comes from, died: {death}") from None

@@ -15,7 +15,8 @@ class ParallelConfig(Section):
 
     ranks: Annotated[int, Field(gt=0)] | None = Field(
         default=None,
-        description="Ranks of the learner, one per GPU; without it, every GPU that no rollout engine has for itself.",
+        description="Ranks of the learner, one per GPU; without it, every GPU that no rollout engine has for itself,"
+        " and 1 without GPUs.",
     )
     expert_parallel: Annotated[int, Field(gt=0)] | None = Field(
         default=None,

@@ -215,11 +215,17 @@ class ClusterConfig(Section):
         " (apart); auto is apart where learner_gpus and rollout_gpus are whole GPUs, else colocated.",
     )
     reward_workers: int = Field(default=1, gt=0, description="Actors that score completions.")
-    learner_cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for the learner.")
-    learner_gpus: float = Field(default=0.0, ge=0, description="GPUs that Ray reserves for the learner.")
+    learner_cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for each learner rank.")
+    learner_gpus: float = Field(
+        default=0.0,
+        ge=0,
+        description="GPUs for all ranks of the learner; 0 takes what trainer.parallel and the cluster say.",
+    )
     rollout_cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for each rollout actor.")
-    rollout_gpus: float = Field(default=0.0, ge=0, description="GPUs that Ray reserves for each rollout actor.")
-    learner_threads: int = Field(default=1, gt=0, description="Torch threads of the learner.")
+    rollout_gpus: float = Field(
+        default=0.0, ge=0, description="GPUs for each rollout actor; 0 is decided by placement."
+    )
+    learner_threads: int = Field(default=1, gt=0, description="Torch threads of each learner rank.")
     rollout_threads: int = Field(default=1, gt=0, description="Torch threads of each rollout actor.")
     start_timeout_s: float = Field(default=180.0, gt=0, description="Longest wait for an actor to start, in seconds.")
     rollout_timeout_s: float = Field(
@@ -245,7 +251,9 @@ class ClusterConfig(Section):
         description="Weights that travel at a time, in MiB; sender and receivers have memory for two such buckets.",
     )
     sync_timeout_s: float = Field(default=300.0, gt=0, description="Longest wait for one weight sync, in seconds.")
-    max_restarts: int = Field(default=3, ge=0, description="Replacements of dead actors in a row before the run fails.")
+    max_restarts: int = Field(
+        default=3, ge=0, description="Replacements of a dead actor, or of the learner, in a row before the run fails."
+    )
 
 
 class RewardTestConfig(Section):

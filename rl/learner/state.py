@@ -6,7 +6,7 @@
     * A state is loaded whole or refused: on all ranks, with one error, and by the names of its keys if they differ.
 
 **Assumes**
-    * All ranks call with the same folder, which is on a file system that they share (`check_shared_folder`).
+    * All ranks call with the same folder, which is on a file system that they share.
     * The experts of a layer can be shared equally by the ranks, which `RankLayout.check_experts` has tested.
 
 **Rejected alternatives**

@@ -4,7 +4,9 @@ It is a plain class that runs in process; `rl.cluster.ray_parts` makes a Ray act
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,7 +16,10 @@ from redraft.rl.learner.build import load_network
 from redraft.rl.learner.learner import Learner
 from redraft.rl.learner.state import load_state, save_state
 from redraft.rl.models.registry import resolve_device, save_policy
-from redraft.rl.parallel.verdict import check_shared_folder
+from redraft.rl.parallel.process_group import GangPlace, join
+from redraft.rl.parallel.shard import Meshes, late_modules, make_meshes
+from redraft.rl.parallel.together import Together
+from redraft.rl.parallel.whereabouts import Whereabouts
 from redraft.rl.protocols import Canary, Experience
 from redraft.rl.weight_sync.outbox import Outbox
 from redraft.rollout.precision import set_precision
@@ -26,15 +31,30 @@ from redraft.rollout.weights.manifest import Header, Wanted
 class LearnerWorker:
     """A learner that hands out its weights, saves its state and continues from it."""
 
-    def __init__(self, path: str, config: RunConfig, tokens: SpecialTokens, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        config: RunConfig,
+        tokens: SpecialTokens,
+        threads: int | None = None,
+        place: GangPlace | None = None,
+        whereabouts: Whereabouts | None = None,
+    ) -> None:
         if threads is not None:
             torch.set_num_threads(threads)
         set_precision()
-        on_gpu = resolve_device(config.model.device).type == "cuda"
-        self.takes_turns = on_gpu and is_colocated(config, on_gpu)
-        # The reference policy of the KL term is the policy in `path`, even if a checkpoint is loaded afterwards.
-        self.learner = Learner(load_network(path, config), config, tokens)
-        self.outbox = Outbox(self.learner.model, int(config.cluster.sync_bucket_mib * 2**20))
+        device, meshes = torch.device(resolve_device(config.model.device)), None
+        if place is not None:
+            join(place, device)
+            meshes = make_meshes(device.type, place.expert_parallel)
+        self.takes_turns = device.type == "cuda" and is_colocated(config, on_gpu=True)
+        self._first = partial(_first_learner, path, config, tokens, meshes, whereabouts)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with the policy in the first folder, as if nothing had been learned."""
+        self.learner = self._first()
+        self.outbox = Outbox(self.learner.model, int(self.learner.config.cluster.sync_bucket_mib * 2**20))
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch and return metrics; see `Learner.update`."""
@@ -42,10 +62,6 @@ class LearnerWorker:
         if self.takes_turns:
             torch.cuda.empty_cache()  # what torch keeps for later, an engine on the same GPU could not use
         return metrics
-
-    def check_folder(self, folder: str) -> None:
-        """Refuse a run folder that the ranks do not share, before the first step; see `check_shared_folder`."""
-        check_shared_folder(Path(folder), self.learner.lockstep)
 
     def weights(self, canary: Canary | None = None, complete: bool = False) -> Outbox:
         """Return a sender of the current weights; see `Outbox.of_version`."""
@@ -89,3 +105,17 @@ class LearnerWorker:
             ValueError: `state/` is damaged, of another policy, or holds more or less than this learner has.
         """
         load_state(self.learner, Path(folder))
+
+
+def _first_learner(
+    path: str, config: RunConfig, tokens: SpecialTokens, meshes: Meshes | None, whereabouts: Whereabouts | None
+) -> Learner:
+    """Make a learner from a policy folder. That policy stays the reference, whatever checkpoint is loaded later."""
+    policy = load_network(path, config, meshes)
+    if meshes is None:
+        return Learner(policy, config, tokens, whereabouts=whereabouts)
+    needed = config.algorithm.needs_reference  # a sharded network cannot be copied
+    reference = load_network(path, config, meshes, trainable=False) if needed else None
+    late = late_modules(policy, meshes) if config.trainer.parallel.gradient_sync == "last" else ()
+    lockstep = Together(device=next(policy.parameters()).device, late=late)
+    return Learner(policy, config, tokens, reference, lockstep, whereabouts)

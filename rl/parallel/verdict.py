@@ -2,8 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
-from uuid import uuid4
 
 from redraft.rl.parallel.lockstep import Lockstep
 
@@ -34,30 +32,3 @@ def _without_frames(error: BaseException) -> BaseException:
         return type(error)(*error.args)
     except TypeError:  # its constructor takes something else than it keeps
         return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-def check_shared_folder(folder: Path, lockstep: Lockstep) -> None:
-    """Refuse a folder that is another one on another node: each rank writes a file there, and looks for those of all.
-
-    Args:
-        folder: Made if it is missing.
-        lockstep: The ranks.
-
-    Raises:
-        OSError: A rank does not see the file of another, or cannot write there.
-    """
-    mine = folder / f".rank-{uuid4().hex}"
-    try:
-        with fail_together(lockstep):
-            folder.mkdir(parents=True, exist_ok=True)
-            mine.touch()
-        names = lockstep.gather(mine.name)
-        unseen = lockstep.gather([rank for rank, name in enumerate(names) if not (folder / name).exists()])
-    finally:
-        mine.unlink(missing_ok=True)
-    for rank, others in enumerate(unseen):
-        if others:
-            raise OSError(
-                f"output_dir is not shared between the nodes: in {folder}, rank {rank} of the learner does not see what"
-                f" rank {others[0]} wrote; use a folder on a file system that all nodes mount"
-            )

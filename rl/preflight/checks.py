@@ -36,23 +36,37 @@ def check_machine(config: RunConfig) -> None:
 
     Raises:
         VLLMMissingError: vLLM is asked for and not installed.
-        ValueError: Ray is asked for and not installed, or more GPUs than a cluster of this machine has.
+        ValueError: Ray is asked for and not installed, or more GPUs than a cluster of this machine has; or several
+            ranks are asked for in one process.
         RayAddressError: No cluster answers at RAY_ADDRESS.
     """
     if config.rollout.engine == "vllm":
         require_vllm()
     if config.cluster.backend != "ray":
+        _check_one_rank(config)
         return
     if find_spec("ray") is None:
         raise ValueError("cluster.backend: ray is not installed: pip install 'ray[default]', or use inprocess")
     check_ray_address()
     asked = config.cluster.learner_gpus + config.rollout.num_actors * config.cluster.rollout_gpus
-    here = torch.cuda.device_count()
+    ranks, here = config.trainer.parallel.ranks or 1, torch.cuda.device_count()
+    keys = "cluster.learner_gpus and rollout.num_actors * cluster.rollout_gpus ask"
+    if ranks > asked and here and config.model.device != "cpu":
+        keys, asked = "trainer.parallel.ranks asks", ranks
     if asked > here and not os.environ.get("RAY_ADDRESS"):
         raise ValueError(
-            f"cluster.learner_gpus and rollout.num_actors * cluster.rollout_gpus ask for {asked:g} GPUs, but this"
-            f" machine has {here}; lower them, or name a cluster with RAY_ADDRESS"
+            f"{keys} for {asked:g} GPUs, but this machine has {here}; lower it, or name a cluster with RAY_ADDRESS"
         )
+
+
+def _check_one_rank(config: RunConfig) -> None:
+    for name in ("ranks", "expert_parallel"):
+        asked = getattr(config.trainer.parallel, name) or 1
+        if asked > 1:
+            raise ValueError(
+                f"trainer.parallel.{name}={asked} needs {asked} processes, and cluster.backend: inprocess has one; use"
+                " cluster.backend=ray, or 1"
+            )
 
 
 def check_reward_calls(config: RunConfig, train: Sequence[Row], held_out: Sequence[Row]) -> None:

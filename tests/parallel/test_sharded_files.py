@@ -18,7 +18,7 @@ from redraft.rl.models.registry import save_policy
 from redraft.rl.parallel.pieces import whole
 from redraft.rl.parallel.shard import make_meshes
 from redraft.rl.parallel.together import Together
-from redraft.rl.parallel.verdict import check_shared_folder, fail_together
+from redraft.rl.parallel.verdict import fail_together
 from shapes import small_shape
 
 EXPERT = "model.layers.1.mlp.experts.2.down_proj.weight"
@@ -73,9 +73,6 @@ def every_case(folder, expert_parallel):
     for damage in ("dropped", "misshapen", "missing file"):
         found[damage] = error_of(load_network, str(folder / damage), config_of("float64"), meshes)
     found["one fails"] = error_of(fail_on, 1)
-    found["shared"] = error_of(check_shared_folder, folder / "run", lockstep)
-    own = folder / ("elsewhere" if lockstep.rank == 1 else "run")
-    found["not shared"] = error_of(check_shared_folder, own, lockstep)
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 import redraft.rl.preflight.checks
 from redraft.rewards.result import RewardError
 from redraft.rewards.term import RewardTerm
+from redraft.rl.config.parallel import ParallelConfig
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.data.load import DataError
 from redraft.rl.data.rows import PlacedRow
@@ -196,6 +197,7 @@ def test_rewards_meet_training_and_evaluation_rows(config, rewards):
         (["rollout.engine=vllm"], "vllm", "needs vLLM, which is not installed: pip install"),
         (["cluster.backend=ray"], "ray", "ray is not installed: pip install"),
         (["cluster.backend=ray", "cluster.learner_gpus=1", "cluster.rollout_gpus=0.5"], "", "ask for 2 GPUs, .* has 1"),
+        (["cluster.backend=ray", "trainer.parallel.ranks=2"], "", "trainer.parallel.ranks asks for 2 GPUs, .* has 1"),
     ],
 )
 def test_what_the_machine_lacks_is_named(tmp_path, monkeypatch, words, missing, message):
@@ -206,8 +208,17 @@ def test_what_the_machine_lacks_is_named(tmp_path, monkeypatch, words, missing, 
     config = load_recipe([write_recipe(tmp_path)], words)
     with pytest.raises((ValueError, ImportError), match=message):
         check_machine(config)
-    other = config.model_copy(update={"cluster": config.cluster.model_copy(update={"backend": "inprocess"})})
+    one = {"trainer": config.trainer.model_copy(update={"parallel": ParallelConfig()})}
+    local = {"cluster": config.cluster.model_copy(update={"backend": "inprocess"})}
+    other = config.model_copy(update={**one, **local})
     check_machine(other.model_copy(update={"rollout": other.rollout.model_copy(update={"engine": "torch"})}))
+
+
+@pytest.mark.parametrize("key", ["ranks", "expert_parallel"])
+def test_several_ranks_in_one_process_are_refused(tmp_path, key):
+    config = load_recipe([write_recipe(tmp_path)], [f"trainer.parallel.{key}=2"])
+    with pytest.raises(ValueError, match=rf"trainer.parallel.{key}=2 needs 2 processes, .*; use cluster.backend=ray"):
+        check_machine(config)
 
 
 def test_a_cluster_elsewhere_has_its_own_gpus(tmp_path, monkeypatch):

@@ -13,8 +13,6 @@ ASKED = {
     "model.lora": "model.lora={}",
     "trainer.optimizer.kind": "trainer.optimizer=adamw8bit",
     "trainer.optimizer.offload": "trainer.optimizer.offload=states",
-    "trainer.parallel.ranks": "trainer.parallel.ranks=2",
-    "trainer.parallel.expert_parallel": "trainer.parallel.expert_parallel=2",
     "trainer.parallel.gradient_sync": "trainer.parallel.gradient_sync=last",
     "trainer.precision.compute": "trainer.precision.compute=bfloat16",
 }
@@ -34,12 +32,12 @@ def test_a_run_refuses_what_it_does_not_do_yet(tmp_path, key):
 
 
 def test_all_that_a_run_would_ignore_is_named_at_once(tmp_path):
-    words = [ASKED[key] for key in ("trainer.parallel.ranks", "model.lora", "trainer.optimizer.kind")]
+    words = [ASKED[key] for key in ("trainer.parallel.gradient_sync", "model.lora", "trainer.optimizer.kind")]
     config = load_recipe([write_recipe(tmp_path)], words)
     assert [line.split(":")[0].split("=")[0] for line in unbuilt(config)] == [
         "model.lora",
         "trainer.optimizer.kind",
-        "trainer.parallel.ranks",
+        "trainer.parallel.gradient_sync",
     ]
 
 

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, tiny_model
+from redraft.rl.cluster.placement import Machines, place_parts
 from redraft.rl.cluster.weight_delivery import choose_carrier
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.weight_sync.canary import first_sync
@@ -106,13 +107,19 @@ GPUS = ["cluster.learner_gpus=1", "cluster.rollout_gpus=1"]
 @pytest.mark.parametrize(
     ("words", "carrier"),
     [
-        ([], ("object_store", False)),
-        (["cluster.weight_sync=shared_memory"], ("shared_memory", False)),
-        (GPUS, ("collective", True)),
-        (["cluster.learner_gpus=0.5", "cluster.rollout_gpus=0.5"], ("shared_memory", True)),
-        ([*GPUS, "cluster.placement=colocated"], ("shared_memory", True)),
-        ([*GPUS, "cluster.weight_sync=object_store"], ("object_store", True)),
+        ([], "shared_memory"),
+        (["cluster.weight_sync=collective"], "collective"),
+        (GPUS, "collective"),
+        (["cluster.learner_gpus=0.5", "cluster.rollout_gpus=0.5"], "shared_memory"),
+        ([*GPUS, "cluster.placement=colocated"], "shared_memory"),
+        ([*GPUS, "cluster.weight_sync=object_store"], "object_store"),
     ],
 )
 def test_weights_go_the_way_that_fits_the_machine(tmp_path, words, carrier):
-    assert choose_carrier(load_recipe([write_recipe(tmp_path)], words)) == carrier
+    config = load_recipe([write_recipe(tmp_path)], words)
+    assert choose_carrier(config, place_parts(config, 8, Machines(gpus=2, ranks_per_node=2))) == carrier
+
+
+def test_without_gpus_weights_go_through_the_object_store(tmp_path):
+    config = load_recipe([write_recipe(tmp_path)])
+    assert choose_carrier(config, place_parts(config, 8, Machines(gpus=0, ranks_per_node=1))) == "object_store"

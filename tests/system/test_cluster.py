@@ -17,15 +17,14 @@ from alike import assert_alike
 from benchmarks.common.policies import in_order
 from redraft.rewards.result import RewardError
 from redraft.rewards.scoring.mixture import Sample
-from redraft.rl.cluster.actor_pool import ClusterError
 from redraft.rl.cluster.backend import local_pipeline
+from redraft.rl.cluster.errors import ClusterError
 from redraft.rl.cluster.ray_parts import (
     RayLearner,
     RayRewards,
     RayRollouts,
-    _await_resources,
-    _resources,
     cluster,
+    place_on_cluster,
 )
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.data.codec import Codec
@@ -90,6 +89,7 @@ def rollouts(place, configured):
     tokens = load_text_side(path)[1]
     with cluster(config):
         rollouts, learner = RayRollouts(path, config, tokens), RayLearner(str(place / "learned"), config, tokens)
+        learner.wait_until_ready()
         assert rollouts.sync(learner.weights()) == 0
         yield rollouts
 
@@ -248,8 +248,8 @@ def test_a_killed_reward_worker_is_replaced_and_no_score_is_lost(configured, rol
 def test_asking_for_more_gpus_than_there_are_is_refused_at_once(configured, rollouts):
     config = configured("digits")
     asking = config.model_copy(update={"cluster": config.cluster.model_copy(update={"learner_gpus": 64.0})})
-    with pytest.raises(ClusterError, match=r"the recipe asks for .* and 64: lower cluster"):
-        _await_resources(*_resources(asking), timeout_s=0.0)
+    with pytest.raises(ClusterError, match=r"0 GPUs after 0 s; .* ask for 64 GPUs, but there are 0"):
+        place_on_cluster(asking, 8, timeout_s=0.0)
 
 
 def test_a_wait_past_its_deadline_names_what_it_waited_for(configured, rollouts):

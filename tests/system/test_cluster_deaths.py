@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from redraft.rewards.scoring.mixture import Sample
-from redraft.rl.cluster.actor_pool import ClusterError
+from redraft.rl.cluster.errors import ClusterError, LearnerLostError
 from redraft.rl.cluster.ray_parts import (
     RayLearner,
     RayRewards,
@@ -73,7 +73,7 @@ def test_the_death_of_the_learner_is_not_blamed_on_the_rollout_actors(place, con
     doomed = RayLearner(str(place / "policy"), config, text_side[1])
     doomed.wait_until_ready()
     actors = list(rollouts.pool.actors)
-    ray.kill(doomed.actor)
-    with pytest.raises(ClusterError, match="the learner, which its input comes from, died"):
+    ray.kill(doomed.gang.ranks[0])
+    with pytest.raises(LearnerLostError, match="learner: rank 0 died in weight sync"):
         rollouts.sync(doomed.weights())
     assert rollouts.pool.actors == actors

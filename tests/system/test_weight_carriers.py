@@ -38,6 +38,7 @@ def test_weights_come_by_every_carrier_and_to_actors_that_replace_dead_ones(plac
     prompts = Codec(tokenizer, 0).prompts(load_rows(config.data, 0)[:4], 2, "rollout", 0)
     with cluster(config):
         learner = RayLearner(str(place / "learned"), config, tokens)
+        learner.wait_until_ready()
         for carrier in ("object_store", "shared_memory", "collective"):
             rollouts = RayRollouts(str(place / "policy"), recipe(place, carrier), tokens)
             assert first_sync(rollouts, learner, prompts[0], config.rollout.decode) == 0

@@ -153,10 +153,7 @@ def test_what_a_run_does_not_do_yet_is_listed():
     keys = [text.split(":")[0].split("=")[0] for text in planned(MINI, 8).not_run_yet]
     assert keys == [
         "trainer.activation_checkpointing",
-        "trainer.parallel.ranks",
-        "trainer.parallel.expert_parallel",
         "trainer.precision.compute",
-        "cluster.placement",
     ]
     host = make_plan(plan_config("trainer.activation_checkpointing=none"), TINY, Machine(0, 16.0 * GIB), ASSUMED)
     assert host.not_run_yet == ()
