@@ -62,6 +62,10 @@ class RewardPool(Protocol):
 class PolicyLearner(Protocol):
     """The learner as the loop sees it: one update per batch, weights out, save and load."""
 
+    def restart(self) -> None:
+        """Begin again with the run's first policy; a learner that was lost is replaced."""
+        ...
+
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:
         """Learn from one batch and return its metrics."""
         ...

@@ -1,11 +1,12 @@
 """Run one training from its recipe to its last checkpoint: checks, warm start, parts, the loop."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from redraft.rl.cluster.backend import backend
+from redraft.rl.cluster.errors import ClusterError, LearnerLostError
 from redraft.rl.cluster.stop_signal import stop_signal
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.data.codec import Codec
@@ -20,7 +21,7 @@ from redraft.rl.preflight.quarantine import find_unfit, read_quarantine, write_q
 from redraft.rl.preflight.resume import find_start
 from redraft.rl.preflight.verifiers import check_rewards
 from redraft.rl.progress import RunProgress
-from redraft.rl.run_folder.checkpoint import what_is_kept
+from redraft.rl.run_folder.checkpoint import complete_checkpoints, what_is_kept
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.inputs import check_inputs, run_inputs
 from redraft.rl.run_folder.lock import run_lock
@@ -143,7 +144,6 @@ def _train(
     inputs = run_inputs(config, rows, held_out, policy)
     if checkpoint is not None:
         check_inputs(checkpoint, inputs, recorder.warn)
-    progress = RunProgress.of(checkpoint)
     tokenizer, tokens = load_text_side(policy)
     # Ray's own signal handlers would end the process without a checkpoint. Ours are installed after Ray has started.
     with backend(config, policy, tokens) as (rollouts, rewards, learner), stop_signal() as stopping:
@@ -156,18 +156,54 @@ def _train(
             learner=learner,
             codec=Codec(tokenizer, config.seed),
             recorder=recorder,
-            progress=progress,
+            progress=RunProgress(),
             inputs=inputs,
         )
         if checkpoint is not None:
-            _restore(run, checkpoint)
-        steps = train(run, stopping)
+            run = _restored(run, checkpoint)
+        steps = _train_on(run, stopping)
     return RunOutcome(steps, steps < config.trainer.total_steps)
 
 
-def _restore(run: Training, checkpoint: Path) -> None:
-    """Load the policy, and take back what the run folder holds of later steps."""
-    run.learner.load(str(checkpoint))
+def _train_on(run: Training, stopping: Callable[[], bool]) -> int:
+    """Run the loop; if ranks of the learner are lost, go on from the newest complete checkpoint with new ones.
+
+    The prompts of a step are a function of its number, so those of the steps that are made again come again, and none
+    is left out. A loss before the first checkpoint leads back to the run's first policy.
+
+    Raises:
+        ClusterError: The learner was lost more than `cluster.max_restarts` times without a new step between.
+    """
+    farthest, losses, most = run.progress.step, 0, run.config.cluster.max_restarts
+    lost: LearnerLostError | None = None
+    while True:
+        try:
+            if lost is not None:
+                run = _with_new_learner(run, lost)
+            return train(run, stopping)
+        except LearnerLostError as error:
+            lost, losses = error, losses + 1 if run.progress.step <= farthest else 1
+            farthest = max(farthest, run.progress.step)
+            if losses > most:
+                again = "continue with --resume (in Python resume=True)"
+                raise ClusterError(f"{lost}\nlost {losses} times in a row at step {farthest + 1}; {again}") from lost
+
+
+def _with_new_learner(run: Training, lost: LearnerLostError) -> Training:
+    """Replace the learner, and go back to the newest complete checkpoint."""
+    checkpoint = next(reversed(complete_checkpoints(run.recorder.run)), None)
+    start = checkpoint.name if checkpoint else "the run's first policy"
+    run.recorder.warn(f"step {run.progress.step + 1}: {lost}\ngoing on with a new learner from {start}")
+    run.learner.restart()
+    return _restored(run, checkpoint)
+
+
+def _restored(run: Training, checkpoint: Path | None) -> Training:
+    """Load the policy of a checkpoint, and take back what the run folder holds of later steps."""
+    run = replace(run, progress=RunProgress.of(checkpoint))
+    if checkpoint is not None:
+        run.learner.load(str(checkpoint))
     run.recorder.begin()
     run.recorder.rewind(run.progress.step, run.progress.unwritten)
     run.progress.unwritten = ()
+    return run
