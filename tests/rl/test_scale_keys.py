@@ -13,7 +13,6 @@ ASKED = {
     "model.lora": "model.lora={}",
     "trainer.optimizer.kind": "trainer.optimizer=adamw8bit",
     "trainer.optimizer.offload": "trainer.optimizer.offload=states",
-    "trainer.parallel.gradient_sync": "trainer.parallel.gradient_sync=last",
     "trainer.precision.compute": "trainer.precision.compute=bfloat16",
 }
 

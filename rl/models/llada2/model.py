@@ -136,7 +136,7 @@ class LLaDA2Model(nn.Module):
         for layer in self.layers:
             layer.recompute = True
 
-    forward_methods = ("hidden_states", "logits", "through_head")
+    forward_methods: tuple[str, ...] = ("hidden_states", "logits", "through_head")
 
     def shard_units(self) -> list[Unit]:
         """List what may be gathered by itself: embedding, experts and routers inside layers, layers, norm with head."""
