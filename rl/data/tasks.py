@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from redraft.rewards.text import boxed_last
 from redraft.rl.data.rows import Row
 from redraft.rl.seeding import derive_seed
 
@@ -63,24 +64,62 @@ def gsm8k_calculator(row: Row, *, max_length: int = 12) -> list[Row]:
     return [_row(left, right) for left, right in pairs if len(left) <= max_length]
 
 
-def gsm8k(row: Row, *, suffix: str = "") -> list[Row]:
+def gsm8k(row: Row, *, suffix: str = "", chat: bool = False) -> list[Row]:
     """Make a question with its final answer of a GSM8K row, for `math_accuracy`.
 
     Args:
         row: With `question` and `answer`, which ends in `#### answer`.
         suffix: Added to the question: how to answer.
+        chat: Ask in a user's message, which the tokenizer's chat template renders, as instruction-tuned models expect.
     """
     question, answer = _text(row, "question"), _text(row, "answer")
-    return [{"prompt": question + suffix, "ground_truth": answer.rpartition("####")[2].strip()}]
+    return [{"prompt": _asked(question + suffix, chat), "ground_truth": answer.rpartition("####")[2].strip()}]
 
 
-def rename(row: Row, *, columns: Mapping[str, str], suffix: str = "") -> list[Row]:
+def math(row: Row, *, suffix: str = "", chat: bool = False) -> list[Row]:
+    r"""Make a problem with its final answer of a MATH row, for `math_accuracy`.
+
+    The answer alone is the ground truth: beside a whole solution, a completion that repeats it could not be told from
+    one that lists numbers until a right one comes.
+
+    Args:
+        row: With `problem`, and `answer` (MATH-500) or a `solution` that ends in `\boxed{answer}`; a row without either
+            is left out.
+        suffix: As for `gsm8k`.
+        chat: As for `gsm8k`.
+    """
+    answer = row.get("answer") or boxed_last(_text(row, "solution"))
+    prompt = _asked(_text(row, "problem") + suffix, chat)
+    return [{"prompt": prompt, "ground_truth": answer, "level": row.get("level")}] if answer else []
+
+
+def mbpp(row: Row, *, suffix: str = "", chat: bool = False) -> list[Row]:
+    """Make a task with its first test in sight of an MBPP row, for `code_tests`, which runs all tests.
+
+    Without a test the name of the function would be a guess.
+
+    Args:
+        row: With `text` (configuration full) or `prompt` (sanitized), and `test_list`.
+        suffix: Added to the task: how to answer.
+        chat: As for `gsm8k`.
+    """
+    task, tests = _text(row, "text" if "text" in row else "prompt"), row.get("test_list")
+    if not isinstance(tests, list) or not tests:
+        raise ValueError(f"`test_list` must be a list of assertions; got {tests!r:.60}")
+    return [row | {"prompt": _asked(f"{task}\nYour code must pass this test:\n{tests[0]}{suffix}", chat)}]
+
+
+def rename(
+    row: Row, *, columns: Mapping[str, str], prefix: str = "", suffix: str = "", chat: bool = False
+) -> list[Row]:
     """Give the columns of a row the names that rewards read; the other columns stay.
 
     Args:
         row: A row.
         columns: New name to present name, such as `{prompt: problem, ground_truth: answer}`.
+        prefix: Stands before a prompt that is no list of messages.
         suffix: Added to a prompt that is no list of messages: how to answer.
+        chat: As for `gsm8k`.
 
     Raises:
         ValueError: The row lacks a column.
@@ -91,7 +130,12 @@ def rename(row: Row, *, columns: Mapping[str, str], suffix: str = "") -> list[Ro
     kept = {name: value for name, value in row.items() if name not in columns.values()}
     renamed = kept | {new: row[old] for new, old in columns.items()}
     prompt = renamed.get("prompt")
-    return [renamed | {"prompt": f"{prompt}{suffix}"} if isinstance(prompt, str | int) else renamed]
+    is_text = isinstance(prompt, str | int)
+    return [renamed | {"prompt": _asked(f"{prefix}{prompt}{suffix}", chat)} if is_text else renamed]
+
+
+def _asked(question: str, chat: bool) -> str | list[dict[str, str]]:
+    return [{"role": "user", "content": question}] if chat else question
 
 
 def _text(row: Row, column: str) -> str:
@@ -119,5 +163,7 @@ GENERATORS: dict[str, Callable[..., list[Row]]] = {"arithmetic": arithmetic}
 TRANSFORMS: dict[str, Callable[..., list[Row]]] = {
     "gsm8k": gsm8k,
     "gsm8k_calculator": gsm8k_calculator,
+    "math": math,
+    "mbpp": mbpp,
     "rename": rename,
 }

@@ -1,8 +1,9 @@
 import pytest
 
 from redraft.rl.config.sections import DataConfig
+from redraft.rl.data.files import read_jsonl
 from redraft.rl.data.load import load_rows
-from redraft.rl.data.tasks import add_without_carry, arithmetic, gsm8k, gsm8k_calculator, rename
+from redraft.rl.data.tasks import add_without_carry, arithmetic, gsm8k, gsm8k_calculator, math, mbpp, rename
 
 
 def test_arithmetic_splits_are_disjoint_and_complete():
@@ -78,3 +79,40 @@ def test_columns_of_any_data_set_take_the_names_that_rewards_read():
 def test_gsm8k_rows_are_questions_with_their_final_answers():
     row = {"question": "How many?", "answer": "It is 1,000.\n#### 1,000"}
     assert gsm8k(row, suffix=" Box it.") == [{"prompt": "How many? Box it.", "ground_truth": "1,000"}]
+
+
+ASKED = [{"role": "user", "content": "1+1? Box it."}]
+
+
+def test_math_rows_are_problems_with_the_answer_alone():
+    solution = r"First \boxed{3} is wrong. So \boxed{\frac{1}{2}}."
+    row = {"problem": "1+1?", "solution": solution, "level": "Level 1", "type": "Algebra"}
+    made = {"prompt": "1+1? Box it.", "ground_truth": r"\frac{1}{2}", "level": "Level 1"}
+    assert math(row, suffix=" Box it.") == [made]
+    assert math(row | {"answer": "2"}, suffix=" Box it.", chat=True) == [made | {"prompt": ASKED, "ground_truth": "2"}]
+    assert math({"problem": "1+1?", "solution": "two"}) == []
+
+
+@pytest.mark.parametrize("column", ["text", "prompt"])
+def test_mbpp_rows_show_their_first_test_and_keep_all(column):
+    row = {column: "Add.", "test_list": ["assert f(1) == 2", "assert f(2) == 3"], "code": "def f(x): return x + 1"}
+    shown = "Add.\nYour code must pass this test:\nassert f(1) == 2 Go."
+    assert mbpp(row, suffix=" Go.") == [row | {"prompt": shown}]
+    assert mbpp(row, chat=True)[0]["prompt"][0]["role"] == "user"
+    with pytest.raises(ValueError, match="`test_list` must be a list of assertions; got None"):
+        mbpp({column: "Add."})
+
+
+def test_any_question_may_be_asked_in_a_users_message():
+    assert gsm8k({"question": "1+1?", "answer": "#### 2"}, suffix=" Box it.", chat=True)[0]["prompt"] == ASKED
+    renamed = rename({"q": "1+1?"}, columns={"prompt": "q"}, prefix="Say: ", suffix=".", chat=True)
+    assert renamed == [{"prompt": [{"role": "user", "content": "Say: 1+1?."}]}]
+    messages = [{"role": "user", "content": "hi"}]
+    assert rename({"q": messages}, columns={"prompt": "q"}, suffix="!", chat=True) == [{"prompt": messages}]
+
+
+def test_every_solution_of_math500_ends_in_its_answer(shared_data):
+    rows = [row for _, row in read_jsonl(shared_data / "math500" / "math500_test.jsonl")]
+    found = [math(row | {"answer": None})[0]["ground_truth"] for row in rows]
+    same = [one.replace(" ", "") == row["answer"].replace(" ", "") for one, row in zip(found, rows, strict=True)]
+    assert (len(rows), sum(same)) == (500, 500)
