@@ -121,7 +121,7 @@ def generate(
     model: str | Path,
     prompts: Sequence[str | Chat],
     *,
-    mode: str = "q",
+    mode: str | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     decode: Mapping[str, Any] | None = None,
@@ -140,7 +140,8 @@ def generate(
     Args:
         model: Policy folder, run folder (its newest policy), or `owner/name` of a model on the hub (`@revision`).
         prompts: Texts, or chats as lists of messages.
-        mode: `q` (careful), `s` (fast) or `llada2.0` (no editing).
+        mode: `q` (careful), `s` (fast) or `llada2.0` (no editing); without it as the model's generation_config.json
+            says, else `q`.
         max_new_tokens: Longest completion.
         temperature: 0 is greedy.
         decode: Further settings of the decoder by their names in a recipe's `decode` section, e.g.

@@ -13,6 +13,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from redraft.rl.config.schema import RunConfig
@@ -29,6 +30,7 @@ from redraft.rl.run_folder.checkpoint import complete_checkpoints, save_checkpoi
 from redraft.rl.run_folder.files import WriteError
 from redraft.rl.run_folder.recorder import Recorder
 from redraft.rl.stages.evaluate import evaluate_rows
+from redraft.rl.stages.model_card import describe_policy
 from redraft.rl.weight_sync.canary import first_sync
 
 
@@ -178,5 +180,6 @@ def _save(run: Training) -> None:
     def write(folder: str) -> None:
         run.learner.save(folder)
         run.codec.save_tokenizer(f"{folder}/hf")
+        describe_policy(Path(folder) / "hf", run.config, run.progress.step, run.codec.tokenizer)
 
     save_checkpoint(run.recorder.run, run.progress.step, write, state, run.config.trainer.save_total_limit)

@@ -21,7 +21,8 @@ def special_tokens(
     Args:
         tokenizer: The folder's tokenizer; None for a folder without one.
         model_config: Has `mask_token_id`, `eos_token_id` and `pad_token_id`, or some of them.
-        generation_config: Content of generation_config.json; of it only `eos_token_id` is read.
+        generation_config: Content of generation_config.json; of it `eos_token_id` is read, and `pad_token_id` where
+            neither of the others has one.
 
     Raises:
         ValueError: There is no mask or no end of text, or the sources contradict each other.
@@ -42,7 +43,8 @@ def special_tokens(
         raise ValueError(f"the end of text and the mask are the same token, id {mask}; give them ids of their own")
     # The mask is never written, so as a stop it would mean nothing.
     stops = tuple(dict.fromkeys(token for token in (*ends, turn_end) if token not in (mask, None)))
-    pad = next((i for i in (_id(model_config, "pad_token_id"), _id(tokenizer, "pad_token_id")) if i is not None), None)
+    pads = (_id(model_config, "pad_token_id"), _id(tokenizer, "pad_token_id"), _pad(generation_config))
+    pad = next((number for number in pads if number is not None), None)
     return SpecialTokens(mask=mask, pad=ends[0] if pad is None else pad, stops=stops)
 
 
@@ -84,6 +86,13 @@ def _ids(value: Any, source: str) -> tuple[int, ...]:
     if not all(type(token) is int and token >= 0 for token in listed):
         raise ValueError(f"eos_token_id in {source} must be a token id or a list of them, got {value!r}")
     return tuple(listed)
+
+
+def _pad(generation_config: Mapping[str, Any] | None) -> int | None:
+    pad = (generation_config or {}).get("pad_token_id")
+    if pad is not None and (type(pad) is not int or pad < 0):
+        raise ValueError(f"pad_token_id in generation_config.json must be a token id, got {pad!r}")
+    return pad
 
 
 def _id(holder: object, name: str) -> int | None:

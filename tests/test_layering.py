@@ -48,7 +48,7 @@ OWNERS = {
     "vllm": {f"rollout/vllm/{part}.py" for part in ("engine", "plugin", "request", "running", "scheduler", "worker")},
     "accelerate": {"rl/monitor/trackers.py", "rl/stages/sft.py"},
     "trl": {"rewards/adapters/trl.py", "rl/stages/sft.py"},
-    "huggingface_hub": {"rl/models/hub.py"},
+    "huggingface_hub": {"rl/models/hub.py", "rl/stages/model_card.py"},
     "wandb": {"rl/monitor/trackers.py"},
     "tensorboard": {"rl/monitor/trackers.py"},
     "trackio": {"rl/monitor/trackers.py"},

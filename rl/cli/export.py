@@ -27,6 +27,7 @@ def export(
     from redraft.rl.models.registry import load_policy, load_text_side, save_policy
     from redraft.rl.run_folder.checkpoint import find_policy
     from redraft.rl.run_folder.files import check_no_run_file
+    from redraft.rl.stages.model_card import describe_export
 
     source = find_policy(Path(run), step)
     check_no_run_file(check_output_folder(out))
@@ -35,4 +36,5 @@ def export(
     tokenizer, _ = load_text_side(str(source))
     with signals_unwind():
         save_policy(load_policy(str(source), dtype or None, "cpu"), out, tokenizer)
-    typer.echo(f"{source} written to {out}")
+        described = describe_export(source, Path(out), run, dtype, tokenizer)
+    typer.echo(f"{source} written to {out}" + "; your README.md there stays as it is" * (not described))

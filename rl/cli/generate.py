@@ -23,7 +23,13 @@ def generate(
         ),
     ],
     out: Annotated[str, typer.Option(parser=home, metavar="FILE", help="JSONL file to write.")],
-    mode: Annotated[str, typer.Option(help="q (careful), s (fast) or llada2.0 (no editing).")] = "q",
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="q (careful), s (fast) or llada2.0 (no editing); default: as the model's generation_config.json says,"
+            " else q."
+        ),
+    ] = None,
     threshold: Annotated[float | None, typer.Option(help="Unmask above this probability.")] = None,
     editing_threshold: Annotated[float | None, typer.Option(help="Edit above this probability; 1.0: never.")] = None,
     max_post_steps: Annotated[int | None, typer.Option(help="Mask-free forwards allowed per block.")] = None,

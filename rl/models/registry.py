@@ -1,6 +1,5 @@
 """Make policies from a checkpoint folder or from scratch. Only this module knows which family a policy is of."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import nn
 from redraft.rl.config.by_device import rollout_dtype
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.models.character_tokenizer import build_character_tokenizer
+from redraft.rl.models.generation import read_generation
 from redraft.rl.models.llada2.checkpoint import load_pretrained, save_pretrained
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
 from redraft.rl.models.llada2.config import LLaDA2Config
@@ -24,7 +24,6 @@ from redraft.rollout.chat import TOKENIZER_FILE, Tokenizer, load_tokenizer
 from redraft.rollout.special_ids import special_tokens
 from redraft.rollout.trajectory import SpecialTokens
 
-GENERATION_FILE = "generation_config.json"
 DTYPES = ("float32", "bfloat16", "float64")
 DEFAULT_BLOCK_LENGTH = 32
 """Of the published models, whose config.json does not hold it."""
@@ -127,25 +126,13 @@ def find_text_side(path: str) -> tuple[Tokenizer | None, SpecialTokens]:
     config = LLaDA2Config.from_pretrained(path)
     tokenizer = _load_tokenizer(path) if (Path(path) / TOKENIZER_FILE).is_file() else None
     try:
-        tokens = special_tokens(tokenizer, config, _generation_config(Path(path)))
+        tokens = special_tokens(tokenizer, config, read_generation(Path(path)))
         for name, token in [("mask", tokens.mask), ("pad", tokens.pad), *(("end", stop) for stop in tokens.stops)]:
             if not 0 <= token < config.vocab_size:
                 raise ValueError(f"the {name} token {token} is not in the vocabulary of {config.vocab_size}")
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     return tokenizer, tokens
-
-
-def _generation_config(folder: Path) -> dict[str, Any]:
-    """Read generation_config.json; empty where there is none."""
-    file = folder / GENERATION_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    except ValueError as error:
-        raise ValueError(f"{GENERATION_FILE}: not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{GENERATION_FILE} must hold a JSON object, got {type(content).__name__}")
-    return content
 
 
 def _load_tokenizer(path: str) -> Tokenizer:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from redraft.rl.data.load import located
 from redraft.rl.data.reading import Reader, Survey
 from redraft.rl.data.rows import Row, check_prompt, check_texts
 from redraft.rl.files import check_output_file, output_file
+from redraft.rl.models.generation import decode_defaults
 from redraft.rl.models.registry import load_policy, policy_limits
 from redraft.rl.seeding import derive_seed
 from redraft.rollout.chat import Tokenizer, decode_text
@@ -23,20 +25,23 @@ from redraft.rollout.engine.torch_engine import TorchEngine
 from redraft.rollout.trajectory import Completion, Prompt
 
 
-def decode_settings(model: str, mode: str, given: Mapping[str, Any]) -> DecodeConfig:
+def decode_settings(model: str, mode: str | None, given: Mapping[str, Any]) -> DecodeConfig:
     """Make decoder settings from a mode and the keys that change it.
 
     Args:
         model: Policy folder, whose own block length is taken where none is given.
-        mode: `q`, `s` or `llada2.0`.
+        mode: `q`, `s` or `llada2.0`; None is what the folder's generation_config.json names, and `q` for the rest.
         given: Keys of `DecodeConfig`; those with the value None are left to the mode.
 
     Raises:
         ValueError: A key or a value that does not fit.
     """
     chosen = {name: value for name, value in given.items() if value is not None}
+    own = {"block_length": policy_limits(model).block_length}
+    if mode is None:
+        own |= decode_defaults(Path(model))
     try:
-        return DecodeConfig.preset(mode, {"block_length": policy_limits(model).block_length, **chosen})
+        return DecodeConfig.preset(mode or "q", own | chosen)
     except ValidationError as error:
         raise ValueError("; ".join(describe_all(error, DecodeConfig))) from None
 

@@ -25,6 +25,7 @@ from redraft.rl.run_folder.inputs import policy_fingerprint
 from redraft.rl.run_folder.recorder import Recorder
 from redraft.rl.stages.demonstrations import Demonstration, encode_rows
 from redraft.rl.stages.evaluate import evaluate_rows
+from redraft.rl.stages.model_card import describe_policy
 from redraft.rollout.chat import Tokenizer
 from redraft.rollout.trajectory import SpecialTokens
 
@@ -138,6 +139,7 @@ def make_warm_start(
     folder = _made_folder(config)
     with writing(folder), atomic_write(folder) as partial:
         save_policy(model, partial, tokenizer)
+        describe_policy(partial, config, None, tokenizer)
         write_whole(folder.parent / SETTINGS, json.dumps(_settings(config), indent=1))
     return folder
 
