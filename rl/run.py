@@ -90,7 +90,7 @@ def run_sft(config: RunConfig, recorder: Recorder) -> Path:
 
 def _settled(config: RunConfig, recorder: Recorder, resume: bool) -> RunConfig:
     """Settle the commit of a first policy that is on the hub."""
-    settled, origin = settle_first_policy(config, resume, recorder.say)
+    settled, origin = settle_first_policy(config, resume)
     recorder.settle(settled, origin)
     return settled
 

@@ -12,6 +12,7 @@ Rejected alternatives:
     * Copies in the run folder: 30 GiB per run, of files that never change under their commit.
 """
 
+import logging
 import re
 import shutil
 from collections.abc import Mapping
@@ -20,6 +21,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple
 
 from redraft.rl.files import expand
+
+logger = logging.getLogger(__name__)
 
 Part = Literal["config", "text", "all"]
 
@@ -79,6 +82,8 @@ def find_model(path: str, revision: str | None = None, part: Part = "all") -> Sn
         return _local(path, revision)
     from huggingface_hub import snapshot_download
 
+    if part == "all" and (needed := check_room(path, revision)):
+        logger.warning("%s: downloading %.1f GiB from the hub", path, needed / 2**30)
     try:
         # Subfolders hold other formats of the same weights.
         folder = snapshot_download(path, revision=revision, allow_patterns=list(_PATTERNS[part]), ignore_patterns="*/*")

@@ -1,6 +1,5 @@
 """Settle which commit of the hub a run begins with, before anything else starts; a resumed run keeps its commit."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 from redraft.rl.config.schema import RunConfig
@@ -9,7 +8,7 @@ from redraft.rl.run_folder.checkpoint import warm_start_policy
 from redraft.rl.run_folder.files import ORIGIN, Origin, read_json
 
 
-def settle_first_policy(config: RunConfig, resume: bool, say: Callable[[str], None]) -> tuple[RunConfig, Origin | None]:
+def settle_first_policy(config: RunConfig, resume: bool) -> tuple[RunConfig, Origin | None]:
     """Write into `model.revision` the commit that it means, and fetch config and tokenizer of that commit.
 
     A run that goes on, or that has made its warm start, keeps the commit of its folder as long as the recipe names
@@ -18,7 +17,6 @@ def settle_first_policy(config: RunConfig, resume: bool, say: Callable[[str], No
     Args:
         config: The recipe.
         resume: Whether the run goes on.
-        say: Called with one line if weights are to be downloaded.
 
     Returns:
         The recipe, and what to keep in the run folder; without a name on the hub, the recipe as it is, and None.
@@ -35,8 +33,7 @@ def settle_first_policy(config: RunConfig, resume: bool, say: Callable[[str], No
     is_same = kept is not None and (kept["path"], kept["revision"]) == (path, revision)
     commit = find_first(path, kept["commit"] if kept and is_same else revision).commit
     assert commit is not None
-    if missing := check_room(path, commit):
-        say(f"{path}: {missing / 2**30:.1f} GiB of weights will be downloaded")
+    check_room(path, commit)
     settled = config.model.model_copy(update={"revision": commit})
     return config.model_copy(update={"model": settled}), Origin(path=path, revision=revision, commit=commit)
 
