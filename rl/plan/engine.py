@@ -23,7 +23,9 @@ def rollout_lines(setup: Setup, room: float) -> list[Line]:
         room: Bytes that are left for the cache where the recipe sets no limit.
     """
     limits = setup.config.rollout.limits
-    lines: list[tuple[str, float, Phase, str]] = [("weights", engine_weights(setup), "always", _weights_text(setup))]
+    # A colocated engine gives its weights back while the learner works: the next sync brings newer ones in any case.
+    phase: Phase = "rolling_out" if setup.colocated else "always"
+    lines: list[tuple[str, float, Phase, str]] = [("weights", engine_weights(setup), phase, _weights_text(setup))]
     lines.append(("logits", limits.logits_bytes, "rolling_out", "of the positions that one forward decodes"))
     if setup.on_gpu:
         lines.append(("graphs", _GRAPHS_BYTES, "rolling_out", "captured forwards"))
@@ -35,9 +37,7 @@ def rollout_lines(setup: Setup, room: float) -> list[Line]:
 
 
 def engine_weights(setup: Setup) -> float:
-    """2P, or 2D + 2X/e where the GPUs of an engine share out the experts; 0 for the learner's own weights."""
-    if setup.shares_base:
-        return 0.0
+    """2P, or 2D + 2X/e where the GPUs of an engine share out the experts."""
     shape = setup.shape
     return setup.rollout_bytes * (shape.dense_parameters + shape.expert_parameters / setup.gpus_per_engine)
 
@@ -48,8 +48,6 @@ def cache_wanted(setup: Setup) -> float:
 
 
 def _weights_text(setup: Setup) -> str:
-    if setup.shares_base:
-        return "those of the learner, in the same process"
     several = setup.gpus_per_engine > 1
     return f"the policy, its experts over {setup.gpus_per_engine} GPUs" if several else "the policy that decodes"
 

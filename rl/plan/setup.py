@@ -115,12 +115,6 @@ class Setup:
         return (0, 0) if lora is None else self.shape.adapter_parameters(lora.rank, lora.targets)
 
     @property
-    def shares_base(self) -> bool:
-        """Tell whether the rollout engine computes with the learner's own frozen weights, in the same process."""
-        one_process = self.config.cluster.backend == "inprocess" and self.layout.world == 1 and self.engines == 1
-        return self.config.model.lora is not None and one_process and self.config.rollout.engine == "torch"
-
-    @property
     def imbalance(self) -> float:
         """Rows of the busiest expert-parallel rank, over the mean."""
         return self.assumptions.imbalance or (2.0 if self.layout.ep > 1 else 1.0)

@@ -100,11 +100,8 @@ def _recomputes(setup: Setup) -> bool:
 
 
 def sync_bytes(setup: Setup) -> float:
-    """Bytes that every rollout engine receives after an update; adapters are merged into the weights before.
-
-    0 where the engine computes with the learner's own weights.
-    """
-    return 0.0 if setup.shares_base else setup.rollout_bytes * setup.shape.parameters
+    """Bytes that every rollout engine receives after an update; adapters are merged into the weights before."""
+    return setup.rollout_bytes * setup.shape.parameters
 
 
 def checkpoint_bytes(setup: Setup) -> tuple[float, float]:
