@@ -8,22 +8,15 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from redraft.rl.parallel.shard import Meshes, make_meshes
+from redraft.rl.parallel.alone import join_alone
+from redraft.rl.parallel.shard import Meshes
 
 
 @contextlib.contextmanager
 def one_rank(device: str) -> Iterator[Meshes]:
     """Open the group and its meshes, and close it at the end."""
-    on_gpu = device == "cuda"
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        store=dist.HashStore(),
-        rank=0,
-        world_size=1,
-        device_id=torch.device("cuda", 0) if on_gpu else None,
-    )
     try:
-        yield make_meshes(device, 1)
+        yield join_alone(torch.device(device))
     finally:
         dist.destroy_process_group()
 
