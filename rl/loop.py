@@ -126,25 +126,19 @@ def _learn(run: Training) -> tuple[Sampled, dict[str, float]]:
     started, step = time.perf_counter(), run.progress.step
     sampled = Sampler(run.config, run.train, run.pipeline()).batch(step)
     metrics = _observe(run, sampled)
-
     rewards = shaped_rewards(sampled, run.config)
     if run.config.trainer.shuffle_rewards:
         rewards = shuffled(rewards, run.config.seed, step)
     experience = make_experience(*sampled.learnable(rewards), run.config.algorithm.advantage)
-    run.rollouts.release()
+    run.rollouts.release()  # engines on the learner's own GPU give their memory back meanwhile
     metrics |= run.learner.update(experience)
     run.progress.step += 1
     updated = time.perf_counter()
-    version = _hand_over(run)
+    run.rollouts.restore()
+    version = run.rollouts.sync(run.learner.weights())
     done = time.perf_counter()
     metrics |= {"policy_version": float(version), "time/sync_s": done - updated, "time/step_s": done - started}
     return sampled, metrics
-
-
-def _hand_over(run: Training) -> int:
-    """Bring the learner's weights to the rollouts, which may have given their memory back; return the version."""
-    run.rollouts.restore()
-    return run.rollouts.sync(run.learner.weights())
 
 
 def _observe(run: Training, sampled: Sampled) -> dict[str, float]:

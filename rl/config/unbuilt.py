@@ -9,7 +9,6 @@ RUNS_TODAY: Mapping[str, tuple[Any, ...]] = {
     "model.lora": (None,),
     "trainer.optimizer.kind": ("adamw",),
     "trainer.optimizer.offload": ("none",),
-    "trainer.precision.compute": ("auto",),
 }
 """Values that a run honours, by key. A change that makes a run honour more adds the value here."""
 

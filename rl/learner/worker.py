@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
-from redraft.rl.config.by_device import is_colocated
+from redraft.rl.config.by_device import compute_dtype, is_colocated
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.build import load_network
 from redraft.rl.learner.learner import Learner
 from redraft.rl.learner.state import load_state, save_state
 from redraft.rl.models.registry import resolve_device, save_policy
+from redraft.rl.parallel.alone import join_alone
 from redraft.rl.parallel.process_group import GangPlace, join
 from redraft.rl.parallel.shard import Meshes, late_modules, make_meshes
 from redraft.rl.parallel.together import Together
@@ -43,12 +44,9 @@ class LearnerWorker:
         if threads is not None:
             torch.set_num_threads(threads)
         set_precision()
-        device, meshes = torch.device(resolve_device(config.model.device)), None
-        if place is not None:
-            join(place, device)
-            meshes = make_meshes(device.type, place.expert_parallel)
+        device = torch.device(resolve_device(config.model.device))
         self.takes_turns = device.type == "cuda" and is_colocated(config, on_gpu=True)
-        self._first = partial(_first_learner, path, config, tokens, meshes, whereabouts)
+        self._first = partial(_first_learner, path, config, tokens, _meshes(config, place, device), whereabouts)
         self.restart()
 
     def restart(self) -> None:
@@ -105,6 +103,17 @@ class LearnerWorker:
             ValueError: `state/` is damaged, of another policy, or holds more or less than this learner has.
         """
         load_state(self.learner, Path(folder))
+
+
+def _meshes(config: RunConfig, place: GangPlace | None, device: torch.device) -> Meshes | None:
+    """Arrange the ranks of the learner; None is a network that is whole and computes in the type of its weights."""
+    on_gpu = device.type == "cuda"
+    if place is not None:
+        join(place, device)
+        return make_meshes(device.type, place.expert_parallel)
+    if on_gpu or compute_dtype(config, on_gpu) != config.model.dtype:
+        return join_alone(device)
+    return None
 
 
 def _first_learner(

@@ -13,7 +13,6 @@ ASKED = {
     "model.lora": "model.lora={}",
     "trainer.optimizer.kind": "trainer.optimizer=adamw8bit",
     "trainer.optimizer.offload": "trainer.optimizer.offload=states",
-    "trainer.precision.compute": "trainer.precision.compute=bfloat16",
 }
 
 
