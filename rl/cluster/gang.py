@@ -54,6 +54,7 @@ class Gang:
     def __init__(self, config: RunConfig, placement: Placement) -> None:
         self.config, self.placement = config, placement
         self.nodes: list[str] = []  # address of each rank's node
+        self.closed = False
         deadline = time.monotonic() + config.cluster.start_timeout_s
         self.group = _reserve(placement.bundles(config), deadline)
         groups = {"watch": 1}  # `where` answers while another method works
@@ -135,6 +136,7 @@ class Gang:
 
     def close(self) -> None:
         """Kill the ranks and give back what they had reserved; engines in the same bundles die with it."""
+        self.closed = True
         for rank in self.ranks:
             ray.kill(rank)
         remove_placement_group(self.group)

@@ -164,7 +164,7 @@ class RayRollouts:
     def _turn(self, call: Call) -> None:
         if self.takes_turns:
             # A replacement of an actor that dies here gets the newest weights first, like any other, then this call.
-            self.pool.run_everywhere(call, self.config.sync_timeout_s, keep=False)
+            self.pool.run_everywhere(call, self.config.sync_timeout_s)
 
 
 class RayRewards:

@@ -99,8 +99,8 @@ class Delivery:
                     self._pool.prepare = self._bring_up
 
     def _bring_up(self, index: int, deadline: float) -> None:
-        """Bring the current weights to an actor that replaces a dead one."""
-        if self._weights is not None:
+        """Bring the current weights to an actor that replaces a dead one; where the learner is lost, none are left."""
+        if self._weights is not None and not self._weights.gang.closed:
             self._deliver([index], deadline, complete=True)
 
     def _deliver(self, indices: Sequence[int], deadline: float, complete: bool) -> int:
