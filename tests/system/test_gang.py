@@ -29,7 +29,7 @@ pytestmark = [
 
 TWO = RankLayout(2)
 SIZE = {"num_cpus": 3, "num_gpus": 1}
-CHANGING = ("stage", "time/", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")
+CHANGING = ("stage", "time/", "moe/rank_load", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")
 
 
 class Warnings(Silent):
