@@ -71,6 +71,11 @@ class LoRAConfig(Section):
     rank: int = Field(
         default=16, gt=0, multiple_of=8, description="Rank of every adapter; grouped products need a multiple of 8."
     )
+    alpha: float = Field(
+        default=32.0,
+        gt=0,
+        description="Scale of the adapters: their product is multiplied by alpha / rank, as PEFT's lora_alpha.",
+    )
     targets: Literal["attention", "all"] = Field(
         default="attention",
         description="Weights with an adapter: those of attention alone, or of the routed experts too.",

@@ -133,6 +133,12 @@ def _accuracy_can_be_measured(config: RunConfig) -> str | None:
     return "sft.target_accuracy needs an evaluation section to measure it on"
 
 
+def _adapters_leave_routers_alone(config: RunConfig) -> str | None:
+    if config.model.lora is None or config.trainer.freeze_router:
+        return None
+    return "model.lora freezes all weights, routers too; use trainer.freeze_router: true, or leave model.lora out"
+
+
 RULES: tuple[Callable[[RunConfig], str | None], ...] = (
     _sampling_is_replayed_whole,
     _blocks_are_replayed_in_order,
@@ -142,5 +148,6 @@ RULES: tuple[Callable[[RunConfig], str | None], ...] = (
     _blocks_have_one_length,
     _there_is_a_policy,
     _accuracy_can_be_measured,
+    _adapters_leave_routers_alone,
 )
 """One function per rule about two sections; each returns the text of the refusal, or None."""

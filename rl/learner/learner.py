@@ -42,6 +42,7 @@ from redraft.rl.learner.microbatches import (
 from redraft.rl.learner.minibatches import learned_rows, minibatches
 from redraft.rl.learner.optim import freeze_router, hold_drift, make_optimizer, set_learning_rate
 from redraft.rl.learner.scoring import Scorer
+from redraft.rl.models.adapter import adapters_of, adapters_off
 from redraft.rl.objective.policy_loss import policy_loss
 from redraft.rl.objective.terms import Normaliser, Policies
 from redraft.rl.parallel.load import rank_load
@@ -63,7 +64,8 @@ class Learner:
         model: The policy.
         config: The recipe.
         tokens: Special ids.
-        reference: The starting policy, frozen; None takes a copy of `model` if the loss needs one.
+        reference: The starting policy, frozen; None takes a copy of `model` if the loss needs one, or `model` itself
+            with its adapters off.
         lockstep: The other ranks, which are given the same rows.
         whereabouts: Where the learner notes what it is doing.
     """
@@ -80,7 +82,7 @@ class Learner:
         model.eval()  # dropout would give the current, the old and the reference policy different masks in each pass
         self.model, self.config, self.tokens, self.reference = model, config, tokens, reference
         if reference is None and config.algorithm.needs_reference:
-            self.reference = copy.deepcopy(model).requires_grad_(False)
+            self.reference = model if adapters_of(model) else copy.deepcopy(model).requires_grad_(False)
         self.lockstep = lockstep or Alone()
         self.scorer = Scorer(config, tokens, self.lockstep, whereabouts)
         if config.trainer.freeze_router:
@@ -166,7 +168,9 @@ class Learner:
         if needs_old:
             self._score_old(micros, sums)
         if self.reference is not None:
-            for micro, values in zip(micros, self.scorer.all(self.reference, micros, routes=False), strict=True):
+            with adapters_off(self.reference):
+                scored = self.scorer.all(self.reference, micros, routes=False)
+            for micro, values in zip(micros, scored, strict=True):
                 micro.reference = values
         return micros
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import Shard, distribute_module, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard, distribute_module, distribute_tensor
 
 from redraft.rl.parallel.units import Shardable
 
@@ -92,7 +92,9 @@ def late_modules(model: Shardable, meshes: Meshes) -> list[FSDPModule]:
 
 
 def _spread_stack(name: str, module: nn.Module, mesh: DeviceMesh) -> None:
-    """Give each expert-parallel rank an equal part of every stacked parameter."""
+    """Give each expert-parallel rank an equal part of every stacked parameter, unless it has it already."""
     for key, parameter in module.named_parameters(recurse=False):
+        if isinstance(parameter, DTensor):  # of an adapter inside the experts, which is a unit of its own
+            continue
         placed = nn.Parameter(distribute_tensor(parameter, mesh, [Shard(0)]), requires_grad=parameter.requires_grad)
         module.register_parameter(key, placed)

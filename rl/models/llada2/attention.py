@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_attention
 
+from redraft.rl.models.adapter import AdaptableLinear
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rollout.engine.paged_cache import PagedCache
 from redraft.rollout.engine.protocol import AttentionMask
@@ -118,10 +119,10 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_dim = config.head_dim
         self.heads = [config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads]
-        self.query_key_value = nn.Linear(config.hidden_size, sum(self.heads) * config.head_dim, bias=False)
+        self.query_key_value = AdaptableLinear(config.hidden_size, sum(self.heads) * config.head_dim)
         self.query_layernorm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
         self.key_layernorm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-        self.dense = nn.Linear(config.num_attention_heads * config.head_dim, config.hidden_size, bias=False)
+        self.dense = AdaptableLinear(config.num_attention_heads * config.head_dim, config.hidden_size)
 
     def forward(
         self, hidden: Float[Tensor, "b q hidden"], tables: Tables, mask: UsableMask, cache: PagedCache | None = None

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from redraft.rl.models.adapter import Adapted, Merge, merger
 from redraft.rl.models.llada2.attention import (
     Attention,
     Tables,
@@ -90,6 +91,7 @@ class LLaDA2Model(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
+        self.adapted: Adapted | None = None
         self.companions: Mapping[str, bytes] = {}  # small files of its folder, see `read_companions`
         self.recomputes = False  # see `checkpoint_layers`
         # Modules are laid out on the meta device first, so that torch's default initialisation costs nothing.
@@ -139,16 +141,28 @@ class LLaDA2Model(nn.Module):
     forward_methods: tuple[str, ...] = ("hidden_states", "logits", "through_head")
 
     def shard_units(self) -> list[Unit]:
-        """List what may be gathered by itself: embedding, experts and routers inside layers, layers, norm with head."""
+        """List what may be gathered by itself: embedding, experts and routers inside layers, layers, norm with head.
+
+        Adapters are units of their own, because their type may differ from that of the frozen weights.
+        """
         units = [Unit((self.word_embeddings,), "embedding")]
         for layer in self.layers:
             assert isinstance(layer, DecoderLayer)
+            attention = layer.attention
+            if attention.query_key_value.adapter is not None and attention.dense.adapter is not None:
+                units.append(Unit((attention.query_key_value.adapter, attention.dense.adapter), "layer"))
             if isinstance(layer.mlp, MoE):
+                if (adapter := layer.mlp.experts.adapter) is not None:
+                    units.append(Unit(tuple(adapter.values()), "experts"))
                 units.append(Unit((layer.mlp.experts,), "experts"))
                 if layer.mlp.gate.weight.requires_grad:
                     units.append(Unit((layer.mlp.gate,), "router"))
             units.append(Unit((layer,), "layer"))
         return [*units, Unit((self.norm, self.lm_head), "head")]
+
+    def merger(self) -> Merge | None:
+        """Return what makes rows of a network without adapters of this one's, for rollout engines; see `merger`."""
+        return merger(self)
 
     def route_tape(self, given: Routes | None = None, replay: bool = True) -> RouteTape:
         """Return a tape for one call of `hidden_states`; afterwards it holds the routes that were used.

@@ -1,6 +1,7 @@
 """Feed-forward layers: the dense gated one, and the mixture of experts with a group-limited sigmoid router."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from jaxtyping import Float, Int, Int32
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
+from redraft.rl.models.adapter import adapted
 from redraft.rl.models.llada2.config import LLaDA2Config
 from redraft.rollout.engine.route_tape import RouteTape
 
@@ -103,12 +105,14 @@ class Experts(nn.Module):
 
     Attributes:
         ranks: The ranks that hold the stack in equal parts; None if this process holds it whole.
+        adapter: LoRA adapters of both stacks, by the stack's name; None if there are none.
     """
 
     ranks: ProcessGroup | None = None
 
     def __init__(self, config: LLaDA2Config) -> None:
         super().__init__()
+        self.adapter: nn.ModuleDict | None = None
         self.config, inner, hidden = config, config.moe_intermediate_size, config.hidden_size
         self.gate_up_proj = nn.Parameter(torch.empty(config.num_experts, 2 * inner, hidden))
         self.down_proj = nn.Parameter(torch.empty(config.num_experts, hidden, inner))
@@ -143,8 +147,20 @@ class Experts(nn.Module):
         """Compute the experts that are here, of rows sorted by expert; see `grouped_linear`."""
         weights = self.gate_up_proj, self.down_proj
         gate_up, down = weights if self.ranks is None else (weight.to_local() for weight in weights)
-        gate, up = grouped_linear(inputs, gate_up, ends).chunk(2, dim=-1)
-        return grouped_linear(F.silu(gate) * up, down, ends)
+        gate, up = self._product("gate_up_proj", gate_up, inputs, ends).chunk(2, dim=-1)
+        return self._product("down_proj", down, F.silu(gate) * up, ends)
+
+    def _product(
+        self,
+        name: str,
+        weight: Float[Tensor, "experts o i"],
+        inputs: Float[Tensor, "m i"],
+        ends: Int32[Tensor, " experts"],
+    ) -> Float[Tensor, "m o"]:
+        """Multiply by one of the stacks, and by its adapter if it has one."""
+        adapter = None if self.adapter is None else self.adapter[name]
+        product = partial(grouped_linear, ends=ends)
+        return adapted(product(inputs, weight), adapter, inputs, product)
 
 
 def grouped_linear(

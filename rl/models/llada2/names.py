@@ -17,6 +17,8 @@ def published_tensors(model: LLaDA2Model) -> Iterator[tuple[str, Tensor]]:
     tensors are spread over the ranks (`DTensor`), and every rank yields them.
     """
     for name, tensor in model.state_dict().items():
+        if "adapter" in name.split("."):  # trained beside the published tensors, see `lora`
+            continue
         prefix, experts, kind = name.rpartition(".experts.")
         if not experts:
             yield (name if name.startswith("lm_head.") else f"model.{name}"), tensor
