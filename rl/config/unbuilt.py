@@ -6,7 +6,6 @@ from typing import Any
 from redraft.rl.config.schema import RunConfig
 
 RUNS_TODAY: Mapping[str, tuple[Any, ...]] = {
-    "model.lora": (None,),
     "trainer.optimizer.kind": ("adamw",),
     "trainer.optimizer.offload": ("none",),
 }

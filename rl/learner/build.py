@@ -8,7 +8,7 @@ from torch import nn
 from redraft.rl.config.by_device import compute_dtype
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.optim import freeze_router
-from redraft.rl.models.registry import load_policy, resolve_device, resolve_dtype
+from redraft.rl.models.registry import add_lora, init_lora, load_policy, resolve_device, resolve_dtype
 from redraft.rl.parallel.layout import RankLayout
 from redraft.rl.parallel.shard import Meshes, shard
 from redraft.rl.parallel.together import Together
@@ -30,34 +30,42 @@ def load_network(path: str, config: RunConfig, meshes: Meshes | None = None, tra
         FileNotFoundError: A file is missing, for this rank or another; other errors are shared alike.
         ValueError: The folder does not hold a policy, or the ranks cannot share its experts equally.
     """
+    adapted = trainable and config.model.lora is not None
+    # Weights that do not learn, or have masters on the host, need no wider type than the products.
+    narrow = not trainable or adapted or config.trainer.optimizer.offload == "all"
+    dtype = (_compute_dtype(config) if narrow else None) or config.model.dtype
     if meshes is None:
-        model = load_policy(path, config.model.dtype, config.model.device)
-        _prepare(model, config, trainable)
-        return model
-    compute = _compute_dtype(config)
-    dtype = config.model.dtype if trainable or compute is None else compute
-    lockstep = Together(meshes.dense.get_group(), meshes.dense.device_type)
-    return load_policy(path, dtype, config.model.device, _spread(config, meshes, trainable), lockstep)
+        model = load_policy(path, dtype, config.model.device)
+        _prepare(model, path, config, trainable)
+    else:
+        lockstep = Together(meshes.dense.get_group(), meshes.dense.device_type)
+        spread = _spread(path, config, meshes, trainable)
+        model = load_policy(path, dtype, config.model.device, spread, lockstep)
+    if adapted:
+        init_lora(model, config)
+    return model
 
 
-def _spread(config: RunConfig, meshes: Meshes, trainable: bool) -> Callable[[Any], None]:
+def _spread(path: str, config: RunConfig, meshes: Meshes, trainable: bool) -> Callable[[Any], None]:
     """Say how a network without memory gets ready for its ranks."""
 
     def spread(model: Any) -> None:
         _check_experts(model, meshes)
-        _prepare(model, config, trainable)
+        _prepare(model, path, config, trainable)
         compute = _compute_dtype(config)
         shard(model, meshes, resolve_dtype(compute) if compute else None)
 
     return spread
 
 
-def _prepare(model: Any, config: RunConfig, trainable: bool) -> None:
+def _prepare(model: Any, path: str, config: RunConfig, trainable: bool) -> None:
     """Set what a network has before it is sharded: which weights learn, and what is computed twice."""
     if not trainable:
         model.requires_grad_(False)
         return
-    if config.trainer.freeze_router:  # a router that learns is sharded by itself
+    if config.model.lora is not None:
+        add_lora(model, path, config)
+    elif config.trainer.freeze_router:  # a router that learns is sharded by itself
         freeze_router(model)
     if config.trainer.activation_checkpointing == "layer":
         model.checkpoint_layers()

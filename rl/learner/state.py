@@ -20,13 +20,15 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from redraft.rl.learner.learner import Learner
+from redraft.rl.models.adapter import adapters_of
 from redraft.rl.parallel.lockstep import Lockstep
 from redraft.rl.parallel.together import Together
 
@@ -65,7 +67,11 @@ def load_state(learner: Learner, folder: Path) -> None:
             f"{folder}/state cannot be read ({_reasons(error)}); remove {folder} to resume from an earlier one"
         ) from error
     set_state_dict(
-        learner.model, learner.optimizer, model_state_dict=state["model"], optim_state_dict=state["optimizer"]
+        learner.model,
+        learner.optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+        options=_options(learner.model),
     )
     learner.policy_version = state["policy_version"]
 
@@ -73,12 +79,19 @@ def load_state(learner: Learner, folder: Path) -> None:
 def learner_state(learner: Learner) -> dict[str, Any]:
     """Collect what a learner continues from; the tensors are the learner's own.
 
+    Of a policy with adapters these are the adapters and their moments: the run's first policy has the frozen weights.
+
     States of before experts were placed across groups hold the same tensors in another order. They lack the key that
     names the order, and so are refused.
     """
-    model, optimizer = get_state_dict(learner.model, learner.optimizer)
+    model, optimizer = get_state_dict(learner.model, learner.optimizer, options=_options(learner.model))
     version = learner.policy_version
     return {"model": model, "optimizer": optimizer, "policy_version": version, "expert_order": "across groups"}
+
+
+def _options(model: nn.Module) -> StateDictOptions:
+    has_adapters = bool(adapters_of(model))
+    return StateDictOptions(ignore_frozen_params=has_adapters, strict=not has_adapters)
 
 
 def _ranks(lockstep: Lockstep) -> tuple[Any, bool]:

@@ -90,6 +90,8 @@ class LearnerWorker:
     def save(self, folder: str) -> None:
         """Write `hf/` (published layout) and `state/` (optimizer, version) into a checkpoint folder; all ranks call.
 
+        Of a policy with adapters, both hold the adapters without the frozen weights.
+
         Raises:
             OSError: A file cannot be written.
         """
@@ -123,7 +125,8 @@ def _first_learner(
     policy = load_network(path, config, meshes)
     if meshes is None:
         return Learner(policy, config, tokens, whereabouts=whereabouts)
-    needed = config.algorithm.needs_reference  # a sharded network cannot be copied
+    # A sharded network cannot be copied. One with adapters is its own reference, with the adapters off.
+    needed = config.algorithm.needs_reference and config.model.lora is None
     reference = load_network(path, config, meshes, trainable=False) if needed else None
     late = late_modules(policy, meshes) if config.trainer.parallel.gradient_sync == "last" else ()
     lockstep = Together(device=next(policy.parameters()).device, late=late)

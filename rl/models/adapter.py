@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from torch.distributed.tensor import DTensor
 
-from redraft.rl.parallel.pieces import own_rows
+from redraft.rl.parallel.pieces import own_rows, whole
 
 Product = Callable[[Tensor, Tensor], Tensor]
 """Multiplies rows by a matrix, or by the matrices of a stack that they belong to."""
@@ -31,12 +30,14 @@ class Adapted(NamedTuple):
         alpha: Numerator of the scale.
         targets: `attention`, or `all` for the routed experts too.
         base: Folder or hub name of the frozen weights.
+        revision: Commit of a hub name.
     """
 
     rank: int
     alpha: float
     targets: Literal["attention", "all"]
     base: str
+    revision: str | None = None
 
 
 class Adapter(nn.Module):
@@ -153,4 +154,4 @@ def _for_rows(adapter: Adapter) -> Tensor:
     """Return the A that rows of this rank need: all of it, or those of the matrices that lie here."""
     if adapter.A.dim() == 3:
         return own_rows(adapter.A).tensor
-    return adapter.A.full_tensor() if isinstance(adapter.A, DTensor) else adapter.A
+    return whole(adapter.A)

@@ -11,11 +11,15 @@ from torch import nn
 
 from redraft.rl.config.by_device import rollout_dtype
 from redraft.rl.config.schema import RunConfig
+from redraft.rl.models.adapter import Adapted
 from redraft.rl.models.character_tokenizer import build_character_tokenizer
 from redraft.rl.models.generation import read_generation
-from redraft.rl.models.llada2.checkpoint import load_pretrained, save_pretrained
+from redraft.rl.models.hub import is_hub_name
+from redraft.rl.models.llada2.adapter_files import ADAPTER_CONFIG
+from redraft.rl.models.llada2.checkpoint import copy_pretrained, load_pretrained, save_pretrained
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
 from redraft.rl.models.llada2.config import LLaDA2Config
+from redraft.rl.models.llada2.lora import add_adapters, init_adapters
 from redraft.rl.models.llada2.model import LLaDA2Model, init_weights
 from redraft.rl.models.shape import new_config
 from redraft.rl.parallel.lockstep import Lockstep
@@ -80,6 +84,30 @@ def load_policy(
         lockstep: The ranks, all of which call.
     """
     return load_pretrained(path, resolve_dtype(dtype) if dtype else None, resolve_device(device), spread, lockstep)
+
+
+def add_lora(model: nn.Module, path: str, config: RunConfig) -> None:
+    """Freeze a policy and add the recipe's adapters; `init_lora` draws their numbers.
+
+    Args:
+        model: The policy, not sharded yet; it may lie on the meta device.
+        path: Folder of its weights. It is written into the adapters' folder, unless the weights are on the hub.
+        config: The recipe.
+    """
+    assert isinstance(model, LLaDA2Model)
+    lora = config.model.lora
+    assert lora is not None
+    asked = config.model.path
+    is_on_hub = config.sft is None and asked is not None and is_hub_name(asked)
+    base, revision = (asked, config.model.revision) if is_on_hub else (str(Path(path).resolve()), None)
+    adapted = Adapted(lora.rank, lora.alpha, lora.targets, base, revision)
+    add_adapters(model, adapted, resolve_dtype(config.model.dtype))
+
+
+def init_lora(model: nn.Module, config: RunConfig) -> None:
+    """Draw the adapters by the run's seed; a sharded policy draws what this rank holds."""
+    assert isinstance(model, LLaDA2Model)
+    init_adapters(model, config.seed)
 
 
 @dataclass(frozen=True)
@@ -181,6 +209,16 @@ def _plan(shape: Mapping[str, Any], block_length: int) -> tuple[LLaDA2Config, To
         "pad_token_id": tokenizer.pad_token_id,
     }
     return new_config(shape, {**ids, "block_length": block_length}), tokenizer
+
+
+def has_adapter_files(folder: Path) -> bool:
+    """Tell whether a policy folder holds adapters instead of weights; `load_policy` merges them."""
+    return (folder / ADAPTER_CONFIG).is_file()
+
+
+def copy_policy(source: Path, path: str | Path) -> None:
+    """Copy the folder of a policy, whole or not at all."""
+    copy_pretrained(source, path)
 
 
 def save_policy(

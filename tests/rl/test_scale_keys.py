@@ -10,8 +10,7 @@ from redraft.rl.run_folder.checkpoint import save_checkpoint
 from tiny import write_recipe
 
 ASKED = {
-    "model.lora": "model.lora={}",
-    "trainer.optimizer.kind": "trainer.optimizer=adamw8bit",
+    "trainer.optimizer.kind": "trainer.optimizer.kind=adamw_bf16_sr",
     "trainer.optimizer.offload": "trainer.optimizer.offload=states",
 }
 
@@ -30,12 +29,11 @@ def test_a_run_refuses_what_it_does_not_do_yet(tmp_path, key):
 
 
 def test_all_that_a_run_would_ignore_is_named_at_once(tmp_path):
-    words = [ASKED[key] for key in ("trainer.parallel.gradient_sync", "model.lora", "trainer.optimizer.kind")]
+    words = [ASKED[key] for key in ("trainer.optimizer.kind", "trainer.optimizer.offload")]
     config = load_recipe([write_recipe(tmp_path)], words)
     assert [line.split(":")[0].split("=")[0] for line in unbuilt(config)] == [
-        "model.lora",
         "trainer.optimizer.kind",
-        "trainer.parallel.gradient_sync",
+        "trainer.optimizer.offload",
     ]
 
 
@@ -55,6 +53,10 @@ def test_one_word_is_the_kind_of_an_optimizer_and_keeps_its_other_keys(tmp_path)
             "trainer.optimizer: offload: all cannot move 8-bit moments to the host; use offload: none, or kind: adamw",
         ),
         (["model.lora.rank=12"], "model.lora.rank: Input should be a multiple of 8, got 12"),
+        (
+            ["model.lora={}", "trainer.freeze_router=false"],
+            "model.lora freezes all weights, routers too; use trainer.freeze_router: true, or leave model.lora out",
+        ),
         (["trainer.parallel.ranks=0"], "trainer.parallel.ranks: Input should be greater than 0, got 0"),
     ],
 )

@@ -3,12 +3,20 @@
 import contextlib
 import json
 import re
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 
+from redraft.rl.models.llada2.adapter_files import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    find_frozen,
+    merge_adapters,
+    write_adapters,
+)
 from redraft.rl.models.llada2.companions import present_auto_map, read_companions
 from redraft.rl.models.llada2.config import CONFIG_FILE, LLaDA2Config
 from redraft.rl.models.llada2.model import LLaDA2Model
@@ -26,6 +34,7 @@ from redraft.rl.parallel.lockstep import Alone, Lockstep
 from redraft.rl.parallel.verdict import fail_together
 from redraft.rollout.chat import Tokenizer, tokenizer_config
 
+_WEIGHTS = {WEIGHTS_FILE, INDEX_FILE, ADAPTER_CONFIG, ADAPTER_WEIGHTS}
 _SHARD_NAME = re.compile(r"model-\d+-of-\d+\.safetensors")
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
@@ -39,6 +48,8 @@ def save_pretrained(
 ) -> None:
     """Write the folder ``path``; all files are complete before the first one appears under its name.
 
+    Of a network with adapters these are written in PEFT's format, without the frozen weights.
+
     Args:
         model: Network to save, in its own dtype.
         path: Folder, made when missing; weights of an earlier save in it are replaced.
@@ -51,11 +62,21 @@ def save_pretrained(
     """
     folder, lockstep = Path(path), lockstep or Alone()
     with _staging_folder(folder, lockstep) as staging:
-        write_weights(dict(published_tensors(model)), staging, max_shard_bytes, lockstep)
+        if model.adapted is None:
+            write_weights(dict(published_tensors(model)), staging, max_shard_bytes, lockstep)
+        else:
+            write_adapters(model, staging, lockstep)
         with fail_together(lockstep):
             if lockstep.rank == 0:
                 _write_small_files(model, staging, tokenizer)
                 _put_in_place(staging, folder)
+
+
+def copy_pretrained(source: Path, path: str | Path) -> None:
+    """Copy the folder of a policy as it is, as `save_pretrained` writes one."""
+    with _staging_folder(Path(path), Alone()) as staging:
+        shutil.copytree(source, staging, dirs_exist_ok=True)
+        _put_in_place(staging, Path(path))
 
 
 @contextlib.contextmanager
@@ -79,13 +100,16 @@ def _write_small_files(model: LLaDA2Model, folder: Path, tokenizer: Tokenizer | 
 
 
 def _put_in_place(staging: Path, folder: Path) -> None:
-    """Move what is complete into the folder, and remove weights of an earlier save with other shards."""
+    """Move what is complete into the folder, and remove weights of an earlier save.
+
+    Those may have other shards, or be adapters, which would be read in place of weights.
+    """
     written = sorted(file.relative_to(staging) for file in staging.rglob("*") if file.is_file())
     for file in written:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (staging / file).replace(folder / file)
     for file in folder.iterdir():
-        ours = file.name in (WEIGHTS_FILE, INDEX_FILE) or _SHARD_NAME.fullmatch(file.name)
+        ours = file.name in _WEIGHTS or _SHARD_NAME.fullmatch(file.name)
         if ours and Path(file.name) not in written:
             file.unlink()
 
@@ -100,7 +124,8 @@ def load_pretrained(
     """Read a checkpoint folder into a new network, tensor by tensor into the weights' final place.
 
     Args:
-        path: Folder with ``config.json`` and safetensors.
+        path: Folder with ``config.json`` and safetensors; or one with adapters, which are merged into the weights that
+            their configuration names.
         dtype: Of the parameters; that of the stored word embeddings when None.
         device: Where the weights go; the default device when None.
         spread: Called with the network before it has memory, to spread it over ranks, each of which then reads its
@@ -113,6 +138,12 @@ def load_pretrained(
         ValueError: The config is invalid.
     """
     folder, lockstep = Path(path), lockstep or Alone()
+    if (folder / ADAPTER_CONFIG).is_file():
+        with fail_together(lockstep):
+            base, scale = find_frozen(folder)
+        model = load_pretrained(base, dtype, device, spread, lockstep)
+        merge_adapters(folder, dict(published_tensors(model)), scale, lockstep)
+        return model
     with fail_together(lockstep):
         config = LLaDA2Config.from_pretrained(folder)
         files = weight_files(folder)
