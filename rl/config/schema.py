@@ -139,6 +139,27 @@ def _adapters_leave_routers_alone(config: RunConfig) -> str | None:
     return "model.lora freezes all weights, routers too; use trainer.freeze_router: true, or leave model.lora out"
 
 
+def _updates_are_not_rounded_away(config: RunConfig) -> str | None:
+    dtype, kind = config.model.dtype, config.trainer.optimizer.kind
+    if (dtype == "bfloat16") == (kind == "adamw_bf16_sr"):
+        return None
+    if dtype == "bfloat16":
+        return (
+            f"model.dtype: bfloat16 rounds small updates away with trainer.optimizer: {kind}; use adamw_bf16_sr, which"
+            " rounds stochastically, or model.dtype: float32 (redraft export --dtype bfloat16 writes bfloat16)"
+        )
+    return f"trainer.optimizer: adamw_bf16_sr trains weights of model.dtype: bfloat16, got {dtype}; use bfloat16"
+
+
+def _warm_start_has_wide_weights(config: RunConfig) -> str | None:
+    if config.sft is None or config.model.dtype != "bfloat16":
+        return None
+    return (
+        "the warm start (sft) rounds to nearest, which loses small updates of model.dtype: bfloat16; make it with"
+        " float32 in a run of its own, and set model.path to its folder"
+    )
+
+
 RULES: tuple[Callable[[RunConfig], str | None], ...] = (
     _sampling_is_replayed_whole,
     _blocks_are_replayed_in_order,
@@ -149,5 +170,7 @@ RULES: tuple[Callable[[RunConfig], str | None], ...] = (
     _there_is_a_policy,
     _accuracy_can_be_measured,
     _adapters_leave_routers_alone,
+    _updates_are_not_rounded_away,
+    _warm_start_has_wide_weights,
 )
 """One function per rule about two sections; each returns the text of the refusal, or None."""

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from redraft.rl.config.parallel import LoRAConfig, Optimizer, OptimizerConfig, ParallelConfig, PrecisionConfig
 from redraft.rl.config.section import Section
@@ -36,21 +36,14 @@ class ModelConfig(Section):
     init: dict[str, Any] | None = Field(
         default=None, description="Shape of a new model: fields of LLaDA2's config.json by name."
     )
-    dtype: Literal["float32", "float64"] = Field(default="float32", description="Type of the weights while learning.")
+    dtype: Literal["float32", "float64", "bfloat16"] = Field(
+        default="float32",
+        description="Type of the weights that learn; bfloat16 needs trainer.optimizer: adamw_bf16_sr.",
+    )
     device: str = Field(default="auto", description="Where the learner computes; auto: cuda if there is one, else cpu.")
     lora: LoRAConfig | None = Field(
         default=None, description="Train adapters in place of the weights; without the section all weights are trained."
     )
-
-    @field_validator("dtype", mode="before")
-    @classmethod
-    def _keeps_small_updates(cls, dtype: Any) -> Any:
-        if dtype == "bfloat16":
-            raise ValueError(
-                "weights of 'bfloat16' round small updates away (fp32 master weights are not there yet); train in"
-                " float32 and use redraft export --dtype bfloat16"
-            )
-        return dtype
 
     @model_validator(mode="after")
     def _revision_is_of_a_path(self) -> "ModelConfig":

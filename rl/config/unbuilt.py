@@ -5,11 +5,8 @@ from typing import Any
 
 from redraft.rl.config.schema import RunConfig
 
-RUNS_TODAY: Mapping[str, tuple[Any, ...]] = {
-    "trainer.optimizer.kind": ("adamw",),
-    "trainer.optimizer.offload": ("none",),
-}
-"""Values that a run honours, by key. A change that makes a run honour more adds the value here."""
+RUNS_TODAY: Mapping[str, tuple[Any, ...]] = {}
+"""Values that a run honours, by key, of keys with others that it does not. Today a run honours all keys."""
 
 
 def unbuilt(config: RunConfig) -> list[str]:

@@ -87,7 +87,7 @@ class Learner:
         self.scorer = Scorer(config, tokens, self.lockstep, whereabouts)
         if config.trainer.freeze_router:
             freeze_router(model)
-        self.optimizer = make_optimizer(model, config.trainer)
+        self.optimizer = make_optimizer(model, config.trainer, config.seed)
         self.policy_version = 0
 
     def update(self, rows: Sequence[Experience]) -> dict[str, float]:

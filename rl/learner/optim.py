@@ -1,10 +1,14 @@
 """Optimizer and learning-rate schedule."""
 
+from importlib.util import find_spec
+from typing import Any
+
 import torch
-from torch import nn
-from torch.optim import AdamW
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
 
 from redraft.rl.config.sections import TrainerConfig
+from redraft.rl.learner.optim_low import LeanAdamW
 
 SCALE = "rate_scale"  # key of the optimizer's groups
 LARGEST_CUT, LARGEST_RISE = 0.25, 1.2  # factors of the scale, per batch
@@ -20,12 +24,17 @@ def freeze_router(model: nn.Module) -> None:
             parameter.requires_grad_(False)
 
 
-def make_optimizer(model: nn.Module, config: TrainerConfig) -> AdamW:
-    """Make AdamW for the parameters that learn, with weight decay on matrices only.
+def make_optimizer(model: nn.Module, config: TrainerConfig, seed: int = 0) -> Optimizer:
+    """Make the recipe's kind of AdamW for the parameters that learn, with weight decay on matrices only.
 
     Its state is filled in here with the values that Adam begins with. AdamW itself creates it at the first optimizer
     step, which is too late for checkpoints: to save a learner that has taken no step, DCP takes one at rate 0, which
     Adam counts; and a learner that loads a checkpoint would drop the state that it has no place for.
+
+    Args:
+        model: The policy.
+        config: Kind, rates and offload.
+        seed: The run's seed, for stochastic rounding.
     """
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
@@ -33,15 +42,53 @@ def make_optimizer(model: nn.Module, config: TrainerConfig) -> AdamW:
         {"params": [p for p in learned if p.dim() <= 1], "weight_decay": 0.0},
     ]
     for group in groups:
-        group[SCALE] = 1.0
-    optimizer = AdamW(groups, lr=config.learning_rate, betas=(0.9, config.adam_beta2))
+        group |= {SCALE: 1.0, "lr": config.learning_rate}
+    betas, asked = (0.9, config.adam_beta2), config.optimizer
+    if asked.kind == "adamw8bit":
+        return _eight_bit(groups, betas)
+    if asked.kind == "adamw_bf16_sr":
+        return LeanAdamW(groups, betas, rounding=seed, host=asked.offload != "none")
+    if asked.offload != "none":
+        # Where the weights are narrower than fp32, as `offload: all` loads them on a GPU, they have fp32 copies.
+        narrow = asked.offload == "all" and any(p.dtype.itemsize < 4 for p in learned)
+        return LeanAdamW(groups, betas, host=True, master=torch.float32 if narrow else None)
+    optimizer = AdamW(groups, betas=betas)
     for parameter in learned:
         moments = {name: torch.zeros_like(parameter, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
         optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
     return optimizer
 
 
-def set_learning_rate(optimizer: AdamW, config: TrainerConfig, step: int) -> float:
+def require_torchao() -> None:
+    """Refuse 8-bit moments where torchao is not installed.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if find_spec("torchao") is None:
+        raise ValueError(
+            "trainer.optimizer: adamw8bit needs torchao, which is not installed: pip install 'redraft[lowbit]', or use"
+            " adamw"
+        )
+
+
+def _eight_bit(groups: list[dict[str, Any]], betas: tuple[float, float]) -> Optimizer:
+    """Make torchao's AdamW with 8-bit moments, which compiles its step."""
+    require_torchao()
+    from torchao.optim import AdamW8bit
+
+    optimizer = AdamW8bit(groups, betas=betas, eps=1e-8)
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            moments = {
+                name: optimizer._new_buffer(parameter, signed)  # torchao has no public way to make a moment
+                for name, signed in (("exp_avg", True), ("exp_avg_sq", False))
+            }
+            optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+    return optimizer
+
+
+def set_learning_rate(optimizer: Optimizer, config: TrainerConfig, step: int) -> float:
     """Set the learning rate: linear warm-up over `warmup_steps`, then constant, times the trust region's scale.
 
     Args:
@@ -54,11 +101,14 @@ def set_learning_rate(optimizer: AdamW, config: TrainerConfig, step: int) -> flo
     """
     rate = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
     for group in optimizer.param_groups:
-        group["lr"] = rate * group[SCALE]
-    return optimizer.param_groups[0]["lr"]
+        if isinstance(group["lr"], Tensor):  # torchao's step is compiled, and reads the rate from where it lies
+            group["lr"].fill_(rate * group[SCALE])
+        else:
+            group["lr"] = rate * group[SCALE]
+    return rate * optimizer.param_groups[0][SCALE]
 
 
-def hold_drift(optimizer: AdamW, drift: float, target: float) -> None:
+def hold_drift(optimizer: Optimizer, drift: float, target: float) -> None:
     """Scale the learning rate so that the policy moves about `target` per batch, and never above the recipe's rate.
 
     Squared log ratios grow with the square of the rate (Adam's steps are proportional to it), so the rate is off by the

@@ -107,7 +107,8 @@ def _candidates(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
         (trainer.parallel.gradient_sync != "every", {"trainer.parallel.gradient_sync": "every"}),
         (cluster.backend == "ray" and lora is not None, {"cluster.backend": "inprocess"}),
         *((is_plain, {"trainer.optimizer.offload": offload}) for offload in ("states", "all")),
-        *((is_plain, {"trainer.optimizer.kind": kind}) for kind in ("adamw8bit", "adamw_bf16_sr")),
+        (is_plain, {"trainer.optimizer.kind": "adamw8bit"}),
+        (is_plain, {"trainer.optimizer.kind": "adamw_bf16_sr", "model.dtype": "bfloat16"}),
         (lora is None, {"model.lora": LoRAConfig(targets="all")}),
     ]
     for share in (4, 2):

@@ -16,7 +16,7 @@ Rejected alternatives:
 from typing import NamedTuple
 
 from redraft.rl.plan.card import Line, Phase
-from redraft.rl.plan.setup import Setup
+from redraft.rl.plan.setup import BYTES, Setup
 
 _SLICE_BYTES = 256 * 2**20  # of logits, three at a time: values, their exponentials, gradients
 
@@ -99,8 +99,11 @@ def _state_text(setup: Setup) -> str:
 
 
 def _is_plain(setup: Setup) -> bool:
-    """Tell whether one process computes with the weights themselves: nothing is gathered, cast or reduced."""
-    return setup.layout.dp == 1 and setup.compute_bytes == setup.weight_bytes
+    """Tell whether one process computes with the weights themselves: nothing is gathered, cast or reduced.
+
+    Gradients of bfloat16 weights are reduced in fp32, by one process too.
+    """
+    return setup.layout.dp == 1 and setup.compute_bytes == setup.weight_bytes > BYTES["bfloat16"]
 
 
 def _gathered(setup: Setup) -> float:

@@ -14,6 +14,7 @@ from redraft.rl.config.unbuilt import unbuilt
 from redraft.rl.data.load import source_name
 from redraft.rl.data.reading import Reader, check_prompts
 from redraft.rl.data.rows import Row
+from redraft.rl.learner.optim import require_torchao
 from redraft.rl.preflight.launcher import check_ray_address
 from redraft.rl.preflight.verifiers import check_calls, check_measure
 from redraft.rollout.vllm.engine import require_vllm
@@ -36,12 +37,14 @@ def check_machine(config: RunConfig) -> None:
 
     Raises:
         VLLMMissingError: vLLM is asked for and not installed.
-        ValueError: Ray is asked for and not installed, or more GPUs than a cluster of this machine has; or several
+        ValueError: Ray or torchao is asked for and not installed, or more GPUs than a cluster of this machine has; or several
             ranks are asked for in one process.
         RayAddressError: No cluster answers at RAY_ADDRESS.
     """
     if config.rollout.engine == "vllm":
         require_vllm()
+    if config.trainer.optimizer.kind == "adamw8bit":
+        require_torchao()
     if config.cluster.backend != "ray":
         _check_one_rank(config)
         return

@@ -52,10 +52,12 @@ def test_a_recipe_that_does_not_fit_exits_with_1_and_what_helps(recipe):
 
 
 def test_json_says_the_same(recipe):
-    code, shown = plan(recipe, "trainer.optimizer=adamw_bf16_sr", "--gpus", 4, "--json", "--imbalance", 1.5)
+    code, shown = plan(
+        recipe, "trainer.optimizer=adamw_bf16_sr", "model.dtype=bfloat16", "--gpus", 4, "--json", "--imbalance", 1.5
+    )
     made = json.loads(shown)
     assert code == 1 - made["fits"]
-    assert made["recipe"] == [str(recipe), "trainer.optimizer=adamw_bf16_sr"]
+    assert made["recipe"] == [str(recipe), "trainer.optimizer=adamw_bf16_sr", "model.dtype=bfloat16"]
     assert made["assumptions"]["imbalance"] == 1.5
     assert made["network"]["parameters"] == 16_255_643_392
 

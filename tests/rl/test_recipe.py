@@ -48,8 +48,11 @@ def test_numbers_in_scientific_notation_are_numbers(tmp_path, text):
         ("rollout.decode.editing_threshold=1.3", "use 1.0 to switch editing off"),
         ("rollout.decode.temperature=0", "rollout.decode.temperature: Input should be greater than 0"),
         ("rollout.decode.unmask_confidence=drawn", "needs rollout.decode.unmask_confidence: top"),
-        ("model.dtype=bfloat16", "model.dtype: weights of 'bfloat16' .*train in float32 and use .* --dtype bfloat16$"),
-        ("model.dtype=float16", "model.dtype: unknown value 'float16'; .*valid: float32, float64$"),
+        (
+            "model.dtype=bfloat16",
+            r"model.dtype: bfloat16 rounds .*; use .*\(redraft export --dtype bfloat16 writes .*$",
+        ),
+        ("model.dtype=float16", "model.dtype: unknown value 'float16'; .*valid: float32, float64, bfloat16$"),
         ("rollout.decode.top_p=0.9", "use top_k: 0 and top_p: 1.0"),
         ("rollout.decode.editing_window=2", "use editing_window: 1 while learning"),
         ("algorithm={estimator: elbo, loss: {ratio: token}}", "estimator 'elbo' has no token ratio"),

@@ -13,7 +13,7 @@ from redraft.rl.plan.setup import Assumptions, settle_setup
 COLUMNS = {
     "adamw": ["trainer.optimizer=adamw"],
     "8-bit": ["trainer.optimizer=adamw8bit"],
-    "bf16 SR": ["trainer.optimizer=adamw_bf16_sr"],
+    "bf16 SR": ["trainer.optimizer=adamw_bf16_sr", "model.dtype=bfloat16"],
     "LoRA r16": ["model.lora={rank: 16, targets: all}"],
 }
 SHAPES = {"mini": MINI, "flash": FLASH}
@@ -139,12 +139,13 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_bytes_of_a_trained_parameter(optimizer):
-    setup = plan_setup(TINY, 2, f"trainer.optimizer={optimizer}", EVERY)
+    words = ["model.dtype=bfloat16"] if "bf16" in optimizer else []
+    setup = plan_setup(TINY, 2, f"trainer.optimizer={optimizer}", EVERY, *words)
     assert state_bytes(setup) == OPTIMIZERS[optimizer]
 
 
 def test_bf16_gradients_get_sums_in_fp32_unless_shards_are_reduced():
-    words = ["trainer.optimizer=adamw_bf16_sr"]
+    words = ["trainer.optimizer=adamw_bf16_sr", "model.dtype=bfloat16"]
     assert plan_setup(MINI, 8, *words).gradient_sync == "last"
     assert state_bytes(plan_setup(MINI, 8, *words))[0] == 12
     assert plan_setup(MINI, 16, *words).gradient_sync == "every"
@@ -158,7 +159,7 @@ def fits(shape, gpus, *words):
 
 
 LORA = ["model.lora={rank: 16, targets: all}"]
-SR = ["trainer.optimizer=adamw_bf16_sr", EVERY]
+SR = ["trainer.optimizer=adamw_bf16_sr", "model.dtype=bfloat16", EVERY]
 SHORT = ["trainer.tokens_per_microbatch=8192"]
 
 

@@ -58,7 +58,10 @@ def test_bytes_of_a_sync_and_of_a_checkpoint():
     lora = plan_setup(MINI, 1, "model.lora={rank: 16, targets: all}", "cluster.backend=inprocess")
     assert sync_bytes(lora) == 2 * MINI.parameters
     assert checkpoint_bytes(lora) == (12 * 441_253_888, 2 * 441_253_888)
-    assert checkpoint_bytes(plan_setup(MINI, 8, "trainer.optimizer=adamw_bf16_sr"))[0] == 6 * MINI.parameters
+    assert (
+        checkpoint_bytes(plan_setup(MINI, 8, "trainer.optimizer=adamw_bf16_sr", "model.dtype=bfloat16"))[0]
+        == 6 * MINI.parameters
+    )
 
 
 def seconds(shape, gpus, *words, cache=1e12):
