@@ -15,7 +15,7 @@ from redraft.rl.data.load import load_rows
 from redraft.rl.data.rows import Row
 from redraft.rl.loop import Training, train
 from redraft.rl.models.registry import load_text_side
-from redraft.rl.preflight.checks import check_built, check_evaluation, check_machine, check_reward_calls, check_run
+from redraft.rl.preflight.checks import check_evaluation, check_machine, check_reward_calls, check_run
 from redraft.rl.preflight.first_policy import settle_first_policy
 from redraft.rl.preflight.quarantine import find_unfit, read_quarantine, write_quarantine
 from redraft.rl.preflight.resume import find_start
@@ -47,13 +47,12 @@ def run_training(config: RunConfig, recorder: Recorder, resume: bool) -> RunOutc
 
     Raises:
         RunLockedError: Another process works in `output_dir`.
-        RecipeError: A run does not honour a key yet, there is nothing left to do, or earlier results would be mixed
+        RecipeError: There is nothing left to do, or earlier results would be mixed
             with new ones.
         DataError: What the run depends on changed since its checkpoint.
         HubError: The hub does not give the first policy.
         WriteError: A file of the run cannot be written; says what is kept.
     """
-    check_built(config)
     check_machine(config)
     with _own_folder(recorder.run):
         config = _settled(config, recorder, resume)
@@ -75,12 +74,11 @@ def run_sft(config: RunConfig, recorder: Recorder) -> Path:
 
     Raises:
         RunLockedError: Another process works in `output_dir`.
-        RecipeError: A run does not honour a key yet, the recipe has no warm start, or `output_dir` already holds
+        RecipeError: The recipe has no warm start, or `output_dir` already holds
             checkpoints of RL.
         DataError: A demonstration or an evaluation row cannot be used.
         WriteError: A file of the run cannot be written; says what is kept.
     """
-    check_built(config)
     with _own_folder(recorder.run):
         config = _settled(config, recorder, resume=False)
         held_out = load_held_out(config)

@@ -35,3 +35,16 @@ def is_colocated(config: RunConfig, on_gpu: bool) -> bool:
     if c.placement != "auto":
         return c.placement == "colocated"
     return on_gpu and (c.learner_gpus < 1 or c.rollout_gpus < 1)
+
+
+def gradient_sync(config: RunConfig, efsdp: int) -> Literal["every", "last"]:
+    """Choose when gradients are added up over the ranks; with `auto`, once where bf16 gradients are kept in bf16.
+
+    Args:
+        config: The recipe.
+        efsdp: Pieces that an expert-parallel rank's experts are cut into; these are added up in fp32 every time.
+    """
+    asked = config.trainer.parallel.gradient_sync
+    if asked != "auto":
+        return asked
+    return "last" if config.trainer.optimizer.kind == "adamw_bf16_sr" and efsdp == 1 else "every"

@@ -1,6 +1,6 @@
 """Keys of a learner that outgrows one GPU: ranks, types, optimizer, adapters. Importing them loads no torch.
 
-`redraft plan` reads all of them. What a run does not do yet, `redraft train` refuses by name (`config.unbuilt`).
+`redraft plan` computes what they need before anything runs.
 """
 
 from typing import Annotated, Literal

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from redraft.rl.config.by_device import compute_dtype, is_colocated
+from redraft.rl.config.by_device import compute_dtype, gradient_sync, is_colocated
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.build import load_network
 from redraft.rl.learner.learner import Learner
@@ -128,6 +128,6 @@ def _first_learner(
     # A sharded network cannot be copied. One with adapters is its own reference, with the adapters off.
     needed = config.algorithm.needs_reference and config.model.lora is None
     reference = load_network(path, config, meshes, trainable=False) if needed else None
-    late = late_modules(policy, meshes) if config.trainer.parallel.gradient_sync == "last" else ()
+    late = late_modules(policy, meshes) if gradient_sync(config, meshes.replica.size()) == "last" else ()
     lockstep = Together(device=next(policy.parameters()).device, late=late)
     return Learner(policy, config, tokens, reference, lockstep, whereabouts)

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.config.unbuilt import unbuilt
 from redraft.rl.models.shape import Shape
 from redraft.rl.plan.batch import Batch, plan_batch
 from redraft.rl.plan.card import Card
-from redraft.rl.plan.changes import Change, Trial, cheapest_changes, with_settings
+from redraft.rl.plan.changes import Change, Trial, cheapest_changes
 from redraft.rl.plan.engine import cards, engine_weights
 from redraft.rl.plan.machine import GIB, Machine
 from redraft.rl.plan.memory import offloaded_bytes
@@ -33,7 +32,6 @@ class Plan:
         refused: Why the recipe cannot run on this machine; empty where it can.
         changes: What would make it fit, cheapest first; empty where it fits.
         warnings: What wastes GPUs or time.
-        not_run_yet: Settings of the plan that `redraft train` does not do yet.
     """
 
     setup: Setup
@@ -47,7 +45,6 @@ class Plan:
     refused: tuple[str, ...]
     changes: tuple[Change, ...]
     warnings: tuple[str, ...]
-    not_run_yet: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
@@ -83,7 +80,6 @@ def make_plan(config: RunConfig, shape: Shape, machine: Machine, assumptions: As
         refused=(*full, *_not_built(setup)),
         changes=tuple(changes),
         warnings=tuple(_warnings(setup, batch, traffic)),
-        not_run_yet=tuple(unbuilt(_explicit(setup))),
     )
 
 
@@ -152,15 +148,3 @@ def _warnings(setup: Setup, batch: Batch, traffic: Traffic | None) -> list[str]:
             f" {traffic.gathering_pays_above:.0f}"
         )
     return found
-
-
-def _explicit(setup: Setup) -> RunConfig:
-    """Write into the recipe what the plan decided, so that what a run does not do yet can be listed."""
-    settings = {
-        "trainer.parallel.ranks": setup.layout.world,
-        "trainer.parallel.expert_parallel": setup.layout.ep,
-        "trainer.parallel.gradient_sync": setup.gradient_sync,
-        "trainer.precision.compute": "auto" if setup.compute == setup.config.model.dtype else setup.compute,
-        "cluster.placement": "colocated" if setup.colocated else "apart",
-    }
-    return with_settings(setup.config, settings)

@@ -132,9 +132,6 @@ def _seconds(plan: Plan) -> list[tuple[str, str]]:
 def closing(plan: Plan) -> list[str]:
     """Write warnings, what a run does not do yet, what does not fit, and what would make it fit."""
     lines = [f"warning: {text}" for text in plan.warnings]
-    if plan.not_run_yet:
-        keys = ", ".join(text.split(": a run")[0] for text in plan.not_run_yet)
-        lines.append(f"not in redraft train yet: {keys}")
     lines += [f"does not fit: {text}" for text in plan.refused]
     lines += [f"  {number}. {_change(plan, number - 1)}" for number in range(1, len(plan.changes) + 1)]
     if plan.changes:
@@ -197,5 +194,4 @@ def as_json(plan: Plan, words: Sequence[str]) -> dict[str, Any]:
         "refused": list(plan.refused),
         "changes": [asdict(change) for change in plan.changes],
         "warnings": list(plan.warnings),
-        "not_run_yet": list(plan.not_run_yet),
     }

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from redraft.rl.cluster.placement import Machines, Placement, place_parts
-from redraft.rl.config.by_device import Precision, compute_dtype, rollout_dtype
+from redraft.rl.config.by_device import Precision, compute_dtype, gradient_sync, rollout_dtype
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.models.shape import Shape
 from redraft.rl.parallel.layout import RankLayout
@@ -102,11 +102,7 @@ class Setup:
     @property
     def gradient_sync(self) -> Literal["every", "last"]:
         """When gradients are added up; summed in bf16 they lose most where no shard is reduced in fp32."""
-        asked = self.config.trainer.parallel.gradient_sync
-        if asked != "auto":
-            return asked
-        in_bf16 = self.config.trainer.optimizer.kind == "adamw_bf16_sr"
-        return "last" if in_bf16 and self.layout.efsdp == 1 else "every"
+        return gradient_sync(self.config, self.layout.efsdp)
 
     @property
     def adapters(self) -> tuple[int, int]:

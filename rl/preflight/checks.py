@@ -8,9 +8,7 @@ from pathlib import Path
 
 import torch
 
-from redraft.rl.config.recipe import RecipeError
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.config.unbuilt import unbuilt
 from redraft.rl.data.load import source_name
 from redraft.rl.data.reading import Reader, check_prompts
 from redraft.rl.data.rows import Row
@@ -22,23 +20,13 @@ from redraft.rollout.vllm.engine import require_vllm
 logger = logging.getLogger(__name__)
 
 
-def check_built(config: RunConfig) -> None:
-    """Refuse a recipe with keys that a run would ignore.
-
-    Raises:
-        RecipeError: Names each of them, and what to write instead.
-    """
-    if problems := unbuilt(config):
-        raise RecipeError("\n".join(problems))
-
-
 def check_machine(config: RunConfig) -> None:
     """Refuse a run whose packages, GPUs or cluster are not here.
 
     Raises:
         VLLMMissingError: vLLM is asked for and not installed.
-        ValueError: Ray or torchao is asked for and not installed, or more GPUs than a cluster of this machine has; or several
-            ranks are asked for in one process.
+        ValueError: Ray or torchao is asked for and not installed, or more GPUs than a cluster of this machine has; or
+            several ranks are asked for in one process.
         RayAddressError: No cluster answers at RAY_ADDRESS.
     """
     if config.rollout.engine == "vllm":

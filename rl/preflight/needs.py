@@ -7,9 +7,8 @@ from redraft.rl.preflight.installed import Diagnosis, one_line
 
 
 def find_needs(config: RunConfig) -> Iterator[Diagnosis]:
-    """Make the checks of a run that need no rows: keys, machine, first policy, imports of rewards."""
+    """Make the checks of a run that need no rows: machine, first policy, imports of rewards."""
     policy = "its folder can be read" if config.model.path else "the warm start makes it"
-    yield _checked("recipe: keys", lambda: _keys(config), "a run does all that they ask for")
     yield _checked("recipe: machine", lambda: _machine(config), "packages, GPUs and cluster are there")
     yield _checked("recipe: policy", lambda: _policy(config), policy)
     yield _checked("recipe: rewards", lambda: _rewards(config), "all of them can be imported")
@@ -26,12 +25,6 @@ def _checked(name: str, check: Callable[[], object], fine: str) -> Diagnosis:
 
 
 # Imported in the functions: a check whose own imports fail is a diagnosis too.
-def _keys(config: RunConfig) -> None:
-    from redraft.rl.preflight.checks import check_built
-
-    check_built(config)
-
-
 def _machine(config: RunConfig) -> None:
     from redraft.rl.preflight.checks import check_machine
 

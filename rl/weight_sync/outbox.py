@@ -36,8 +36,8 @@ _STAGES: dict[Canary, tuple[int, int, int]] = {"perturbed": (0, 1, 1), "restored
 class Merging(Protocol):
     """A network whose rollout weights are made of several tensors, such as frozen weights and an adapter."""
 
-    def merger(self) -> "Callable[[str, int, Tensor], Tensor]":
-        """Return a function of (name, first row, rows) that makes the rows to send; called on every rank."""
+    def merger(self) -> "Callable[[str, int, Tensor], Tensor] | None":
+        """Return a function of (name, first row, rows) that makes the rows to send; None sends them as they are."""
         ...
 
 

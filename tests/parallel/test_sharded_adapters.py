@@ -1,16 +1,10 @@
 """Adapters on several ranks: drawn, trained and merged as in one process."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-
-from together import together
-
 from oracles.tiny_policy import DECODE, TOKENS, rollouts, run_config, tiny_model
+from parallel.together import together
 from redraft.rl.learner.learner import Learner
 from redraft.rl.models.adapter import Adapted, merger
 from redraft.rl.models.llada2.lora import add_adapters, init_adapters

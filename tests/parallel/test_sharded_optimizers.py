@@ -1,17 +1,11 @@
 """Optimizers with little memory step sharded weights bit for bit as whole ones, noise of the rounding included."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from torch.distributed.tensor import DTensor
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-
-from together import together
-
 from oracles.tiny_policy import tiny_model
+from parallel.together import together
 from redraft.rl.config.sections import TrainerConfig
 from redraft.rl.learner.optim import make_optimizer
 from redraft.rl.parallel.pieces import own_rows

@@ -20,7 +20,7 @@ from redraft.rl.preflight.launcher import RayAddressError
 from tiny import SHAPE, make_policy, write_recipe
 
 NAMES = ["gpu", "vllm engine", "ray cluster", "sandbox", "disk", "shared memory", "hub"]
-OF_RECIPE = ["recipe: keys", "recipe: machine", "recipe: policy", "recipe: rewards"]
+OF_RECIPE = ["recipe: machine", "recipe: policy", "recipe: rewards"]
 
 
 @pytest.fixture
@@ -61,14 +61,14 @@ def test_a_machine_and_a_recipe_that_are_well(ready):
 
 
 def test_a_recipe_that_needs_what_is_not_here(ready):
-    code, shown = command(ready, "model.path=/nowhere", "trainer.optimizer=adamw8bit", "--json")
+    code, shown = command(ready, "model.path=/nowhere", "trainer.parallel.ranks=2", "--json")
     made = json.loads(shown)
     assert code == 1
     assert made["schema"] == 1
-    assert made["recipe"] == [str(ready), "model.path=/nowhere", "trainer.optimizer=adamw8bit"]
-    assert made["missing"] == ["recipe: keys", "recipe: policy"]
+    assert made["recipe"] == [str(ready), "model.path=/nowhere", "trainer.parallel.ranks=2"]
+    assert made["missing"] == ["recipe: machine", "recipe: policy"]
     found = {one["name"]: one for one in made["diagnoses"]}
-    assert found["recipe: keys"]["remedy"] == "use adamw"
+    assert found["recipe: machine"]["remedy"] == "use cluster.backend=ray, or 1"
     assert found["recipe: policy"]["text"] == "model.path: no folder /nowhere"
     assert all(one.keys() == {"name", "state", "text", "remedy"} for one in made["diagnoses"])
     assert all("\n" not in one["text"] + one["remedy"] for one in made["diagnoses"])

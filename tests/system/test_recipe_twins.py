@@ -9,19 +9,12 @@ from displays import Silent
 from redraft.rl.config.places import built_in
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.config.schema import RunConfig
-from redraft.rl.config.unbuilt import unbuilt
 from redraft.rl.models.registry import build_policy, save_policy
 from redraft.rl.verbs import train_recipe
 from shapes import small_shape
 
 REAL = [name for name in built_in("recipes") if name.startswith("llada2_")]
 TEMPLATE = "{% for m in messages %}<role>{{ m['role'] }}</role>{{ m['content'] }}<|role_end|>{% endfor %}<role>"
-# What a recipe asks for and a run does not do yet, by the words that switch it off: one place, to be emptied.
-NOT_BUILT = {
-    "model.lora": "model.lora=null",
-    "trainer.activation_checkpointing": "trainer.activation_checkpointing=none",
-    "cluster.placement": "cluster.placement=auto",
-}
 TINY = [
     *("rollout.prompts_per_step=2", "rollout.num_generations=2", "rollout.decode.max_completion_length=32"),
     *("trainer.total_steps=1", "trainer.tokens_per_microbatch=4096", "data.name=null", "data.max_rows=4"),
@@ -48,11 +41,10 @@ def checkpoint(tmp_path_factory) -> Path:
 def twin(name: str, checkpoint: Path, data: Path, run: Path) -> RunConfig:
     """The recipe, with the fewest words changed."""
     train, held_out = ROWS.get(name.rpartition("_")[2], ROWS["gsm8k"])
-    asked = {line.split(":")[0].split("=")[0] for line in unbuilt(load_recipe([name]))}
     places = [f"model.path={checkpoint}", f"output_dir={run}", f"data.path={data / train}"]
     places += [f"evaluation.data.path={data / held_out}"]
     here = [] if name == "llada2_mini_full" else ["cluster.backend=inprocess"]  # one of them on Ray is enough
-    return load_recipe([name], [*places, *TINY, *here, *(NOT_BUILT[key] for key in asked)])
+    return load_recipe([name], [*places, *TINY, *here])
 
 
 @pytest.mark.heavy
@@ -65,8 +57,3 @@ def test_the_tiny_twin_of_a_recipe_learns_a_step(name, checkpoint, shared_data, 
     assert outcome.steps == 1
     assert [row["stage"] for row in rows] == ["eval", "train", "eval"]
     assert (tmp_path / "run" / "checkpoints" / "step_000001" / "hf" / "model.safetensors").is_file()
-
-
-def test_what_is_switched_off_is_what_a_run_does_not_do_yet():
-    asked = {line.split(":")[0].split("=")[0] for name in REAL for line in unbuilt(load_recipe([name]))}
-    assert asked == NOT_BUILT.keys(), "take out of NOT_BUILT what a run now does"

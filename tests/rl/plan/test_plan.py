@@ -149,19 +149,9 @@ def test_traffic_that_takes_most_of_the_time_is_named_with_its_cure():
     assert any("rows for the experts of other ranks" in text for text in long.warnings)
 
 
-def test_what_a_run_does_not_do_yet_is_listed():
-    keys = [text.split(":")[0].split("=")[0] for text in planned(MINI, 8).not_run_yet]
-    assert keys == [
-        "trainer.activation_checkpointing",
-        "trainer.precision.compute",
-    ]
-    host = make_plan(plan_config("trainer.activation_checkpointing=none"), TINY, Machine(0, 16.0 * GIB), ASSUMED)
-    assert host.not_run_yet == ()
-
-
 KEYS = {
     *("schema", "recipe", "fits", "network", "machine", "assumptions", "placement", "memory", "batch", "traffic"),
-    *("seconds", "sync_bytes", "checkpoint", "host_bytes", "refused", "changes", "warnings", "not_run_yet"),
+    *("seconds", "sync_bytes", "checkpoint", "host_bytes", "refused", "changes", "warnings"),
 }
 
 
