@@ -27,6 +27,9 @@ MAY_CHANGE = {
     "rollout.cache_gib",
     "rollout.logits_mib",
     "rollout.forward_timeout_s",
+    # The result does not depend on them.
+    "trainer.parallel",
+    "trainer.activation_checkpointing",
     "trainer.total_steps",
     "trainer.save_steps",
     "trainer.save_total_limit",

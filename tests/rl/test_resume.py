@@ -28,6 +28,11 @@ def test_the_same_recipe_goes_on(place):
     assert start(place[0]).name == "step_000001"
 
 
+def test_it_goes_on_with_other_ranks_and_with_layers_computed_again(place):
+    words = ["trainer.parallel={ranks: 4, expert_parallel: 2}", "trainer.activation_checkpointing=layer"]
+    assert start(place[0], *words).name == "step_000001"
+
+
 @pytest.mark.parametrize("key", [*MOVED, "overlong_buffer"])
 def test_a_checkpoint_with_a_flat_algorithm_is_of_an_earlier_version_and_says_so_in_one_line(place, key):
     folder, saved = place
