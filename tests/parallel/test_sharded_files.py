@@ -8,11 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 
-from oracles.tiny_policy import run_config, tiny_model
+from oracles.tiny_policy import TOKENS, run_config, tiny_model
 from parallel.together import together
 from redraft.rl.config.sections import ModelConfig
 from redraft.rl.learner.build import load_network
+from redraft.rl.learner.learner import Learner
+from redraft.rl.learner.state import load_state, save_state
 from redraft.rl.models.llada2 import LLaDA2Config, LLaDA2Model, init_weights, load_pretrained, save_pretrained
 from redraft.rl.models.registry import save_policy
 from redraft.rl.parallel.pieces import whole
@@ -127,26 +130,39 @@ def test_ranks_read_and_write_what_one_process_does(folders, world, expert_paral
     assert not list((folders / "run").iterdir())
 
 
-def peak_growth(folder, expert_parallel):
-    """Bytes that this rank holds, and by how many its memory grew at the worst moment of a load and of an export."""
-    meshes = make_meshes("cpu", expert_parallel)
-    load_network(str(folder / "small"), config_of("float32"), meshes)  # whatever is imported on the way, is now
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    model = load_network(str(folder / "large"), config_of("float32"), meshes)
-    peak = memory("VmHWM") - before
-    assert isinstance(model, LLaDA2Model)
-    state = model.state_dict().values()
-    own = sum((tensor.to_local() if hasattr(tensor, "to_local") else tensor).nbytes for tensor in state)
-    Path("/proc/self/clear_refs").write_text("5")
-    before = memory("VmRSS")
-    save_pretrained(model, folder / "exported", max_shard_bytes=20 * MB, lockstep=Together())
-    return own, peak, memory("VmHWM") - before
+class Peak:
+    """By how many bytes this process's memory was larger than before, at the worst moment of the block."""
+
+    def __enter__(self):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+        self.before = memory("VmRSS")
+        return self
+
+    def __exit__(self, *error):
+        self.grown = memory("VmHWM") - self.before
 
 
 def memory(name):
     (found,) = re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found) * 1024
+
+
+def peaks(folder, expert_parallel):
+    """Bytes of weights that this rank holds, and the peaks of its loads and saves."""
+    meshes, config, lockstep = make_meshes("cpu", expert_parallel), config_of("float32"), Together()
+    for name in ("small", "large"):  # whatever is imported on the way, is after the small one
+        with Peak() as load:
+            model = load_network(str(folder / name), config, meshes)
+        assert isinstance(model, LLaDA2Model)
+        with Peak() as export:
+            save_pretrained(model, folder / f"exported {name}", max_shard_bytes=20 * MB, lockstep=lockstep)
+        learner = Learner(model, config, TOKENS, lockstep=lockstep)
+        with Peak() as state:
+            save_state(learner, folder / f"saved {name}")
+            load_state(learner, folder / f"saved {name}")
+    tensors = model.state_dict().values()
+    own = sum((tensor.to_local() if isinstance(tensor, DTensor) else tensor).nbytes for tensor in tensors)
+    return own, load.grown, export.grown, state.grown
 
 
 @pytest.mark.heavy
@@ -158,7 +174,8 @@ def test_a_rank_needs_memory_for_its_own_part_and_one_file(tmp_path):
         save_pretrained(model, tmp_path / name, max_shard_bytes=60 * MB)
     total = sum(file.stat().st_size for file in (tmp_path / "large").glob("*.safetensors"))
     assert total > 150 * MB
-    for own, load, export in together(2, peak_growth, tmp_path, 2):
+    for own, load, export, state in together(2, peaks, tmp_path, 2):
         assert own <= total * 0.51
         assert load <= own * 1.05 + 1.5 * 60 * MB
         assert export <= 20 * MB + 4 * 8000 * 512 * 4  # one file, and some copies of the largest tensor
+        assert state <= 3 * 16 * 768 * 512 * 4  # some copies of the largest part, of a state of three times `own`
