@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from redraft.rl.parallel.pieces import Rows, own_rows
 from redraft.rl.protocols import Canary
 from redraft.rl.weight_sync.senders import Way, make_way
-from redraft.rollout.weights.bucket import flat_bytes, pack, rows_of
+from redraft.rollout.weights.bucket import flat_bytes, pack, some_rows
 from redraft.rollout.weights.carry import BroadcastGroup, Carrier, Meeting
 from redraft.rollout.weights.manifest import Header, Manifest, Part, Wanted, WeightSyncError, make_manifest
 
@@ -147,7 +147,7 @@ class Outbox:
 
     def _read(self, name: str, first: int, rows: int) -> Tensor:
         own = self._rows[name]
-        part = rows_of(own.tensor, first - own.first, rows)
+        part = some_rows(own.tensor, first - own.first, rows)
         return part if self._merge is None else self._merge(name, first, part)
 
     def _canary_part(self, manifest: Manifest) -> tuple[int, Part]:
@@ -166,7 +166,7 @@ class Outbox:
         if owner != self._rank:
             return
         own = self._rows[name]
-        rows = rows_of(own.tensor, part.first - own.first, part.rows)
+        rows = some_rows(own.tensor, part.first - own.first, part.rows)
         with torch.no_grad():
             if self._canary == "perturbed" and self._before is None:  # a sync that is repeated finds it perturbed
                 self._before = rows.clone()

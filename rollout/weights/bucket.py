@@ -56,7 +56,7 @@ def unpack(flat: Flat, header: Header, number: int, own: Mapping[str, Tensor]) -
     found = torch.zeros((), dtype=torch.int64, device=next(iter(own.values())).device)
     names = []
     for part, wanted, place in _places(flat, header.manifest, number):
-        rows = rows_of(own[wanted.name], part.first, part.rows)
+        rows = some_rows(own[wanted.name], part.first, part.rows)
         rows.copy_(place)
         found += part_sum(rows, wanted, part.first)
         names.append(wanted.name)
@@ -67,7 +67,7 @@ def unpack(flat: Flat, header: Header, number: int, own: Mapping[str, Tensor]) -
         )
 
 
-def rows_of(tensor: Tensor, first: int, rows: int) -> Tensor:
+def some_rows(tensor: Tensor, first: int, rows: int) -> Tensor:
     """Return rows of a tensor as a view; a number without dimensions is its own row."""
     return tensor[first : first + rows] if tensor.dim() else tensor
 

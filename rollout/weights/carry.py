@@ -92,7 +92,7 @@ def joined(payloads: Sequence[Any]) -> Any:
     return {"gpus": {name: handle for one in given for name, handle in one["gpus"].items()}}
 
 
-def opened(payload: Any, size: int, device: torch.device) -> Flat:
+def open_payload(payload: Any, size: int, device: torch.device) -> Flat:
     """Return the bytes that the sender handed over, without a copy where that is possible.
 
     Args:

@@ -23,7 +23,7 @@ from redraft.rollout.weights.manifest import ALIGNED, Wanted
 _WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def part_sum(rows: Tensor, wanted: Wanted, first: int, chunk: int = 1 << 22) -> Int64[Tensor, ""]:
+def part_sum(rows: Tensor, wanted: Wanted, first: int, chunk: int = 1 << 20) -> Int64[Tensor, ""]:
     """Compute the sum of some rows, where they lie; no value goes to the host.
 
     Args:

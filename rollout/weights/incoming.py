@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from redraft.rollout.weights.bucket import flat_bytes, unpack
-from redraft.rollout.weights.carry import BroadcastGroup, Carrier, opened
+from redraft.rollout.weights.carry import BroadcastGroup, Carrier, open_payload
 from redraft.rollout.weights.manifest import Header, Wanted, WeightSyncError
 
 
@@ -27,7 +27,7 @@ class Sender(Protocol):
         ...
 
     def send(self, number: int) -> Any:
-        """Return what brings a bucket to a receiver; see `rollout.weights.carry.opened`."""
+        """Return what brings a bucket to a receiver; see `rollout.weights.carry.open_payload`."""
         ...
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class Incoming:
                 flat = torch.empty(flat_bytes(bucket), dtype=torch.uint8, device=device)
                 self._group.broadcast(flat, bucket.owner)
             else:
-                flat = opened(payload, flat_bytes(bucket), device)
+                flat = open_payload(payload, flat_bytes(bucket), device)
             unpack(flat, self.header, number, self._own)
         if device.type == "cuda":  # the sender may write its next bucket where this one was read
             torch.cuda.synchronize(device)

@@ -8,7 +8,7 @@ from torch import nn
 
 from oracles.tiny_policy import tiny_model
 from redraft.rl.weight_sync.outbox import STAGE, Outbox
-from redraft.rollout.weights.bucket import pack, rows_of
+from redraft.rollout.weights.bucket import pack, some_rows
 from redraft.rollout.weights.checksum import fingerprint, part_sum
 from redraft.rollout.weights.incoming import transfer
 from redraft.rollout.weights.manifest import Header, Wanted, WeightSyncError, make_manifest
@@ -83,7 +83,7 @@ def test_the_sums_of_shards_add_up_to_the_fingerprint(dtype, shape):
     wanted, rows = Wanted.of("w", tensor), tensor.shape[0] if shape else 1
     for cut in range(rows + 1):
         parts = [(0, cut), (cut, rows - cut)]
-        total = sum(int(part_sum(rows_of(tensor, *part), wanted, part[0], chunk=3)) for part in parts if part[1])
+        total = sum(int(part_sum(some_rows(tensor, *part), wanted, part[0], chunk=3)) for part in parts if part[1])
         assert total % 2**64 == fingerprint({"w": tensor})
 
 
@@ -304,6 +304,6 @@ def test_buckets_are_packed_in_place_and_no_other_memory_is_written():
     tensors = model.state_dict()
     number = 0
     flat = torch.full((header.manifest.buckets[number].nbytes + 32 + 8,), 7, dtype=torch.uint8)
-    pack(flat[:-8], header, number, lambda name, first, rows: rows_of(tensors[name], first, rows))
+    pack(flat[:-8], header, number, lambda name, first, rows: some_rows(tensors[name], first, rows))
     assert flat[-8:].tolist() == [7] * 8
     assert dataclasses.is_dataclass(policy)
