@@ -134,6 +134,12 @@ class Gang:
         """
         return self._each(asked, what, timeout_s)
 
+    def check_alive(self, method: str) -> None:
+        """Raise LearnerLostError if a rank is dead, after a wait in `method` that failed for another reason."""
+        for rank, reason in _failures(self._ask_where()):
+            if isinstance(reason, RayActorError):
+                self._lose(f"learner: rank {rank} died in {method}: {_first_line(reason)}")
+
     def close(self) -> None:
         """Kill the ranks and give back what they had reserved; engines in the same bundles die with it."""
         self.closed = True
@@ -164,20 +170,17 @@ class Gang:
         return ray.get(list(numbered.values()))
 
     def _raise(self, rank: int, error: RayTaskError, others: dict[Any, int], method: str) -> None:
-        """End a call in which a rank raised: by that error, or by the death of another one that it comes from."""
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        if not isinstance(cause, CollectiveError):
-            if len(self.ranks) > 1:  # the others wait for this one
-                self.close()
-            raise cause from None
-        failures = sorted(_failures(others), key=lambda failure: not isinstance(failure[1], RayActorError))
-        for other, reason in failures:
+        """End a call in which a rank raised: by a death that it comes from, or by what a rank raised by itself."""
+        found = [(rank, _cause(error)), *_failures(others)]
+        for number, reason in found:
             if isinstance(reason, RayActorError):
-                self._lose(f"learner: rank {other} died in {method}: {_first_line(reason)}")
+                self._lose(f"learner: rank {number} died in {method}: {_first_line(reason)}")
+        for _, reason in found:
             if not isinstance(reason, CollectiveError):
-                self.close()
+                if len(self.ranks) > 1:  # others may still wait for this rank
+                    self.close()
                 raise reason from None
-        self._lose(f"learner: rank {rank} lost the others in {method}: {_first_line(cause)}\n{self._standing()}")
+        self._lose(f"learner: rank {rank} lost the others in {method}: {_first_line(found[0][1])}\n{self._standing()}")
 
     def _lose(self, text: str) -> None:
         self.close()
@@ -185,9 +188,7 @@ class Gang:
 
     def _standing(self) -> str:
         """Describe where every rank stands, with the stacks of those that can still answer."""
-        asked = {
-            rank.where.options(concurrency_group="watch").remote(): number for number, rank in enumerate(self.ranks)
-        }
+        asked = self._ask_where()
         answered, _ = ray.wait(list(asked), num_returns=len(asked), timeout=ANSWER_S)
         lines: dict[int, str] = dict.fromkeys(asked.values(), "no answer")
         for answer in answered:
@@ -198,6 +199,11 @@ class Gang:
                 lines[asked[answer]] = f"cannot say: {_first_line(error)}"
         homes = self.nodes or ["?"] * len(self.ranks)
         return "\n".join(f"rank {number} on {homes[number]}: {lines[number]}" for number in sorted(lines))
+
+    def _ask_where(self) -> dict[Any, int]:
+        """Ask every rank where it stands; for each answer to come, the number of its rank."""
+        watch = [rank.where.options(concurrency_group="watch") for rank in self.ranks]
+        return {method.remote(): number for number, method in enumerate(watch)}
 
     def _check_groups(self, homes: list[str]) -> None:
         ep = self.placement.layout.ep
@@ -254,7 +260,11 @@ def _failures(others: dict[Any, int]) -> Iterable[tuple[int, Exception]]:
         except RayActorError as death:
             yield others[answer], death
         except RayTaskError as error:
-            yield others[answer], error.cause if isinstance(error.cause, Exception) else error
+            yield others[answer], _cause(error)
+
+
+def _cause(error: RayTaskError) -> Exception:
+    return error.cause if isinstance(error.cause, Exception) else error
 
 
 def _node(rank: LearnerRank) -> str:

@@ -230,7 +230,7 @@ class RayLearner:
 
     def weights(self, canary: Canary | None = None) -> RayWeights:
         """Return where the weights are: they never pass through the driver."""
-        return RayWeights(self.gang, canary)
+        return RayWeights(lambda: self.gang, canary)
 
     def save(self, folder: str) -> None:
         """Write the learner's part of a checkpoint."""

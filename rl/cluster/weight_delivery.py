@@ -15,14 +15,14 @@
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import ray
 
 from redraft.rl.cluster.actor_pool import DEATHS, ActorPool, Call, get
-from redraft.rl.cluster.errors import ClusterError
+from redraft.rl.cluster.errors import ClusterError, LearnerLostError
 from redraft.rl.cluster.gang import Gang
 from redraft.rl.cluster.placement import Placement
 from redraft.rl.config.schema import RunConfig
@@ -47,12 +47,18 @@ class RayWeights:
     """The weights that the learner's ranks hold now.
 
     Args:
-        gang: The ranks.
+        find_gang: Returns the ranks as they are now. A rollout actor that is replaced after a restart of the learner
+            gets its weights from the new ones.
         canary: See `Outbox.of_version`.
     """
 
-    def __init__(self, gang: Gang, canary: Canary | None) -> None:
-        self.gang, self.canary = gang, canary
+    def __init__(self, find_gang: Callable[[], Gang], canary: Canary | None) -> None:
+        self.find_gang, self.canary = find_gang, canary
+
+    @property
+    def gang(self) -> Gang:
+        """The ranks as they are now."""
+        return self.find_gang()
 
     def collect(self, what: str, asked: Mapping[int, Any], deadline: float) -> list[Any]:
         """Wait for what ranks were asked; a rank that died or is late means that the learner is lost."""
@@ -74,6 +80,7 @@ class Delivery:
 
         Raises:
             ClusterError: The deadline passed, actors keep dying, or they hold different versions.
+            LearnerLostError: A rank of the learner died.
             WeightSyncError: What an actor installed is not what was sent.
         """
         self._weights, deadline = weights, time.monotonic() + self._timeout_s
@@ -83,6 +90,11 @@ class Delivery:
                 return self._deliver(everyone, deadline, complete=restart > 0)
             except DEATHS as death:
                 self._replace_dead(restart, death, deadline)
+            except LearnerLostError:
+                raise
+            except Exception:
+                weights.gang.check_alive("weights")  # an actor in a broadcast with a dead rank may report that first
+                raise
         raise AssertionError("unreachable")
 
     def _replace_dead(self, restart: int, death: Exception, deadline: float) -> None:

@@ -176,6 +176,7 @@ def test_engines_that_gave_their_memory_back_write_the_same_after_the_next_sync(
     """One of them dies asleep: its replacement gets the last weights, and the next ones like the others."""
     config = configured("digits")
     learner = RayLearner(str(place / "learned"), config, load_text_side(str(place / "policy"))[1])
+    learner.wait_until_ready()
     monkeypatch.setattr(rollouts, "takes_turns", True)
     rollouts.release()
     with pytest.raises(RuntimeError, match="completions were asked of a rollout engine that is asleep"):
