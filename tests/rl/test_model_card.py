@@ -97,7 +97,7 @@ def test_the_card_of_a_run_on_a_model_of_the_hub_names_commit_and_data(tmp_path,
         card = ModelCard(card_of_run(tmp_path, load_recipe(["llada2_mini_lora_gsm8k"], words), 7))
     assert (card.data.base_model, card.data.license) == ("x/y", "apache-2.0")
     assert card.data.datasets == ["openai/gsm8k"]
-    assert "adapters of rank 16 were trained (all)" in card.text
+    assert "adapters of rank 16 were trained (attention)" in card.text
     assert "Nothing: there was no evaluation." in card.text
     assert f"made from [x/y](https://huggingface.co/x/y) at commit `{commit}` by reinforcement" in card.text
 

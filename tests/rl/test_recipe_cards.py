@@ -6,7 +6,7 @@ from plans import FLASH, MINI, cards_of
 from redraft.rl.config.places import built_in
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.models.shape import Shape
-from redraft.rl.plan.machine import GIB
+from redraft.rl.plan.machine import GIB, size_text
 from redraft.rl.plan.plan import Plan, make_plan
 from redraft.rl.plan.setup import Assumptions
 
@@ -33,7 +33,7 @@ def figures(name: str) -> list[str]:
         f"# Rollout    {parts['rollout']} GiB",
         f"# One step   {plan.batch.completions} completions of at most {plan.setup.completion_tokens} tokens; at least"
         f" {seconds.rollout:.0f} + {seconds.update:.0f} s (rollouts, update)",
-        f"# Disk       {(state + weights) / GIB:.0f} GiB per checkpoint, and 30 GiB for the model",
+        f"# Disk       {size_text(state + weights)} per checkpoint, and 30 GiB for the model",
     ]
 
 
