@@ -162,7 +162,7 @@ def _training(config: RunConfig, step: int | None) -> Iterator[str]:
     yield f"method: estimator {algorithm.estimator.kind}, loss {algorithm.loss.kind}{preset}"
     yield f"rewards: {', '.join(map(_reward, config.rewards))}"
     yield f"prompts: {_rows(config.data)}"
-    yield f"{step} batches of {rollout.prompts_per_step} prompts with {rollout.num_generations} completions each"
+    yield f"batches: {step}, of {rollout.prompts_per_step} prompts with {rollout.num_generations} completions each"
     yield f"learning rate {trainer.learning_rate:g}, optimizer {trainer.optimizer.kind}, seed {config.seed}"
     yield "all weights were trained" if lora is None else f"adapters of rank {lora.rank} were trained ({lora.targets})"
 

@@ -60,7 +60,7 @@ def test_a_checkpoint_and_its_export_say_what_they_are(tmp_path):
         "# run, step 2",
         f"made from `{base}` by reinforcement learning",
         "* method: estimator trajectory_sampled, loss clip\n* rewards: `reward.py:digits` (weight 1)\n",
-        "* 2 batches of 3 prompts with 4 completions each",
+        "* batches: 2, of 3 prompts with 4 completions each",
         "* learning rate 0.001, optimizer adamw, seed 0\n* all weights were trained",
         "On `arithmetic`, split test, 6 rows of it;",
         "| | step 0 | step 2 |\n|---|---|---|\n| `eval/accuracy` | ",

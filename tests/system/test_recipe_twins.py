@@ -56,4 +56,5 @@ def test_the_tiny_twin_of_a_recipe_learns_a_step(name, checkpoint, shared_data, 
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert outcome.steps == 1
     assert [row["stage"] for row in rows] == ["eval", "train", "eval"]
-    assert (tmp_path / "run" / "checkpoints" / "step_000001" / "hf" / "model.safetensors").is_file()
+    weights = "adapter_model.safetensors" if config.model.lora else "model.safetensors"
+    assert (tmp_path / "run" / "checkpoints" / "step_000001" / "hf" / weights).is_file()
