@@ -63,6 +63,7 @@ def test_a_run_with_adapters_learns_goes_on_exactly_and_is_exported(tmp_path):
     assert {name for name in kept if "adapter" not in name} == {
         "model.layers.1.mlp.gate.expert_bias",  # a buffer of a few numbers
         "policy_version",
+        "expert_order",
         *(name for name in kept if name.startswith("optimizer.param_groups")),
     }
 
