@@ -117,7 +117,7 @@ GPUS = ["cluster.learner_gpus=1", "cluster.rollout_gpus=1"]
 )
 def test_weights_go_the_way_that_fits_the_machine(tmp_path, words, carrier):
     config = load_recipe([write_recipe(tmp_path)], words)
-    assert choose_carrier(config, place_parts(config, 8, Machines(gpus=2, ranks_per_node=2))) == carrier
+    assert choose_carrier(config, place_parts(config, 8, Machines(gpus=4, ranks_per_node=4))) == carrier
 
 
 def test_without_gpus_weights_go_through_the_object_store(tmp_path):
