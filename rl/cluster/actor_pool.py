@@ -92,6 +92,17 @@ class ActorPool:
             for one in streams:
                 one.cancel()
 
+    def resize(self, size: int, timeout_s: float) -> None:
+        """Kill actors at the end of the list, or start more and bring them to the state of the others."""
+        for actor in self.actors[size:]:
+            ray.kill(actor)
+        del self.actors[size:]
+        deadline = time.monotonic() + timeout_s
+        for index in range(len(self.actors), size):
+            self.actors.append(self.start(index))
+            if self.prepare is not None:
+                self.prepare(index, deadline)
+
     def close(self) -> None:
         """Kill the actors; calls that other threads wait for fail."""
         self.closed = True

@@ -134,6 +134,7 @@ class RayRollouts:
             spot = learner.spot_beside(index) if learner else "SPREAD"
             return actor.options(scheduling_strategy=spot).remote(*worker.args)
 
+        self.learner = learner
         self.pool = ActorPool("rollout actor", start, placement.engines, c.max_restarts)
         self.delivery = Delivery(self.pool, config, placement)
         self.config = c
@@ -158,7 +159,9 @@ class RayRollouts:
         self._turn(Call("sleep", (), "giving memory back"))
 
     def restore(self) -> None:
-        """Let every actor take its memory again."""
+        """Let every actor take its memory again; a learner that was restarted on other GPUs has another number."""
+        if self.learner is not None:
+            self.pool.resize(self.learner.placement.engines, self.config.start_timeout_s)
         self._turn(Call("wake", (), "taking memory again"))
 
     def _turn(self, call: Call) -> None:
@@ -213,8 +216,9 @@ class RayLearner:
             self._check_shared(Path(self.config.output_dir).absolute())
 
     def restart(self) -> None:
-        """Start new ranks with the run's first policy, in the place of those that were lost."""
+        """Start new ranks with the run's first policy, on what the cluster still has."""
         self.gang.close()
+        self.placement = _placed(self.path, self.config)
         self.gang = Gang(self.config, self.placement)
         self.wait_until_ready()
 

@@ -70,7 +70,8 @@ class Delivery:
 
     def __init__(self, pool: ActorPool, config: RunConfig, placement: Placement) -> None:
         self._pool, self._timeout_s = pool, config.cluster.sync_timeout_s
-        self._carrier, self._on_gpu = choose_carrier(config, placement), placement.gpus > 0
+        self._carrier: Carrier = choose_carrier(config, placement)
+        self._on_gpu = placement.gpus > 0
         self._weights: RayWeights | None = None
         self._joined: list[Any] = []  # the members of the present broadcast group
         pool.prepare = self._bring_up

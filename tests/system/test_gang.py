@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 
 import pytest
 import ray
@@ -49,13 +50,16 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two_nodes():
-    """Each node has room for one rank of two CPUs and for one other actor; its GPU is one in name only."""
+    """Each node has room for one rank of two CPUs and for one other actor; its GPU is one in name only.
+
+    Yields what ends the second one.
+    """
     with pytest.MonkeyPatch.context() as patch:
         nodes = Cluster(initialize_head=True, head_node_args={**SIZE, "include_dashboard": False})
-        nodes.add_node(**SIZE)
+        second = nodes.add_node(**SIZE)
         nodes.wait_for_nodes()
         patch.setenv("RAY_ADDRESS", nodes.address)
-        yield nodes
+        yield partial(nodes.remove_node, second)
         nodes.shutdown()
 
 
@@ -72,6 +76,17 @@ def run(recipe, folder, display, *words):
     run_training(config, Recorder(config, display), resume=False)
     rows = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [{key: value for key, value in row.items() if not key.startswith(CHANGING)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(two_nodes, recipe, tmp_path_factory):
+    """Metrics of one rank."""
+    return run(recipe, tmp_path_factory.mktemp("one"), Silent())
+
+
+def assert_equal(rows, others):
+    for row, other in zip(rows, others, strict=True):
+        assert row == pytest.approx(other, rel=1e-9, abs=1e-12)
 
 
 @pytest.fixture
@@ -103,7 +118,7 @@ def killing(monkeypatch):
 
 
 def test_a_rank_and_an_engine_on_every_gpu_learn_what_one_rank_learns_and_go_on_when_one_is_killed(
-    two_nodes, recipe, tmp_path, killing
+    recipe, tmp_path, killing, undisturbed
 ):
     display = Warnings()
     killed = run(recipe, tmp_path / "killed", display, "model.device=auto", "cluster.learner_cpus=1")
@@ -111,9 +126,7 @@ def test_a_rank_and_an_engine_on_every_gpu_learn_what_one_rank_learns_and_go_on_
     assert "step 3: learner: rank 1 died in update" in loss
     assert loss.endswith("going on with a new learner from step_000002")
     print(f"a new gang after {killing[-1] - killing[1]:.1f} s")
-    one = run(recipe, tmp_path / "one", Silent())
-    for ours, theirs in zip(killed, one, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-9, abs=1e-12)
+    assert_equal(killed, undisturbed)
 
 
 @pytest.fixture
@@ -162,3 +175,30 @@ def test_an_expert_parallel_group_on_two_nodes_is_refused(make_gang):
 def test_a_gang_without_room_says_what_was_asked_and_what_is_free(make_gang):
     with pytest.raises(ClusterError, match=r"no room for 3 ranks with {'CPU': 2.0} each .*; free are {'CPU': "):
         make_gang("cluster.start_timeout_s=2", layout=RankLayout(3))
+
+
+def test_a_run_goes_on_with_half_of_its_ranks_when_a_node_is_lost(
+    two_nodes, recipe, tmp_path, undisturbed, monkeypatch
+):
+    """The last test of this file: there is one node left."""
+    worlds = []
+
+    class Doomed(Gang):
+        def __init__(self, config, placement):
+            super().__init__(config, placement)
+            worlds.append(placement.layout.world)
+            self.updates = 0
+
+        def call(self, method, *arguments):
+            self.updates += method == "update"
+            if self.updates == 3 and len(worlds) == 1:
+                two_nodes()
+            return super().call(method, *arguments)
+
+    monkeypatch.setattr(ray_parts, "Gang", Doomed)
+    display = Warnings()
+    halved = run(recipe, tmp_path, display, "model.device=auto", "cluster.learner_cpus=1")
+    (loss,) = [text for text in display.texts if "learner" in text]
+    assert loss.endswith("going on with a new learner from step_000002")
+    assert worlds == [2, 1]
+    assert_equal(halved, undisturbed)
