@@ -17,6 +17,8 @@ from redraft.rollout.trajectory import Prompt
 from redraft.rollout.worker import RolloutWorker
 
 STEPS = 2
+AS_A_RUN = ("rollout.dtype=auto", "trainer.precision.compute=auto")
+"""The types that a recipe has without a word: bfloat16 on a GPU, float32 on a CPU."""
 PROMPTS = [Prompt(f"p{row}", tuple(range(3, 4 + row)), seed=row) for row in range(12)]
 
 
@@ -29,7 +31,7 @@ def run(setting: Setting, findings: Findings) -> None:
         del model
         recipe = make_recipe(folder, setting)
         with findings.case("an engine that sleeps"):
-            _sleep(load_recipe([recipe], ["rollout.dtype=auto"]), str(folder / "policy"), setting, findings)
+            _sleep(load_recipe([recipe], AS_A_RUN), str(folder / "policy"), setting, findings)
         with findings.case("a colocated run"):
             _compare_runs(recipe, folder, setting, findings)
 
@@ -72,7 +74,7 @@ def _compare_runs(recipe: Path, folder: Path, setting: Setting, findings: Findin
     """Rollouts of the first batch are the same bit for bit; later ones on a CPU, where sums have a fixed order."""
     found = {}
     for placement in ("apart", "colocated"):
-        out = train(recipe, folder / placement, STEPS, f"cluster.placement={placement}", "rollout.dtype=auto")
+        out = train(recipe, folder / placement, STEPS, f"cluster.placement={placement}", *AS_A_RUN)
         found[placement] = [
             (row["reward/mean"], row["completions/mean_length"], row["mismatch/log_prob_abs"]) for row in rows_of(out)
         ]

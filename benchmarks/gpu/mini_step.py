@@ -1,14 +1,19 @@
 """A learner step at mini's widths as a run on one GPU makes it, and its peak of memory against `redraft plan`."""
 
+import gc
+
 import torch
 
 from benchmarks.gpu.findings import Findings, Setting
 from benchmarks.gpu.one_rank import one_rank
 from benchmarks.likelihood.learner_step import step_flops
 from benchmarks.likelihood.workload import TINY, Workload
+from redraft.rl.config.parallel import LoRAConfig
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.learner.learner import Learner
+from redraft.rl.learner.optim import freeze_router
 from redraft.rl.models.llada2 import LLADA2_MINI, LLaDA2Model
+from redraft.rl.models.registry import add_lora, init_lora
 from redraft.rl.models.shape import shape_of
 from redraft.rl.parallel.shard import Meshes, shard
 from redraft.rl.parallel.together import Together
@@ -24,24 +29,38 @@ AGREEMENT = 0.10
 
 
 def run(setting: Setting, findings: Findings) -> None:
-    """All parameters of a few layers, then adapters of the whole network."""
-    with one_rank(setting.device) as meshes, findings.case("all parameters of a cut stack"):
-        layers = 3 if setting.tiny else FULL_LAYERS
-        _measure("all parameters", _work(setting, layers), meshes, findings)
+    """Adapters of the whole network, which is what one GPU can train; then all parameters of a few layers."""
+    with one_rank(setting.device) as meshes:
+        with findings.case("adapters of the whole network"):
+            _measure("adapters", _work(setting, None, torch.bfloat16), LoRAConfig(targets="all"), meshes, findings)
+        _free(setting)
+        with findings.case("all parameters of a cut stack"):
+            layers = 3 if setting.tiny else FULL_LAYERS
+            _measure("all parameters", _work(setting, layers, torch.float32), None, meshes, findings)
 
 
-def _work(setting: Setting, layers: int) -> Workload:
-    shape = (TINY if setting.tiny else LLADA2_MINI).model_copy(update={"num_hidden_layers": layers})
+def _work(setting: Setting, layers: int | None, dtype: torch.dtype) -> Workload:
+    shape = TINY if setting.tiny else LLADA2_MINI
+    if layers is not None:
+        shape = shape.model_copy(update={"num_hidden_layers": layers})
     rows, blocks = (2, 4) if setting.tiny else (ROWS, BLOCKS)
-    return Workload(shape, rows=rows, prompt_length=PROMPT, num_blocks=blocks, device=setting.device)
+    return Workload(shape, rows=rows, prompt_length=PROMPT, num_blocks=blocks, device=setting.device, dtype=dtype)
 
 
-def _measure(name: str, work: Workload, meshes: Meshes, findings: Findings) -> None:
+def _free(setting: Setting) -> None:
+    """Hooks of a sharded network refer to it, so only the collector ends it."""
+    gc.collect()
+    if setting.on_gpu:
+        torch.cuda.empty_cache()
+
+
+def _measure(name: str, work: Workload, lora: LoRAConfig | None, meshes: Meshes, findings: Findings) -> None:
     """Two steps: the first compiles and makes what stays, the second is counted."""
     model, config = work.model(), work.config(1, TOKENS)
     rows = work.rollouts(model)
     trainer = config.trainer.model_copy(update={"activation_checkpointing": "layer"})
-    config = config.model_copy(update={"trainer": trainer})
+    policy = config.model.model_copy(update={"lora": lora})
+    config = config.model_copy(update={"trainer": trainer, "model": policy})
     learner = _learner(model, config, work, meshes)
     on_gpu = work.device == "cuda"
     seconds, peak = [], None
@@ -71,8 +90,14 @@ def _measure(name: str, work: Workload, meshes: Meshes, findings: Findings) -> N
 
 def _learner(model: LLaDA2Model, config: RunConfig, work: Workload, meshes: Meshes) -> Learner:
     """Prepare the network as a learner's rank does."""
+    if config.model.lora:
+        add_lora(model, "random weights", config)
+    else:
+        freeze_router(model)
     model.checkpoint_layers()
     shard(model, meshes, torch.bfloat16)
+    if config.model.lora:
+        init_lora(model, config)
     return Learner(model, config, work.tokens, lockstep=Together(device=work.device))
 
 

@@ -37,7 +37,7 @@ PARTS = (
     Part("decode_64", "Decoding at mini shape, 64 rows, against memory bandwidth", 120, 40, "decoding", "run_64"),
     Part("colocated", "An engine and a learner that take turns on one device", 75, 25, "colocated"),
     Part("sharded", "fully_shard on one rank: equality, products in bf16, speed", 110, 30, "sharded"),
-    Part("sync", "The collectives of a weight sync on one rank", 45, 15, "sync"),
+    Part("sync", "A weight sync from a sharded learner, by every carrier", 75, 25, "sync"),
     Part("learner", "A learner step of a mini-shaped stack", 110, 30, "learning"),
     Part("likelihood", "Composite likelihood and gradient against float64", 75, 20, "likelihoods"),
     Part("compiled", "FlexAttention and CUDA graphs are really used", 75, 25, "compiled"),

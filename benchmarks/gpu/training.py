@@ -87,7 +87,12 @@ def make_recipe(folder: Path, setting: Setting) -> Path:
         "data": {"path": "arithmetic", "kwargs": {"max_a": 9, "max_b": 9}},
         "rewards": [{"fn": f"{folder / 'reward.py'}:digits", "isolation": "inline"}],
         "rollout": {"prompts_per_step": 4, "num_generations": 8, "decode": DECODE, "dtype": "float32"},
-        "trainer": {"total_steps": STEPS, "learning_rate": 1e-3, "save_steps": STEPS // 2},
+        "trainer": {
+            "total_steps": STEPS,
+            "learning_rate": 1e-3,
+            "save_steps": STEPS // 2,
+            "precision": {"compute": "float32"},
+        },
         "cluster": {"backend": "inprocess", "learner_threads": 1},
     }
     path = folder / "recipe.yaml"

@@ -59,7 +59,7 @@ def record_of(folder):
 
 HELD = {
     "golden": ("golden decode", 6),
-    "mini_step": ("tokens per second", 1),
+    "mini_step": ("tokens per second", 2),
     "decode_64": ("cases measured", 1),
     "colocated": ("the same after a sleep", 1),
     "sharded": ("difference from the plain gradient", 2),
