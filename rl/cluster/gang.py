@@ -20,7 +20,7 @@
 import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -116,23 +116,21 @@ class Gang:
         self._each([done for _, done in pairs], method, self.config.cluster.update_timeout_s)
         return pairs[0][0]
 
-    def ask(self, method: str, *arguments: Any, only: int | None = None) -> dict[int, Any]:
-        """Call a method of every rank's worker, or of one rank's, and do not wait.
-
-        Returns:
-            For the number of each rank, a reference to its result, for `collect`.
-        """
+    def ask(self, method: str, *arguments: Any, only: int | None = None) -> "Asked":
+        """Call a method of every rank's worker, or of one rank's, and do not wait."""
         numbers = range(len(self.ranks)) if only is None else (only,)
-        return {number: self.ranks[number].ask.remote(method, *arguments) for number in numbers}
+        pairs = {number: self.ranks[number].ask.options(num_returns=2).remote(method, *arguments) for number in numbers}
+        return Asked({n: pair[0] for n, pair in pairs.items()}, {n: pair[1] for n, pair in pairs.items()})
 
-    def collect(self, asked: Mapping[int, Any], what: str, timeout_s: float) -> list[Any]:
-        """Wait for what some ranks were asked; return their results.
+    def collect(self, asked: "Asked", what: str, timeout_s: float) -> list[Any]:
+        """Wait for what ranks were asked; return references to their results, which are not fetched.
 
         Raises:
             LearnerLostError: As in `call`.
             Exception: What a rank raised, as it raised it.
         """
-        return self._each(asked, what, timeout_s)
+        self._each(asked.done, what, timeout_s)
+        return list(asked.results.values())
 
     def check_alive(self, method: str) -> None:
         """Raise LearnerLostError if a rank is dead, after a wait in `method` that failed for another reason."""
@@ -215,6 +213,13 @@ class Gang:
                     f"ranks {first} to {first + ep - 1} share out the experts and lie on several nodes ({where}): free"
                     f" GPUs on one of them, or lower trainer.parallel.expert_parallel={ep}"
                 )
+
+
+class Asked(NamedTuple):
+    """What ranks were asked: references by the number of the rank, to results and to the end of each call."""
+
+    results: dict[int, Any]
+    done: dict[int, Any]
 
 
 def spot_in(group: PlacementGroup, index: int) -> PlacementGroupSchedulingStrategy:

@@ -45,16 +45,16 @@ class LearnerRank:
         Returns:
             Its result, of rank 0 only, and nothing: whoever waits for the second value need not fetch the first.
         """
-        result = self.ask(method, *arguments)
+        result, _ = self.ask(method, *arguments)
         return (result if self.is_first else None), None
 
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method of the worker; return its result, which the weight sync needs of every rank."""
+    def ask(self, method: str, *arguments: Any) -> tuple[Any, None]:
+        """Do as `call`, with the result of every rank: the weight sync needs them all."""
         self.whereabouts.enter(method)
         with collective_errors():
             result = getattr(self.worker, method)(*arguments)
         self.whereabouts.enter("")
-        return result
+        return result, None
 
     def where(self) -> tuple[str, str]:
         """Say where this rank stands, with the stacks of its threads."""

@@ -15,7 +15,7 @@
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import ray
 
 from redraft.rl.cluster.actor_pool import DEATHS, ActorPool, Call, get
 from redraft.rl.cluster.errors import ClusterError, LearnerLostError
-from redraft.rl.cluster.gang import Gang
+from redraft.rl.cluster.gang import Asked, Gang
 from redraft.rl.cluster.placement import Placement
 from redraft.rl.config.schema import RunConfig
 from redraft.rl.protocols import Canary
@@ -60,7 +60,7 @@ class RayWeights:
         """The ranks as they are now."""
         return self.find_gang()
 
-    def collect(self, what: str, asked: Mapping[int, Any], deadline: float) -> list[Any]:
+    def collect(self, what: str, asked: Asked, deadline: float) -> list[Any]:
         """Wait for what ranks were asked; a rank that died or is late means that the learner is lost."""
         return self.gang.collect(asked, f"weight sync: {what}", max(0.0, deadline - time.monotonic()))
 
@@ -126,7 +126,7 @@ class Delivery:
         if self._carrier == "collective":
             self._join(indices, deadline)
         headers = weights.gang.ask("open_weights", wanted[0], self._carrier, weights.canary, complete)
-        header = learner("opening weights", headers)[0]
+        header = ray.get(learner("opening weights", headers)[0])
         try:
             shared = ray.put(header)
             wait("start", self._ask(indices, "start_update", shared))
@@ -156,7 +156,7 @@ class Delivery:
         only = None if asks_every_rank(self._carrier, self._on_gpu) else owner
         sent = self._weights.gang.ask("send_bucket", number, only=only)
         # A broadcast ends on all sides together, so its receivers must not wait for what the sender returns.
-        payloads = () if self._carrier == "collective" else sent.values()
+        payloads = () if self._carrier == "collective" else sent.results.values()
         what = f"bucket {number} of {len(header.manifest.buckets)}"
         return _Sent(what, self._weights, sent, self._ask(indices, "take", number, *payloads))
 
@@ -169,7 +169,7 @@ class Delivery:
             return
         self._joined = []
         place = gang.ask("meet_receivers", gang.nodes[0], self._timeout_s, only=0)
-        ((host, port),) = learner("opening a store", place)
+        host, port = ray.get(learner("opening a store", place)[0])
         world = len(ranks) + len(actors)
         meeting = Meeting(host, port, world, f"weights-{next(_GROUPS)}", self._timeout_s)
         joining = gang.ask("join_receivers", meeting)
@@ -187,7 +187,7 @@ class _Sent(NamedTuple):
 
     what: str
     weights: RayWeights
-    sent: dict[int, Any]
+    sent: Asked
     taken: list[Any]
 
     def wait(self, deadline: float) -> None:
