@@ -93,6 +93,11 @@ class Shape:
         expert = rank * ((self.hidden + 2 * self.inner) + (self.inner + self.hidden))
         return attention, self.routed_layers * self.experts * expert
 
+    def adapter_file_parameters(self, rank: int, targets: str) -> int:
+        """Count what PEFT's format holds of them: gate and up projection of an expert have their A each."""
+        repeated = self.routed_layers * self.experts * rank * self.hidden if targets == "all" else 0
+        return sum(self.adapter_parameters(rank, targets)) + repeated
+
 
 def shape_of(config: LLaDA2Config) -> Shape:
     """Count what a configuration describes."""

@@ -105,10 +105,17 @@ def sync_bytes(setup: Setup) -> float:
 
 
 def checkpoint_bytes(setup: Setup) -> tuple[float, float]:
-    """Bytes of a checkpoint: `state/`, master weights and moments, 12P for adamw; `hf/`, 2P in bfloat16."""
-    each = optimizer_bytes(setup)
-    trained = sum(setup.adapters) or setup.shape.parameters
-    return trained * (each.weights + each.moments), trained * setup.compute_bytes
+    """Bytes of a checkpoint: `state/`, weights and moments (adamw: 12P), and `hf/`, weights of the learner's type (4P).
+
+    With `offload: all` the learner holds 2P in bfloat16, and `state/` has these beside their masters.
+    """
+    each, lora, shape = optimizer_bytes(setup), setup.config.model.lora, setup.shape
+    has_masters = setup.config.trainer.optimizer.offload == "all" and each.weights > setup.compute_bytes
+    if lora is not None:
+        state = sum(setup.adapters) * (each.weights + each.moments)
+        return state, shape.adapter_file_parameters(lora.rank, lora.targets) * each.weights
+    held = setup.compute_bytes if has_masters else each.weights
+    return shape.parameters * (each.weights + each.moments + held * has_masters), shape.parameters * held
 
 
 def step_seconds(setup: Setup, batch: Batch, traffic: Traffic, cache: float) -> Seconds:

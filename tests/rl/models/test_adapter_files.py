@@ -13,6 +13,7 @@ from redraft.rl.models.llada2 import load_pretrained, save_pretrained
 from redraft.rl.models.llada2.adapter_files import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from redraft.rl.models.llada2.checkpoint import CheckpointError
 from redraft.rl.models.llada2.names import published_tensors
+from redraft.rl.models.shape import shape_of
 
 
 @pytest.fixture
@@ -30,6 +31,12 @@ def test_a_folder_of_adapters_is_read_as_the_merged_network(place):
     assert sorted(file.name for file in folder.iterdir()) == [ADAPTER_CONFIG, ADAPTER_WEIGHTS, "config.json"]
     ids = torch.tensor([[5, 2, 7, 7, 3, 1, 7, 7]])
     torch.testing.assert_close(load_pretrained(folder)(ids, 4), model(ids, 4), rtol=0, atol=1e-12)
+
+
+def test_the_file_holds_as_many_numbers_as_the_plan_counts(place):
+    _, model, folder = place
+    stored = sum(tensor.numel() for tensor in load_file(folder / ADAPTER_WEIGHTS).values())
+    assert stored == shape_of(model.config).adapter_file_parameters(8, "all")
 
 
 def test_the_published_linears_plus_scale_b_a_are_the_merged_tensors(place):

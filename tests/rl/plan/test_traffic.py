@@ -54,10 +54,12 @@ def test_tokens_up_to_which_rows_are_fewer_bytes_than_all_experts(shape, tokens)
 def test_bytes_of_a_sync_and_of_a_checkpoint():
     setup = plan_setup(MINI, 8)
     assert sync_bytes(setup) == 2 * MINI.parameters
-    assert checkpoint_bytes(setup) == (12 * MINI.parameters, 2 * MINI.parameters)
+    assert checkpoint_bytes(setup) == (12 * MINI.parameters, 4 * MINI.parameters)
+    masters = plan_setup(MINI, 8, "trainer.optimizer.offload=all")
+    assert checkpoint_bytes(masters) == (14 * MINI.parameters, 2 * MINI.parameters)
     lora = plan_setup(MINI, 1, "model.lora={rank: 16, targets: all}", "cluster.backend=inprocess")
     assert sync_bytes(lora) == 2 * MINI.parameters
-    assert checkpoint_bytes(lora) == (12 * 441_253_888, 2 * 441_253_888)
+    assert checkpoint_bytes(lora) == (12 * 441_253_888, 4 * (441_253_888 + 19 * 256 * 16 * 2048))
     assert (
         checkpoint_bytes(plan_setup(MINI, 8, "trainer.optimizer=adamw_bf16_sr", "model.dtype=bfloat16"))[0]
         == 6 * MINI.parameters
