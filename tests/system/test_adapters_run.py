@@ -48,6 +48,8 @@ def test_a_run_with_adapters_learns_goes_on_exactly_and_is_exported(tmp_path):
     recipe = write_recipe(tmp_path, evaluation=None)
     whole = run(recipe, tmp_path / "whole")
     rewards = [row["reward/mean"] for row in metrics(whole)]
+    # The engine samples with the merged adapters: its log-probabilities are the learner's.
+    assert max(row["mismatch/log_prob_abs"] for row in metrics(whole)) < 1e-4
     assert sum(rewards[-4:]) / 4 > 1.4 * sum(rewards[:2]) / 2, rewards
 
     _, last = complete_checkpoints(whole)
