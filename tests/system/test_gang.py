@@ -6,6 +6,8 @@ import signal
 import threading
 import time
 from functools import partial
+from pathlib import Path
+from typing import cast
 
 import pytest
 import ray
@@ -175,6 +177,29 @@ def test_an_expert_parallel_group_on_two_nodes_is_refused(make_gang):
 def test_a_gang_without_room_says_what_was_asked_and_what_is_free(make_gang):
     with pytest.raises(ClusterError, match=r"no room for 3 ranks with {'CPU': 2.0} each .*; free are {'CPU': "):
         make_gang("cluster.start_timeout_s=2", layout=RankLayout(3))
+
+
+class Elsewhere:
+    """A gang whose second rank has another folder under the same name."""
+
+    nodes = ("this", "that")
+
+    def __init__(self, other):
+        self.other = other
+
+    def leave_marks(self, folder):
+        for name, place in {"rank-0": Path(folder), "rank-1": self.other}.items():
+            place.mkdir(parents=True, exist_ok=True)
+            (place / name).touch()
+        return ["rank-0", "rank-1"]
+
+
+def test_a_run_folder_that_a_rank_does_not_share_is_refused(tmp_path):
+    learner, run = object.__new__(ray_parts.RayLearner), tmp_path / "run"
+    learner.gang = cast(Gang, Elsewhere(tmp_path / "other"))
+    with pytest.raises(ClusterError, match=rf"output_dir {run} is not shared .* the learner's rank-1 on that wrote"):
+        learner._check_shared(run)
+    assert not list(run.iterdir())
 
 
 def test_a_run_goes_on_with_half_of_its_ranks_when_a_node_is_lost(
