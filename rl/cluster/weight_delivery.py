@@ -89,27 +89,32 @@ class Delivery:
         for restart in range(self._pool.max_restarts + 1):
             try:
                 return self._deliver(everyone, deadline, complete=restart > 0)
-            except DEATHS as death:
-                self._replace_dead(restart, death, deadline)
             except LearnerLostError:
                 raise
-            except Exception:
-                weights.gang.check_alive("weights")  # an actor in a broadcast with a dead rank may report that first
-                raise
+            except Exception as error:
+                # In a broadcast, the members that live may report one that died before its own death is known.
+                weights.gang.check_alive("weights")
+                if not self._replace_dead(restart, error, deadline):
+                    raise
         raise AssertionError("unreachable")
 
-    def _replace_dead(self, restart: int, death: Exception, deadline: float) -> None:
-        """Start new actors for those that do not answer; their weights come when the sync is repeated."""
-        self._joined = []
+    def _replace_dead(self, restart: int, error: Exception, deadline: float) -> bool:
+        """Start new actors for those that are dead; their weights come when the sync is repeated.
+
+        Returns:
+            Whether there were any.
+        """
+        self._joined, found = [], False
         for index in range(len(self._pool.actors)):
             try:
                 get(self._pool.actors[index].__ray_ready__.remote(), deadline, f"rollout actor {index}")
             except DEATHS:
-                self._pool.prepare = None
+                found, self._pool.prepare = True, None
                 try:
-                    self._pool.replace(index, Call("start_update", (), "installing weights"), restart, death, deadline)
+                    self._pool.replace(index, Call("start_update", (), "installing weights"), restart, error, deadline)
                 finally:
                     self._pool.prepare = self._bring_up
+        return found
 
     def _bring_up(self, index: int, deadline: float) -> None:
         """Bring the current weights to an actor that replaces a dead one; where the learner is lost, none are left."""

@@ -1,5 +1,7 @@
 """Every carrier of weights on Ray: two rollout actors, one of which dies before, and one after a sync."""
 
+import contextlib
+
 import pytest
 import ray
 
@@ -32,6 +34,23 @@ def recipe(place, carrier):
     return load_recipe([write_recipe(place, cluster=settings, rollout=rollout)])
 
 
+@contextlib.contextmanager
+def one_that_dies_amid(rollouts, number):
+    """The second actor is killed when it is asked to take a bucket, the first time that this happens."""
+    dispatch, doomed = rollouts.delivery._dispatch, rollouts.pool.actors[1]
+
+    def deadly(indices, header, at):
+        sent = dispatch(indices, header, at)
+        if at == number and rollouts.pool.actors[1] is doomed:
+            ray.kill(doomed)
+        return sent
+
+    rollouts.delivery._dispatch = deadly
+    yield
+    rollouts.delivery._dispatch = dispatch
+    assert rollouts.pool.actors[1] is not doomed
+
+
 def test_weights_come_by_every_carrier_and_to_actors_that_replace_dead_ones(place):
     tokenizer, tokens = load_text_side(str(place / "policy"))
     config, found = recipe(place, "object_store"), {}
@@ -42,8 +61,8 @@ def test_weights_come_by_every_carrier_and_to_actors_that_replace_dead_ones(plac
         for carrier in ("object_store", "shared_memory", "collective"):
             rollouts = RayRollouts(str(place / "policy"), recipe(place, carrier), tokens)
             assert first_sync(rollouts, learner, prompts[0], config.rollout.decode) == 0
-            ray.kill(rollouts.pool.actors[1])  # the next sync finds it dead
-            assert rollouts.sync(learner.weights()) == 0
+            with one_that_dies_amid(rollouts, number=1):
+                assert rollouts.sync(learner.weights()) == 0
             ray.kill(rollouts.pool.actors[0])  # the next stream does
             found[carrier] = in_order(rollouts.stream(prompts, config.rollout.decode))
             assert rollouts.sync(learner.weights()) == 0
