@@ -185,6 +185,7 @@ def test_engines_that_gave_their_memory_back_write_the_same_after_the_next_sync(
     rollouts.restore()
     assert rollouts.sync(learner.weights()) == 0
     assert_alike(in_order(rollouts.stream(prompts, config.rollout.decode)), calm.completions)
+    learner.gang.close()  # the tests that follow need its CPU
 
 
 def ask_until(actor, deadline):
