@@ -4,6 +4,8 @@
 allocation is often zero by chance, so memory is filled with NaN first.
 """
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor
 
@@ -63,7 +65,7 @@ def _inputs(
 def _check(experts: Experts, inputs: tuple[Tensor, Tensor, Tensor], what: str, findings: Findings) -> None:
     hidden, index, weight = inputs
     untouched = torch.ones(len(experts.down_proj), dtype=torch.bool, device=index.device)
-    untouched[index.flatten()] = False
+    untouched[experts.config.expert_place(index).flatten()] = False
     worst = 0.0
     for _ in range(ROUNDS):
         experts.zero_grad(set_to_none=True)
@@ -84,10 +86,8 @@ def _dirty(experts: Experts) -> None:
 
 def _error(experts: Experts, hidden: Tensor, index: Tensor, weight: Tensor) -> float:
     """Norm of the gradients' error over their norm, against an expert by expert computation in float64."""
-    copy = Experts.__new__(Experts)
-    torch.nn.Module.__init__(copy)
-    copy.gate_up_proj = torch.nn.Parameter(experts.gate_up_proj.detach().double())
-    copy.down_proj = torch.nn.Parameter(experts.down_proj.detach().double())
+    copy = deepcopy(experts).double()
+    copy.zero_grad(set_to_none=True)
     copy(hidden.double(), index, weight.double()).square().sum().backward()
     ours = torch.cat([p.grad.double().flatten() for p in experts.parameters() if p.grad is not None])
     theirs = torch.cat([p.grad.flatten() for p in (copy.gate_up_proj, copy.down_proj) if p.grad is not None])
