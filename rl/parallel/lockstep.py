@@ -13,7 +13,7 @@ until the timeout, so every phase of an update is a list of calls that `run` fil
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 Value = TypeVar("Value")
 
 
+@runtime_checkable
 class Lockstep(Protocol):
     """What an update asks of the other ranks.
 

@@ -1,7 +1,7 @@
 """The parts that a network names for sharding. Importing this loads nothing of torch.distributed."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -19,6 +19,7 @@ class Unit(NamedTuple):
     kind: Literal["embedding", "layer", "experts", "router", "head"]
 
 
+@runtime_checkable
 class Shardable(Protocol):
     """A network that says how it may be taken apart."""
 

@@ -16,7 +16,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -27,6 +27,7 @@ from redraft.rollout.weights.carry import BroadcastGroup, Carrier, gpu_name
 SHARED_MEMORY = Path("/dev/shm")
 
 
+@runtime_checkable
 class Way(Protocol):
     """How one rank sends a bucket; `everyone` says whether all ranks are called, or its owner alone."""
 

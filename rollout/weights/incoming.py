@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from redraft.rollout.weights.carry import BroadcastGroup, Carrier, open_payload
 from redraft.rollout.weights.manifest import Header, Wanted, WeightSyncError
 
 
+@runtime_checkable
 class Sender(Protocol):
     """One version of the learner's weights, ready to be sent."""
 
@@ -35,6 +36,7 @@ class Sender(Protocol):
         ...
 
 
+@runtime_checkable
 class Receiver(Protocol):
     """A rollout engine that takes weights."""
 
