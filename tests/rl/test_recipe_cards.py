@@ -1,7 +1,11 @@
-"""Recipes of real models: their cards say what `redraft plan` computes, and what was not tried is called so."""
+"""Recipes of real models: their cards say what `redraft plan` computes, and what was not tried is called so.
+
+Where the plan's formulas changed, `PYTHONPATH=tests:. python tests/rl/test_recipe_cards.py` writes the cards anew.
+"""
 
 import pytest
 
+from conftest import ROOT
 from plans import FLASH, MINI, cards_of
 from redraft.rl.config.places import built_in
 from redraft.rl.config.recipe import load_recipe
@@ -54,3 +58,16 @@ def test_every_recipe_fits_its_machine_and_flash_is_refused_with_the_reason():
         assert any(
             "rollout engines over several GPUs are not built yet; use a smaller model" in text for text in refused
         )
+
+
+def write_cards() -> None:
+    """Replace the computed lines of every card, which stand together below the empty comment."""
+    for name in REAL:
+        path = ROOT / "recipes" / f"{name}.yaml"
+        head, _, rest = path.read_text().partition("\n#\n")
+        kept = rest.splitlines(keepends=True)[len(figures(name)) :]
+        path.write_text(f"{head}\n#\n" + "".join(f"{line}\n" for line in figures(name)) + "".join(kept))
+
+
+if __name__ == "__main__":
+    write_cards()
