@@ -93,6 +93,7 @@ class Gang:
         except LearnerLostError:
             raise
         except Exception as error:
+            self.close()
             raise ClusterError(f"learner: cannot start: {type(error).__name__}: {error}") from error
 
     def leave_marks(self, folder: str) -> list[str]:
