@@ -131,7 +131,7 @@ class Delivery:
         if self._carrier == "collective":
             self._join(indices, deadline)
         headers = weights.gang.ask("open_weights", wanted[0], self._carrier, weights.canary, complete)
-        header = ray.get(learner("opening weights", headers)[0])
+        header: Any = ray.get(learner("opening weights", headers)[0])
         try:
             shared = ray.put(header)
             wait("start", self._ask(indices, "start_update", shared))
