@@ -65,7 +65,7 @@ def metrics(folder):
 
 def saved(folder):
     newest = complete_checkpoints(folder)[-1]
-    weights = {path.name: path.read_bytes() for path in (newest / "hf").iterdir()}
+    weights = {path.name: path.read_bytes() for path in (newest / "hf").iterdir() if path.name != "README.md"}
     return newest.name, weights, state_bytes(newest), json.loads((newest / "trainer.json").read_text())
 
 
