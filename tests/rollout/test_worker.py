@@ -1,7 +1,6 @@
 """The rollout worker: whose weights write, and which keys it may read."""
 
 import weakref
-from pathlib import Path
 
 import pytest
 import torch
