@@ -3,11 +3,14 @@
 import dataclasses
 
 import pytest
+import torch
+import torch.distributed as dist
 
 from oracles.tiny_policy import DECODE, TOKENS, rollouts, run_config, tiny_model
 from parallel.together import together
 from redraft.rl.config.presets import PRESETS
 from redraft.rl.learner.learner import Learner
+from redraft.rl.parallel.alone import join_alone
 from redraft.rl.parallel.shard import late_modules, make_meshes, shard
 from redraft.rl.parallel.together import Together
 
@@ -67,6 +70,16 @@ def assert_same(found, expected):
         for one, other in zip(found[name][1], metrics, strict=True):
             assert 1 <= one.pop("moe/rank_load_max") <= 4, name  # what only several ranks report
             assert one == pytest.approx(other, rel=1e-9, abs=1e-9), name
+
+
+def test_a_rank_that_is_alone_learns_what_an_unsharded_network_learns():
+    rows = some_rows()
+    join_alone(torch.device("cpu"))
+    try:
+        found = rank_updates(["replay"], rows, expert_parallel=1, recompute=True, late=True)
+    finally:
+        dist.destroy_process_group()
+    assert_same(found, rank_updates(["replay"], rows))
 
 
 @pytest.mark.heavy
