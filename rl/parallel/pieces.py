@@ -1,10 +1,15 @@
-"""What this rank holds of a tensor that is spread over ranks."""
+"""What this rank holds of a tensor that is spread over ranks.
 
-from typing import NamedTuple
+Importing this loads nothing of torch.distributed.tensor, which takes most of a second: rollout actors need none of it.
+"""
+
+import sys
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from torch import Tensor
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 
 class Rows(NamedTuple):
@@ -19,14 +24,22 @@ class Rows(NamedTuple):
     tensor: Tensor
 
 
+def is_spread(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Tell whether a tensor is spread over ranks; there is none where its class was never imported."""
+    loaded = sys.modules.get("torch.distributed.tensor")
+    return loaded is not None and isinstance(tensor, loaded.DTensor)
+
+
 def own_rows(tensor: Tensor) -> Rows:
     """Return the entries of a tensor's first dimension that this rank holds; a plain tensor is held whole.
 
     Raises:
         ValueError: The tensor is spread along another dimension.
     """
-    if not isinstance(tensor, DTensor):
+    if not is_spread(tensor):
         return Rows(0, tensor)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
     shape, offset = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     if tuple(shape[1:]) != tuple(tensor.shape[1:]):
         raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is spread as {tensor.placements}, not along rows")
@@ -35,4 +48,4 @@ def own_rows(tensor: Tensor) -> Rows:
 
 def whole(tensor: Tensor) -> Tensor:
     """Gather a spread tensor on every rank, which all ranks must call for; a plain tensor is returned as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_spread(tensor) else tensor
