@@ -5,8 +5,6 @@ from collections.abc import Iterator
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from redraft.rl.parallel.alone import join_alone
 from redraft.rl.parallel.shard import Meshes
@@ -19,8 +17,3 @@ def one_rank(device: str) -> Iterator[Meshes]:
         yield join_alone(torch.device(device))
     finally:
         dist.destroy_process_group()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """The tensor itself, or all parts of one that is sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

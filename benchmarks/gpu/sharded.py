@@ -9,11 +9,12 @@ from torch import Tensor
 from benchmarks.gpu.findings import Findings, Setting
 from benchmarks.gpu.learning import COLUMNS, LAYERS, row_of
 from benchmarks.gpu.likelihoods import exact_model, move, workloads
-from benchmarks.gpu.one_rank import one_rank, whole
+from benchmarks.gpu.one_rank import one_rank
 from benchmarks.likelihood.learner_step import measure_learner_step
 from benchmarks.likelihood.workload import MINI_STACK, TINY, Workload
 from redraft.rl.models.llada2 import LLaDA2Model
 from redraft.rl.parallel.lockstep import Alone, Lockstep
+from redraft.rl.parallel.pieces import whole
 from redraft.rl.parallel.shard import Meshes, shard
 from redraft.rl.parallel.together import Together
 from redraft.rl.protocols import Experience

@@ -50,6 +50,13 @@ class ActorPool:
         for index, actor in enumerate(self.actors):
             await_ready(actor, deadline, f"{self.kind} {index}")
 
+    def renew(self, size: int, timeout_s: float) -> None:
+        """Kill all actors, and start new ones side by side; they have no state yet."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = [self.start(index) for index in range(size)]
+        self.wait_until_ready(timeout_s)
+
     def run_on(self, index: int, call: Call, timeout_s: float) -> Any:
         """Call actor `index` and return the result.
 

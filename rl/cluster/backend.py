@@ -1,10 +1,12 @@
 """The parts of a run on the backend that its recipe names; the one place that makes them inside this process."""
 
 import contextlib
+import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from redraft.rewards.worker import LocalRewards
@@ -20,6 +22,8 @@ from redraft.rollout.config import DecodeConfig
 from redraft.rollout.trajectory import Completion, Prompt, SpecialTokens
 from redraft.rollout.vllm.engine import VLLMRolloutWorker
 from redraft.rollout.worker import RolloutPolicy, RolloutWorker
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,12 @@ def backend(
         return
     from redraft.rl.learner.worker import LearnerWorker
 
-    takes_turns = is_colocated(config, on_gpu=resolve_device(config.model.device).type == "cuda")
+    on_gpu, here = resolve_device(config.model.device).type == "cuda", torch.cuda.device_count()
+    if on_gpu and here > 1:
+        logger.warning("%d of %d GPUs have no work: cluster.backend: inprocess uses one, ray all", here - 1, here)
+    takes_turns = is_colocated(config, on_gpu)
+    learner = LearnerWorker(path, config, tokens, config.cluster.learner_threads)  # an engine takes what it leaves
     with local_parts(config, rollout_worker(path, config, tokens, threads=None)) as (worker, rewards):
-        learner = LearnerWorker(path, config, tokens, config.cluster.learner_threads)
         yield LocalRollouts(worker, takes_turns), rewards, learner
 
 

@@ -80,7 +80,9 @@ class Gang:
         places: list[GangPlace | None] = [None] * layout.world
         if layout.world > 1:
             (port,) = self._each([self.ranks[0].listen.remote(self.nodes[0])], "start", timeout_s)
-            exchange_s = self.config.cluster.update_timeout_s / 2
+            # gloo's error names the exchange. NCCL ends the process at its limit without a word, so there the call's
+            # own limit comes first, whose error says where every rank stands.
+            exchange_s = self.config.cluster.update_timeout_s * (1.5 if self.placement.gpus else 0.5)
             places = [
                 GangPlace(rank, layout.world, self.nodes[0], port, layout.ep, exchange_s)
                 for rank in range(layout.world)

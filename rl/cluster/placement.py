@@ -154,6 +154,8 @@ def place_parts(config: RunConfig, experts: int, machines: Machines, gpus_per_en
         return _on_cpus(config, experts, machines)
     colocated, engines = is_colocated(config, on_gpu=True), config.rollout.num_actors
     left = machines.gpus if colocated else machines.gpus - engines * gpus_per_engine
+    if config.cluster.backend == "inprocess":  # one process with one GPU
+        left = 1
     if left < 1:
         raise TooFewMachinesError(
             f"rollout.num_actors={engines} with {gpus_per_engine} GPUs each leaves no GPU of {machines.gpus} for the"

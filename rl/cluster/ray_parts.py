@@ -112,8 +112,11 @@ def start_parts(
 ) -> tuple["RayRollouts", "RayRewards", "RayLearner"]:
     """Start all actors side by side and wait until they are up."""
     learner = RayLearner(path, config, tokens)  # reserves its places first: the others take what is left
+    if learner.placement.colocated:
+        learner.wait_until_ready()  # an engine takes pages of what is free on its GPU, perhaps as soon as it starts
     rollouts, rewards = RayRollouts(path, config, tokens, learner), RayRewards(config)
-    learner.wait_until_ready()
+    if not learner.placement.colocated:
+        learner.wait_until_ready()
     for part in (rollouts, rewards):
         part.pool.wait_until_ready(config.cluster.start_timeout_s)
     return rollouts, rewards, learner
@@ -134,7 +137,7 @@ class RayRollouts:
             spot = learner.spot_beside(index) if learner else "SPREAD"
             return actor.options(scheduling_strategy=spot).remote(*worker.args)
 
-        self.learner = learner
+        self.learner, self.gang = learner, learner.gang if learner else None
         self.pool = ActorPool("rollout actor", start, placement.engines, c.max_restarts)
         self.delivery = Delivery(self.pool, config, placement)
         self.config = c
@@ -159,9 +162,13 @@ class RayRollouts:
         self._turn(Call("sleep", (), "giving memory back"))
 
     def restore(self) -> None:
-        """Let every actor take its memory again; a learner that was restarted on other GPUs has another number."""
-        if self.learner is not None:
-            self.pool.resize(self.learner.placement.engines, self.config.start_timeout_s)
+        """Let every actor take its memory again, as many as a learner that was restarted has places for."""
+        self.delivery.forget()
+        if self.learner is not None and self.learner.gang is not self.gang:
+            self.gang, placement = self.learner.gang, self.learner.placement
+            # On GPUs, actors died with the bundles that they shared, or wait in a broadcast that NCCL does not end.
+            change = self.pool.renew if placement.gpus else self.pool.resize
+            change(placement.engines, self.config.start_timeout_s)
         self._turn(Call("wake", (), "taking memory again"))
 
     def _turn(self, call: Call) -> None:

@@ -37,6 +37,11 @@ _GROUPS = itertools.count()
 def choose_carrier(config: RunConfig, placement: Placement) -> Carrier:
     """Choose what brings weights to the rollout actors: with `auto`, the fastest way between where both ends lie."""
     if config.cluster.weight_sync != "auto":
+        if config.cluster.weight_sync == "collective" and placement.colocated:
+            raise ClusterError(
+                "cluster.weight_sync: collective needs GPUs of their own for learner and engines, because NCCL takes"
+                " one member per GPU; use auto, or cluster.placement: apart"
+            )
         return config.cluster.weight_sync
     if not placement.gpus:
         return "object_store"
@@ -94,9 +99,16 @@ class Delivery:
             except Exception as error:
                 # In a broadcast, the members that live may report one that died before its own death is known.
                 weights.gang.check_alive("weights")
+                if self._carrier == "collective" and self._on_gpu and isinstance(error, DEATHS):
+                    weights.gang.close()  # the ranks wait in a broadcast that NCCL does not end
+                    raise LearnerLostError(f"weight sync: a rollout actor died in a broadcast: {error}") from error
                 if not self._replace_dead(restart, error, deadline):
                     raise
         raise AssertionError("unreachable")
+
+    def forget(self) -> None:
+        """Bring nothing to actors that are replaced before the next sync, which brings weights to all of them."""
+        self._weights = None
 
     def _replace_dead(self, restart: int, error: Exception, deadline: float) -> bool:
         """Start new actors for those that are dead; their weights come when the sync is repeated.
@@ -123,19 +135,21 @@ class Delivery:
 
     def _deliver(self, indices: Sequence[int], deadline: float, complete: bool) -> int:
         assert self._weights is not None
-        weights = self._weights
+        weights, carrier = self._weights, self._carrier
+        if carrier == "shared_memory" and self._on_gpu and len(indices) < len(self._pool.actors):
+            carrier = "object_store"  # torch keeps the GPU memory of a handle until somebody has opened it
         wait, learner = partial(_wait, deadline=deadline), partial(weights.collect, deadline=deadline)
         wanted = wait("wanted", self._ask(indices, "wanted"))
         if any(one != wanted[0] for one in wanted):
             raise ClusterError("rollout actors want different tensors; all must have one type (rollout.dtype)")
-        if self._carrier == "collective":
+        if carrier == "collective":
             self._join(indices, deadline)
-        headers = weights.gang.ask("open_weights", wanted[0], self._carrier, weights.canary, complete)
+        headers = weights.gang.ask("open_weights", wanted[0], carrier, weights.canary, complete)
         header: Any = ray.get(learner("opening weights", headers)[0])
         try:
             shared = ray.put(header)
             wait("start", self._ask(indices, "start_update", shared))
-            self._send(indices, header, deadline)
+            self._send(indices, header, deadline, carrier)
             versions = set(wait("end", self._ask(indices, "finish_update")))
         finally:
             closed = weights.gang.ask("close_weights")
@@ -144,24 +158,24 @@ class Delivery:
             raise ClusterError(f"rollout actors hold different policy versions after a sync: {sorted(versions)}")
         return versions.pop()
 
-    def _send(self, indices: Sequence[int], header: Header, deadline: float) -> None:
+    def _send(self, indices: Sequence[int], header: Header, deadline: float, carrier: Carrier) -> None:
         """Send the buckets, of which at most two are on their way."""
         on_the_way: list[_Sent] = []
         for number in header.numbers:
-            on_the_way.append(self._dispatch(indices, header, number))
+            on_the_way.append(self._dispatch(indices, header, number, carrier))
             if len(on_the_way) == 2:
                 on_the_way.pop(0).wait(deadline)
         for one in on_the_way:
             one.wait(deadline)
 
-    def _dispatch(self, indices: Sequence[int], header: Header, number: int) -> "_Sent":
+    def _dispatch(self, indices: Sequence[int], header: Header, number: int, carrier: Carrier) -> "_Sent":
         """Ask the learner for a bucket and the actors to install it."""
         assert self._weights is not None
         owner = header.manifest.buckets[number].owner
-        only = None if asks_every_rank(self._carrier, self._on_gpu) else owner
+        only = None if asks_every_rank(carrier, self._on_gpu) else owner
         sent = self._weights.gang.ask("send_bucket", number, only=only)
         # A broadcast ends on all sides together, so its receivers must not wait for what the sender returns.
-        payloads = () if self._carrier == "collective" else sent.results.values()
+        payloads = () if carrier == "collective" else sent.results.values()
         what = f"bucket {number} of {len(header.manifest.buckets)}"
         return _Sent(what, self._weights, sent, self._ask(indices, "take", number, *payloads))
 
@@ -173,8 +187,8 @@ class Delivery:
         if self._joined == [*ranks, *actors]:
             return
         self._joined = []
-        place = gang.ask("meet_receivers", gang.nodes[0], self._timeout_s, only=0)
-        host, port = ray.get(learner("opening a store", place)[0])
+        opened = gang.ask("meet_receivers", gang.nodes[0], self._timeout_s, only=0)
+        host, port = ray.get(learner("opening a store", opened)[0])
         world = len(ranks) + len(actors)
         meeting = Meeting(host, port, world, f"weights-{next(_GROUPS)}", self._timeout_s)
         joining = gang.ask("join_receivers", meeting)
@@ -196,7 +210,17 @@ class _Sent(NamedTuple):
     taken: list[Any]
 
     def wait(self, deadline: float) -> None:
-        """Wait until it is in place everywhere."""
+        """Wait until it is in place everywhere. The first failure ends the wait: others may wait for that one."""
+        ranks = {done: number for number, done in self.sent.done.items()}
+        left = [*self.taken, *ranks]
+        while left:
+            ready, left = ray.wait(left, num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                break
+            if ready[0] in ranks:
+                self.weights.collect(self.what, Asked({}, {ranks[ready[0]]: ready[0]}), deadline)
+            else:
+                _wait(self.what, ready, deadline)
         _wait(self.what, self.taken, deadline)
         self.weights.collect(self.what, self.sent, deadline)
 

@@ -32,9 +32,11 @@ def compute_dtype(config: RunConfig, on_gpu: bool) -> Precision:
 def is_colocated(config: RunConfig, on_gpu: bool) -> bool:
     """Tell whether learner and rollout engines take turns on the same devices, and give memory back in between."""
     c = config.cluster
-    if c.placement != "auto":
-        return c.placement == "colocated"
-    return on_gpu and (c.learner_gpus < 1 or c.rollout_gpus < 1)
+    if c.placement == "colocated":
+        return True
+    if c.backend == "inprocess":
+        return on_gpu  # one process has one GPU
+    return on_gpu and c.placement == "auto" and (c.learner_gpus < 1 or c.rollout_gpus < 1)
 
 
 def gradient_sync(config: RunConfig, efsdp: int) -> Literal["every", "last"]:

@@ -216,7 +216,7 @@ class ClusterConfig(Section):
     )
     rollout_cpus: float = Field(default=1.0, ge=0, description="CPUs that Ray reserves for each rollout actor.")
     rollout_gpus: float = Field(
-        default=0.0, ge=0, description="GPUs for each rollout actor; 0 is decided by placement."
+        default=0.0, ge=0, le=1, description="GPU of each rollout actor, at most one; 0 is decided by placement."
     )
     learner_threads: int = Field(default=1, gt=0, description="Torch threads of each learner rank.")
     rollout_threads: int = Field(default=1, gt=0, description="Torch threads of each rollout actor.")

@@ -5,7 +5,7 @@
       view's graph is in memory at a time (docs/math.md eq 46).
     * All policies of a ratio are scored on the same noise draws; other log-probabilities are refused.
     * An update is a function of settings, weights, optimizer state, completions and policy version: a resumed run
-      repeats it bit for bit.
+      repeats it bit for bit on a CPU; on a GPU some sums into shared places have no fixed order.
     * If a gradient is not finite, the optimizer step is not taken and FloatingPointError is raised.
 
 **Assumes**

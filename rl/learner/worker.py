@@ -45,6 +45,8 @@ class LearnerWorker:
             torch.set_num_threads(threads)
         set_precision()
         device = torch.device(resolve_device(config.model.device))
+        if device.type == "cuda":
+            torch.cuda.set_device(device.index or 0)  # fully_shard gathers onto the current device
         self.takes_turns = device.type == "cuda" and is_colocated(config, on_gpu=True)
         self._first = partial(_first_learner, path, config, tokens, _meshes(config, place, device), whereabouts)
         self.restart()
@@ -78,6 +80,8 @@ class LearnerWorker:
     def close_weights(self) -> None:
         """Give the memory of the last buckets back."""
         self.outbox.close()
+        if self.takes_turns:
+            torch.cuda.empty_cache()
 
     def meet_receivers(self, host: str, timeout_s: float) -> tuple[str, int]:
         """Open a place where receivers find this learner; see `Outbox.meet`."""

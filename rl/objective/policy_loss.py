@@ -175,7 +175,8 @@ def _anchor(current: ScoredValues, terms: Terms, normaliser: Normaliser) -> Floa
     """
     # Without views of its own, the anchor uses the M2T terms of the policy's views, which are an ELBO then.
     own = terms.anchor if terms.anchor.any() else ~terms.edit
-    evidence = terms.sequence_sums(torch.where(own, terms.weight * current, 0.0)) / terms.editable
+    # A rank without completions stands in with one that has no generated token.
+    evidence = terms.sequence_sums(torch.where(own, terms.weight * current, 0.0)) / terms.editable.clamp_min(1)
     return (evidence * (terms.advantage > 0)).sum() / normaliser.num_sequences
 
 

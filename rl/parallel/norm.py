@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DeviceMesh, DTensor
 
@@ -24,7 +25,10 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float, lockstep:
         if parameter.grad is not None:
             spread = isinstance(parameter.grad, DTensor)
             meshes.setdefault(parameter.grad.device_mesh if spread else None, []).append(parameter)
-            own.append(parameter.grad.to_local() if spread else parameter.grad)
+            gradient = parameter.grad.to_local() if spread else parameter.grad
+            # Of 16-bit gradients (adamw_bf16_sr) the norm is taken in fp32: 8 bits of it would be in the clip.
+            narrow = gradient.dtype.itemsize < 4
+            own.append(torch.linalg.vector_norm(gradient, dtype=torch.float32) if narrow else gradient)
     total = lockstep.norm(nn.utils.get_total_norm(own))
     for some in meshes.values():
         nn.utils.clip_grads_with_norm_(some, largest, total)

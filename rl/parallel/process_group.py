@@ -64,6 +64,7 @@ def collective_errors() -> Iterator[None]:
         yield
     except RuntimeError as error:
         # gloo's errors have no class of their own. They name its source file: [.../gloo/transport/tcp/pair.cc:547]
-        if isinstance(error, dist.DistError) or "gloo" in str(error):
+        # A process whose GPU failed cannot use it again, and what it was doing need not fail on another one.
+        if isinstance(error, (dist.DistError, torch.AcceleratorError)) or "gloo" in str(error):
             raise CollectiveError(str(error)) from error
         raise

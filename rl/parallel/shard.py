@@ -58,6 +58,7 @@ def shard(model: Shardable, meshes: Meshes, compute: torch.dtype | None = None) 
     widest = torch.promote_types(compute or next(model.parameters()).dtype, torch.float32)
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=widest, cast_forward_inputs=False)
     uncast = MixedPrecisionPolicy(reduce_dtype=widest, cast_forward_inputs=False)
+    learns = any(parameter.requires_grad for parameter in model.parameters())
     for unit in model.shard_units():
         mesh = meshes.dense
         if unit.kind == "experts":
@@ -70,7 +71,7 @@ def shard(model: Shardable, meshes: Meshes, compute: torch.dtype | None = None) 
             modules if len(modules) > 1 else modules[0],
             mesh=mesh,
             mp_policy=uncast if unit.kind == "router" else policy,
-            reshard_after_forward=unit.kind != "head",
+            reshard_after_forward=unit.kind != "head" or not learns,  # no backward pass would give it back
         )
     fully_shard(model, mesh=meshes.dense, mp_policy=policy)
     for module in model.modules():

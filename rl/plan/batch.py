@@ -78,7 +78,7 @@ def plan_batch(setup: Setup) -> Batch:
     """Derive the sizes of one step."""
     rollout, algorithm = setup.config.rollout, setup.config.algorithm
     completions = rollout.prompts_per_step * rollout.num_generations
-    composite = _composite_tokens(setup)
+    composite = setup.composite_tokens
     budget, update = setup.config.trainer.tokens_per_microbatch, algorithm.update
     per_step = math.ceil(completions / update.num_minibatches)
     per_rank = math.ceil(per_step / setup.layout.world)
@@ -107,12 +107,6 @@ def plan_batch(setup: Setup) -> Batch:
         learner_backwards=math.ceil(calls * passes.gradient),
         learner_tokens=math.ceil(rows * composite * views * (passes.without_gradient + passes.gradient)),
     )
-
-
-def _composite_tokens(setup: Setup) -> int:
-    """Count a clean canvas and a noisy copy of its editable blocks, as `learner.microbatches` does for its budget."""
-    block = setup.config.rollout.decode.block_length
-    return 2 * setup.sequence_tokens - setup.assumptions.prompt_tokens // block * block
 
 
 def count_views(algorithm: Choices, setup: Setup) -> int:

@@ -105,11 +105,11 @@ def _candidates(config: RunConfig, machine: Machine) -> list[dict[str, Any]]:
         (trainer.activation_checkpointing == "none", {"trainer.activation_checkpointing": "layer"}),
         *((True, {"trainer.tokens_per_microbatch": trainer.tokens_per_microbatch // share}) for share in (2, 4, 8)),
         (trainer.parallel.gradient_sync != "every", {"trainer.parallel.gradient_sync": "every"}),
-        (cluster.backend == "ray" and lora is not None, {"cluster.backend": "inprocess"}),
+        (cluster.backend == "inprocess" and machine.gpus > 1, {"cluster.backend": "ray"}),
         *((is_plain, {"trainer.optimizer.offload": offload}) for offload in ("states", "all")),
         (is_plain, {"trainer.optimizer.kind": "adamw8bit"}),
-        (is_plain, {"trainer.optimizer.kind": "adamw_bf16_sr", "model.dtype": "bfloat16"}),
-        (lora is None, {"model.lora": LoRAConfig(targets="all")}),
+        (is_plain and config.sft is None, {"trainer.optimizer.kind": "adamw_bf16_sr", "model.dtype": "bfloat16"}),
+        (lora is None and trainer.freeze_router, {"model.lora": LoRAConfig(targets="all")}),
     ]
     for share in (4, 2):
         apart = {"cluster.placement": "apart", "rollout.num_actors": machine.gpus // share}

@@ -31,7 +31,8 @@ def rollout_lines(setup: Setup, room: float) -> list[Line]:
         lines.append(("graphs", _GRAPHS_BYTES, "rolling_out", "captured forwards"))
     wanted = cache_wanted(setup)
     least = wanted * min(1.0, _LEAST_SLOTS / setup.open_slots)
-    size = limits.cache_bytes or max(least, min(wanted, room))
+    # Without a limit, an engine on a GPU takes at most half of what is free when it starts to decode.
+    size = limits.cache_bytes or min(wanted, max(least, room / 2 if setup.on_gpu else room))
     lines.append(("cache", size, "rolling_out", _cache_text(setup, size)))
     return [Line("rollout", name, size, phase, why) for name, size, phase, why in lines]
 

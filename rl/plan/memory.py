@@ -103,6 +103,8 @@ def _is_plain(setup: Setup) -> bool:
 
     Gradients of bfloat16 weights are reduced in fp32, by one process too.
     """
+    if setup.on_gpu:  # one GPU takes the path of several
+        return False
     return setup.layout.dp == 1 and setup.compute_bytes == setup.weight_bytes > BYTES["bfloat16"]
 
 

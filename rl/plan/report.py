@@ -143,8 +143,9 @@ def closing(plan: Plan) -> list[str]:
 
 def _change(plan: Plan, index: int) -> str:
     change = plan.changes[index]
+    words = (f"'{word}'" if "{" in word else word for word in change.settings)  # a shell would split it
     return (
-        f"{' '.join(change.settings)}   ({change.needed_bytes / GIB:.1f} GiB per GPU,"
+        f"{' '.join(words)}   ({change.needed_bytes / GIB:.1f} GiB per GPU,"
         f" {change.gpu_seconds:,.0f} GPU-seconds a step; {change.effect})"
     )
 

@@ -166,12 +166,12 @@ def settle_setup(config: RunConfig, shape: Shape, machine: Machine, assumptions:
         ValueError: Sizes of the recipe do not fit each other, the network or the machine.
     """
     node = machine.gpus_per_node if machine.gpus else config.trainer.parallel.ranks or 1
-    per_engine = _gpus_per_engine(shape, machine)
+    per_engine = _gpus_per_engine(config, shape, machine)
     placement = place_parts(config, shape.experts, Machines(machine.gpus, node), per_engine)
     return Setup(config, shape, machine, assumptions, placement)
 
 
-def _gpus_per_engine(shape: Shape, machine: Machine) -> int:
-    """Choose one GPU where a whole policy in bf16 leaves room for anything, else the GPUs of a node."""
-    fits = 2 * shape.parameters < machine.usable_bytes
+def _gpus_per_engine(config: RunConfig, shape: Shape, machine: Machine) -> int:
+    """Choose one GPU where a whole policy leaves room for anything, else the GPUs of a node."""
+    fits = BYTES[rollout_dtype(config, machine.gpus > 0)] * shape.parameters < machine.usable_bytes
     return 1 if not machine.gpus or fits else min(machine.gpus, machine.gpus_per_node)

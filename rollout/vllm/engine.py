@@ -218,7 +218,9 @@ class VLLMEngine:
 
     def take(self, number: int, *payloads: Any) -> None:
         """See `Receiver.take`."""
-        self.llm.update_weights({"update_info": {"number": number, "bucket": joined(payloads)}})
+        bucket = joined(payloads)
+        sent = pickle.dumps(bucket) if self.multiprocess else bucket
+        self.llm.update_weights({"update_info": {"number": number, "bucket": sent}})
 
     def finish_update(self) -> int:
         """See `Receiver.finish_update`."""

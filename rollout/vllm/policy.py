@@ -151,8 +151,8 @@ class ResidentPolicy:
         """Take a part of the update that has begun; one that is not what was sent ends it.
 
         Args:
-            info: First `{"header": Header}`, or its pickled bytes; then for each bucket `{"number": number, "bucket":
-                what brings its bytes}`.
+            info: First `{"header": Header}`; then for each bucket `{"number": number, "bucket": what brings its bytes}`.
+                Header and bucket may be pickled, for a worker in another process.
 
         Raises:
             RuntimeError: No update has begun.
@@ -166,7 +166,8 @@ class ResidentPolicy:
             header = info["header"]
             self._present().start_update(pickle.loads(header) if isinstance(header, bytes) else header)
         elif info.keys() == {"number", "bucket"}:
-            self._present().take(info["number"], info["bucket"])
+            bucket = info["bucket"]
+            self._present().take(info["number"], pickle.loads(bucket) if isinstance(bucket, bytes) else bucket)
         else:
             raise ValueError(
                 "update_info must be {'header': ...} and then {'number': ..., 'bucket': ...} for each bucket; got the"

@@ -22,9 +22,10 @@ SETTINGS = {name: {"preset": name} for name in PRESETS} | {
     "KL": {"estimator": "trajectory", "beta": 0.1, "kl": "k3", "num_iterations": 2},
     "engine": {"estimator": "trajectory", "rollout_correction": "token", "path_check": "mask"},
     "replay": REPLAY,
+    "anchor": {"estimator": "trajectory", "anchor": 0.1},
     "drift": {"estimator": "trajectory", "num_iterations": 3, "target_drift": 1e-4},
 }
-FEW = ["ebpo", "draft views", "engine", "replay"]
+FEW = ["ebpo", "draft views", "engine", "replay", "anchor"]
 
 
 def some_rows():

@@ -5,6 +5,7 @@ import copy
 import pytest
 
 from oracles.tiny_policy import DECODE, TOKENS, ragged_prompts, tiny_model
+from redraft.rl.cluster.errors import ClusterError
 from redraft.rl.cluster.placement import Machines, place_parts
 from redraft.rl.cluster.weight_delivery import choose_carrier
 from redraft.rl.config.recipe import load_recipe
@@ -108,7 +109,7 @@ GPUS = ["cluster.learner_gpus=1", "cluster.rollout_gpus=1"]
     ("words", "carrier"),
     [
         ([], "shared_memory"),
-        (["cluster.weight_sync=collective"], "collective"),
+        ([*GPUS, "cluster.weight_sync=collective"], "collective"),
         (GPUS, "collective"),
         (["cluster.learner_gpus=0.5", "cluster.rollout_gpus=0.5"], "shared_memory"),
         ([*GPUS, "cluster.placement=colocated"], "shared_memory"),
@@ -116,8 +117,15 @@ GPUS = ["cluster.learner_gpus=1", "cluster.rollout_gpus=1"]
     ],
 )
 def test_weights_go_the_way_that_fits_the_machine(tmp_path, words, carrier):
-    config = load_recipe([write_recipe(tmp_path)], words)
+    config = load_recipe([write_recipe(tmp_path)], ["cluster.backend=ray", *words])
     assert choose_carrier(config, place_parts(config, 8, Machines(gpus=4, ranks_per_node=4))) == carrier
+
+
+def test_a_broadcast_needs_gpus_for_each_of_its_members(tmp_path):
+    words = ["cluster.backend=ray", "cluster.weight_sync=collective"]
+    config = load_recipe([write_recipe(tmp_path)], words)
+    with pytest.raises(ClusterError, match="collective needs GPUs of their own for learner and engines"):
+        choose_carrier(config, place_parts(config, 8, Machines(gpus=2, ranks_per_node=2)))
 
 
 def test_without_gpus_weights_go_through_the_object_store(tmp_path):

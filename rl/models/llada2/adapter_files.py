@@ -45,7 +45,7 @@ def write_adapters(model: LLaDA2Model, folder: Path, lockstep: Lockstep) -> None
     Raises:
         OSError: A file cannot be written.
     """
-    content = adapter_tensors(model)
+    content = adapter_tensors(model, keep=lockstep.rank == 0)
     with fail_together(lockstep):
         if lockstep.rank == 0:
             _write(content, model.adapted, folder)
@@ -73,11 +73,19 @@ def _write(content: dict[str, Tensor], adapted: Adapted | None, folder: Path) ->
 
 
 @torch.no_grad()
-def adapter_tensors(model: LLaDA2Model) -> dict[str, Tensor]:
-    """Copy all adapters to the host under PEFT's names; in a sharded network, every rank must call it and gets all."""
+def adapter_tensors(model: LLaDA2Model, keep: bool = True) -> dict[str, Tensor]:
+    """Copy all adapters to the host under PEFT's names.
+
+    Args:
+        model: In a sharded network every rank must call, because adapters are gathered one by one.
+        keep: Whether this rank wants them; the result is empty otherwise.
+    """
     found: dict[str, Tensor] = {}
     for name, adapter in adapters_of(model).items():
-        a, b = (whole(part.detach()).cpu() for part in (adapter.A, adapter.B))
+        gathered = [whole(part.detach()) for part in (adapter.A, adapter.B)]
+        if not keep:
+            continue
+        a, b = (part.cpu() for part in gathered)
         if a.dim() == 2:
             found |= _pair(name.removesuffix(".weight"), a, b)
             continue

@@ -148,12 +148,13 @@ def load_pretrained(
         config = LLaDA2Config.from_pretrained(folder)
         files = weight_files(folder)
         stored = _check_headers(files, config)["model.word_embeddings.weight"] if lockstep.rank == 0 else None
+        companions = read_companions(
+            folder, config.unknown_keys.get("auto_map"), tokenizer_config(folder).get("auto_map")
+        )
     dtype = dtype or lockstep.gather(stored)[0]
     assert dtype is not None  # rank 0 has read it
     model = LLaDA2Model(config, dtype=dtype, device=device if spread is None else "meta")
-    model.companions = read_companions(
-        folder, config.unknown_keys.get("auto_map"), tokenizer_config(folder).get("auto_map")
-    )
+    model.companions = companions
     if spread is not None:
         spread(model)
         model.to_empty(device=device if device is not None else torch.get_default_device())

@@ -1,8 +1,9 @@
 """Exchange routed rows between ranks that hold different experts.
 
 Each rank has tokens of its own and some of the experts of every layer. A row travels to the rank of its expert and its
-output travels back, both by one all-to-all; sums over a token's experts are made where the token is. No sum depends on
-an order of arrival: what is received is sorted by expert, then by sender, then by the sender's own order.
+output travels back, both by one all-to-all; sums over a token's experts are made where the token is. No sum of the
+forward depends on an order of arrival: what is received is sorted by expert, then by sender, then by the sender's own
+order.
 
 Source: expert parallelism with data-parallel ranks (GShard, arXiv 2006.16668, section 3.2).
 """
