@@ -151,7 +151,7 @@ class ResidentPolicy:
         """Take a part of the update that has begun; one that is not what was sent ends it.
 
         Args:
-            info: First `{"header": Header}`, then `{"number": number, "bucket": what brings its bytes}` for each bucket.
+            info: First `{"header": Header}`, then for each bucket `{"number": number, "bucket": what brings it}`.
                 Header and bucket may be pickled, for a worker in another process.
 
         Raises:
