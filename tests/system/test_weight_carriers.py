@@ -39,8 +39,8 @@ def one_that_dies_amid(rollouts, number):
     """The second actor is killed when it is asked to take a bucket, the first time that this happens."""
     dispatch, doomed = rollouts.delivery._dispatch, rollouts.pool.actors[1]
 
-    def deadly(indices, header, at):
-        sent = dispatch(indices, header, at)
+    def deadly(indices, header, at, carrier):
+        sent = dispatch(indices, header, at, carrier)
         if at == number and rollouts.pool.actors[1] is doomed:
             ray.kill(doomed)
         return sent
