@@ -119,6 +119,7 @@ def killing(monkeypatch):
     return lost
 
 
+@pytest.mark.timeout(900)
 def test_a_rank_and_an_engine_on_every_gpu_learn_what_one_rank_learns_and_go_on_when_one_is_killed(
     recipe, tmp_path, killing, undisturbed
 ):
@@ -202,6 +203,7 @@ def test_a_run_folder_that_a_rank_does_not_share_is_refused(tmp_path):
     assert not list(run.iterdir())
 
 
+@pytest.mark.timeout(900)
 def test_a_run_goes_on_with_half_of_its_ranks_when_a_node_is_lost(
     two_nodes, recipe, tmp_path, undisturbed, monkeypatch
 ):

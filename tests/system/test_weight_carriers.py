@@ -51,6 +51,7 @@ def one_that_dies_amid(rollouts, number):
     assert rollouts.pool.actors[1] is not doomed
 
 
+@pytest.mark.timeout(900)
 def test_weights_come_by_every_carrier_and_to_actors_that_replace_dead_ones(place):
     tokenizer, tokens = load_text_side(str(place / "policy"))
     config, found = recipe(place, "object_store"), {}
