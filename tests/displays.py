@@ -1,4 +1,4 @@
-"""A display that shows nothing, for tests that make a recorder."""
+"""Displays that show nothing, for tests that make a recorder."""
 
 from collections.abc import Mapping
 
@@ -14,3 +14,13 @@ class Silent:
 
     def warn(self, text: str) -> None:
         pass
+
+
+class Warnings(Silent):
+    """Show nothing, and keep the warnings."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.texts.append(text)

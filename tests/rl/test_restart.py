@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from displays import Silent
+from displays import Silent, Warnings
 from redraft.rl.cluster.errors import ClusterError, LearnerLostError
 from redraft.rl.config.recipe import load_recipe
 from redraft.rl.learner.worker import LearnerWorker
@@ -14,14 +14,6 @@ from redraft.rl.run_folder.recorder import Recorder
 from tiny import make_policy, write_recipe
 
 CHANGING = ("time/", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")
-
-
-class Warnings(Silent):
-    def __init__(self):
-        self.texts = []
-
-    def warn(self, text):
-        self.texts.append(text)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from displays import Silent
+from displays import Silent, Warnings
 from redraft.rl.cluster import ray_parts
 from redraft.rl.cluster.errors import ClusterError, LearnerLostError
 from redraft.rl.cluster.gang import Gang
@@ -33,14 +33,6 @@ pytestmark = [
 TWO = RankLayout(2)
 SIZE = {"num_cpus": 3, "num_gpus": 1}
 CHANGING = ("stage", "time/", "moe/rank_load", "decode/tokens_per_s", "reward/slowest", "rewards/digits/ms_")
-
-
-class Warnings(Silent):
-    def __init__(self):
-        self.texts = []
-
-    def warn(self, text):
-        self.texts.append(text)
 
 
 @pytest.fixture(scope="module")
